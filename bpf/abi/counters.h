@@ -1,0 +1,30 @@
+/* The one list of counters kept per CPU by the kernel side. X(id, metric name, help).
+ * Bytes and messages of open sockets are in their socket storage and are added here when the socket closes. */
+#ifndef SHUNT_ABI_COUNTERS_H
+#define SHUNT_ABI_COUNTERS_H
+
+#define SH_COUNTERS(X)                                                                                    \
+	X(SOCKETS_SEEN, "sockets_seen", "active TCP connects seen by the sock_ops program")               \
+	X(ENROLLED, "sockets_enrolled", "sockets put into the map")                                       \
+	X(PAIRS, "pairs_made", "pairs made")                                                              \
+	X(LEFT, "sockets_left", "active sockets that left the map because no local peer was enrolled")    \
+	X(LEAVE_LATER, "sockets_leave_deferred", "attempts to leave the map put off because bytes were queued") \
+	X(SAMPLED, "profile_sampled", "connections enrolled against the profile, to notice a change")     \
+	X(PROFILE_SKIPPED, "profile_skipped", "connections left on TCP by the learned profile")           \
+	X(FAST_MSGS, "redirected_messages", "messages redirected, of closed sockets")                     \
+	X(FAST_BYTES, "redirected_bytes", "bytes redirected, of closed sockets")                          \
+	X(TCP_MSGS, "tcp_messages", "messages of enrolled sockets that went through TCP, of closed sockets") \
+	X(TCP_BYTES, "tcp_bytes", "bytes of enrolled sockets that went through TCP, of closed sockets")   \
+	X(SPILLS, "spills", "transitions from the shortcut to TCP, of closed sockets")                    \
+	X(LATCHES, "latches", "transitions from TCP back to the shortcut, of closed sockets")             \
+	X(CLOSED, "sockets_closed", "enrolled sockets that closed")                                       \
+	X(EVENTS_LOST, "events_lost", "event records that did not fit into the ring")
+
+enum sh_counter {
+#define SH_COUNTER_ENUM(id, name, help) SH_C_##id,
+	SH_COUNTERS(SH_COUNTER_ENUM)
+#undef SH_COUNTER_ENUM
+	SH_COUNTER_COUNT
+};
+
+#endif

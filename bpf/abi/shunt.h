@@ -1,0 +1,287 @@
+/* The contract between the kernel side (bpf/) and the user side (sockops/). Plain C11 that is also C++20: fixed-size types,
+ * no pointers, no padding that is not named. Addresses are 16 bytes in network order, IPv4 as v4-mapped IPv6; ports and all
+ * other integers are in host order unless the name ends in _be.
+ *
+ * Two kinds of layout live here:
+ *  - the *crossing* layout (SH_CROSSING_VERSION), shared by all generations of the programs that live side by side during an
+ *    upgrade: the sockhash, the pairing records, the first bytes of the socket storage. It changes only with its version, and
+ *    then pairs are no longer made across the two.
+ *  - everything else, which belongs to one generation and may change freely (SH_LAYOUT_VERSION). */
+#ifndef SHUNT_ABI_SHUNT_H
+#define SHUNT_ABI_SHUNT_H
+
+#include "counters.h"
+#include "reasons.h"
+
+#ifdef __bpf__
+typedef __u8 sh_u8;
+typedef __u16 sh_u16;
+typedef __u32 sh_u32;
+typedef __s32 sh_s32;
+typedef __u64 sh_u64;
+#else
+#include <stdint.h>
+typedef uint8_t sh_u8;
+typedef uint16_t sh_u16;
+typedef uint32_t sh_u32;
+typedef int32_t sh_s32;
+typedef uint64_t sh_u64;
+#endif
+
+#define SH_CROSSING_VERSION 1
+#ifndef SH_LAYOUT_VERSION /* a test builds a second generation with another number */
+#define SH_LAYOUT_VERSION 1
+#endif
+
+#define SH_ADDR_BYTES 16
+#define SH_PROGRAM_NAME_BYTES 32 /* base name of the executable, cut, zero-padded */
+#define SH_SOCKETS_MAX 262144    /* sockets in the sockhash: two for each pair, so 131,072 pairs */
+#define SH_PAIRING_MAX 131072    /* connections between the two ends' ESTABLISHED, least recently used go first */
+#define SH_PROFILES_MAX 16384
+#define SH_LISTENERS_MAX 65536
+#define SH_SELECT_MAX 4096       /* entries of each selection map */
+#define SH_EVENT_RING_BYTES (1 << 20)
+
+/* ---- crossing layout ---- */
+
+/* Key of a pairing record: the two initial sequence numbers (already incremented by the SYNs), which no NAT on this host changes. */
+struct sh_isn_key {
+	sh_u32 active_seq;  /* snd_nxt of the active end at ESTABLISHED */
+	sh_u32 passive_seq; /* rcv_nxt of the active end at ESTABLISHED */
+};
+
+/* One end, as the other needs it. The two addresses are kernel addresses: readable by root only. */
+struct sh_end {
+	sh_u64 cookie;
+	sh_u64 sock;    /* struct tcp_sock */
+	sh_u64 storage; /* struct sh_shared at the head of its socket storage; 0: none */
+	sh_u32 reason;  /* enum sh_reason: why this end does not pair; 0: it does */
+	sh_u32 profile; /* hash of the destination's profile key; 0: none */
+};
+
+/* The head of the socket storage, which the other end reads: one read for all that can change from outside. */
+struct sh_shared {
+	sh_u64 cookie;
+	sh_u32 rx_stopped; /* enum sh_reason: why nothing may be redirected to this socket any more; 0: may */
+	sh_u32 tx_msgs;    /* messages this socket has sent, on either way, wrapping */
+};
+
+/* ---- one generation's layout ---- */
+
+enum sh_state {
+	SH_STATE_UNPAIRED = 0,
+	SH_STATE_SPILLED = 1, /* through TCP; also the first state of a pair, because bytes may be under way */
+	SH_STATE_FAST = 2,
+	SH_STATE_STOPPED = 3, /* through TCP until the socket closes */
+};
+
+enum sh_sock_flags {
+	SH_SOCK_ACTIVE = 1 << 0,
+	SH_SOCK_IN_MAP = 1 << 1,
+	SH_SOCK_LEFT = 1 << 2,    /* was in the map and left it */
+	SH_SOCK_SAMPLED = 1 << 3, /* enrolled against the profile */
+};
+
+/* What is kept for one enrolled socket, in its socket storage. Written by the socket's own programs only. */
+struct sh_sock {
+	struct sh_shared shared;
+	sh_u64 peer_cookie;
+	sh_u64 peer_sock;
+	sh_u64 peer_storage;
+	sh_u32 state;       /* enum sh_state */
+	sh_u32 flags;       /* enum sh_sock_flags */
+	sh_u32 reason;      /* enum sh_reason: of the last change */
+	sh_u32 queued_msgs; /* messages redirected since the peer's queue was last seen empty */
+	sh_u32 peer_msgs;   /* the peer's tx_msgs when this end last sent: a difference is a turn */
+	sh_u32 turns;
+	sh_u32 run_msgs;    /* messages since the last turn */
+	sh_u32 spills;
+	sh_u32 latches;
+	sh_u32 tcp_jiffies; /* low half of jiffies when a message last went through TCP */
+	sh_u64 fast_msgs;
+	sh_u64 fast_bytes;
+	sh_u64 tcp_msgs;
+	sh_u64 tcp_bytes;
+	sh_u64 mm;          /* address of the writer's mm, to notice another program */
+	sh_u64 netns;       /* cookie */
+	sh_u64 cgroup;      /* id */
+	sh_u64 since_ns;    /* CLOCK_MONOTONIC */
+	sh_u32 tgid;        /* of connect() or listen(), in the initial pid namespace */
+	sh_u32 uid;
+	sh_u32 family;      /* AF_INET or AF_INET6 */
+	sh_u32 profile;
+	sh_u8 local_addr[SH_ADDR_BYTES];
+	sh_u8 remote_addr[SH_ADDR_BYTES];
+	sh_u16 local_port;
+	sh_u16 remote_port;
+	sh_u32 program_flags; /* enum sh_program_flags */
+	char program[SH_PROGRAM_NAME_BYTES];
+};
+
+/* A program by the base name of its executable. */
+struct sh_program_key {
+	char name[SH_PROGRAM_NAME_BYTES];
+};
+
+enum sh_program_flags {
+	SH_PROGRAM_RECEIVER = 1 << 0, /* reads its sockets in ways that the redirect supports */
+	SH_PROGRAM_FIONREAD = 1 << 1, /* relies on FIONREAD */
+	SH_PROGRAM_VERIFY = 1 << 2,   /* only after the daemon has inspected the process (sh_process) */
+	SH_PROGRAM_EXCLUDED = 1 << 3,
+	SH_PROGRAM_INCLUDED = 1 << 4, /* named by the selection's include list */
+};
+
+/* A process that the daemon has inspected: survives reuse of the pid by its start time. */
+struct sh_process_key {
+	sh_u64 start_boottime_ns;
+	sh_u32 tgid;
+	sh_u32 pad;
+};
+
+struct sh_process {
+	sh_u32 reason; /* enum sh_reason; 0: verified */
+	sh_u32 pad;
+};
+
+/* Who listens: learned at listen(), or by the daemon at its start for older listeners. */
+struct sh_listener_key {
+	sh_u64 netns;
+	sh_u8 addr[SH_ADDR_BYTES]; /* all zero: any address */
+	sh_u16 port;
+	sh_u16 family;
+	sh_u32 pad;
+};
+
+struct sh_listener {
+	char program[SH_PROGRAM_NAME_BYTES];
+	sh_u64 start_boottime_ns;
+	sh_u64 cgroup;
+	sh_u32 tgid;
+	sh_u32 uid;
+};
+
+/* What was learned about a destination, by (address, port, client program). Averages are exponential with weight 1/8, in 1/256. */
+struct sh_profile_key {
+	sh_u8 addr[SH_ADDR_BYTES];
+	sh_u16 port;
+	sh_u16 pad;
+	sh_u32 program_hash;
+};
+
+enum sh_profile_kind {
+	SH_PROFILE_UNKNOWN = 0,
+	SH_PROFILE_GOOD = 1,
+	SH_PROFILE_ONE_SHOT = 2,
+	SH_PROFILE_ONE_WAY = 3,
+	SH_PROFILE_BULK = 4,
+};
+
+struct sh_profile {
+	sh_u32 kind;          /* enum sh_profile_kind: what the next connection is judged by */
+	sh_u32 connections;   /* seen, for sampling */
+	sh_u32 samples;       /* learned from */
+	sh_u32 turns_avg;     /* per connection, in 1/256 */
+	sh_u32 msgs_per_turn; /* in 1/256 */
+	sh_u32 pad;
+	sh_u64 bytes_per_turn; /* in 1/256 */
+};
+
+struct sh_cidr_key {
+	sh_u32 prefix_bits; /* 0 … 128, of the v4-mapped form */
+	sh_u8 addr[SH_ADDR_BYTES];
+};
+
+enum sh_select { SH_SELECT_OUT = 1, SH_SELECT_IN = 2 };
+
+enum sh_mode {
+	SH_MODE_OFF = 0,   /* enrol nothing, redirect nothing */
+	SH_MODE_ON = 1,
+	SH_MODE_DRAIN = 2, /* as OFF; the user side is taking sockets out of the map */
+};
+
+/* Written by the user side, read by the programs at each run (a memory-mapped array). */
+struct sh_config {
+	sh_u32 mode;              /* enum sh_mode */
+	sh_u32 events;            /* 1: somebody reads the ring */
+	sh_u32 verdict;           /* 1: the pass-all verdict is attached: TCP bytes also go through the socket's psock queue */
+	sh_u32 firewall_jiffies;  /* 0: never */
+	sh_u32 spill_bytes;       /* the peer's receive memory above which messages go through TCP */
+	sh_u32 spill_msgs;        /* messages since the peer's queue was last empty */
+	sh_u32 fionread_ok;       /* 1: FIONREAD counts redirected bytes */
+	sh_u32 profile_on;
+	sh_u32 sample_mask;       /* one in (mask + 1) connections is enrolled against the profile; mask + 1 is a power of two */
+	sh_u32 one_shot_turns;    /* fewer turns per connection: one-shot */
+	sh_u32 one_way_msgs;      /* more messages per turn: one-way */
+	sh_u32 bulk_bytes;        /* more bytes per turn: bulk */
+	/* which selection maps have entries: an empty one is not looked up */
+	sh_u32 ports_out;
+	sh_u32 ports_in;
+	sh_u32 cidrs_out;
+	sh_u32 cidrs_in;
+	sh_u32 cgroups_out;
+	sh_u32 cgroups_in;
+	sh_u32 users_out;
+	sh_u32 users_in;
+	sh_u32 programs_in;
+	sh_u32 any_program;       /* 1: every program is a receiver (tests and the harness) */
+	sh_u64 tcp_memory_pressure; /* address of the kernel's variable; 0: unknown */
+};
+
+enum sh_event_kind {
+	SH_EV_CONNECT_SKIPPED = 1, /* reason */
+	SH_EV_ENROLLED = 2,
+	SH_EV_PAIRED = 3,
+	SH_EV_LEFT = 4, /* reason */
+	SH_EV_SPILL = 5, /* reason */
+	SH_EV_LATCH = 6,
+	SH_EV_STOPPED = 7, /* reason */
+	SH_EV_CLOSED = 8,
+	SH_EV_VERIFY = 9, /* the daemon is asked to inspect tgid */
+};
+
+struct sh_event {
+	sh_u64 time_ns; /* CLOCK_MONOTONIC */
+	sh_u64 cookie;
+	sh_u64 peer_cookie;
+	sh_u64 netns;
+	sh_u64 bytes; /* CLOSED: redirected by this socket */
+	sh_u32 kind;
+	sh_u32 reason;
+	sh_u32 tgid;
+	sh_u32 family;
+	sh_u8 local_addr[SH_ADDR_BYTES];
+	sh_u8 remote_addr[SH_ADDR_BYTES];
+	sh_u16 local_port;
+	sh_u16 remote_port;
+	sh_u32 pad;
+	char program[SH_PROGRAM_NAME_BYTES];
+};
+
+/* One record of the iterator over enrolled sockets (`shunt list`), written to the iterator's file one after another. */
+struct sh_row {
+	struct sh_sock sock;
+	sh_u32 tcp_state;
+	sh_u32 rcv_queued_bytes;   /* receive memory charged */
+	sh_u32 psock_queued;       /* 1: the psock queue is not empty */
+	sh_u32 in_map;             /* 1: the socket has a psock */
+	sh_u32 psock_users;        /* psock's reference count: 1 means that nobody is inside a send or receive call */
+	sh_u32 pad;
+};
+
+/* Layouts, asserted against literals in both worlds. */
+#ifdef __cplusplus
+#define SH_ASSERT_SIZE(type, bytes) static_assert(sizeof(struct type) == (bytes), #type)
+#else
+#define SH_ASSERT_SIZE(type, bytes) _Static_assert(sizeof(struct type) == (bytes), #type)
+#endif
+SH_ASSERT_SIZE(sh_isn_key, 8);
+SH_ASSERT_SIZE(sh_end, 32);
+SH_ASSERT_SIZE(sh_shared, 16);
+SH_ASSERT_SIZE(sh_process_key, 16);
+SH_ASSERT_SIZE(sh_listener_key, 32);
+SH_ASSERT_SIZE(sh_listener, 56);
+SH_ASSERT_SIZE(sh_profile_key, 24);
+SH_ASSERT_SIZE(sh_profile, 32);
+SH_ASSERT_SIZE(sh_event, 136);
+
+#endif

@@ -1,0 +1,129 @@
+// The engine: loads the BPF programs, attaches them, keeps them pinned, and answers questions about them. One engine at a time
+// owns a pin folder (a lock file in the runtime folder of the daemon says so); reading functions work beside it.
+#pragma once
+
+#include <bpf/abi/shunt.h>
+
+#include <base/result.hpp>
+#include <base/unique_fd.hpp>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <sockops/probe.hpp>
+#include <sockops/settings.hpp>
+#include <string>
+#include <vector>
+
+namespace shunt {
+
+const char* reason_name(uint32_t reason);  // "?" beyond the list
+const char* reason_text(uint32_t reason);
+
+// Where things are on this host.
+struct Paths {
+  std::string bpffs;        // a mounted bpffs, or empty: /sys/fs/bpf, mounted if needed
+  std::string pin_dir;      // empty: <bpffs>/shunt; made with mode 0700
+  std::string cgroup_root;  // empty: the cgroup v2 mount found in /proc/self/mountinfo
+};
+
+struct Row {
+  sh_row raw;               // as the kernel sees it
+  // What the kernel does not know:
+  std::string unit;         // systemd unit or cgroup path of the socket's cgroup; empty if unknown
+  uint32_t generation = 0;  // which generation of the programs it belongs to
+};
+
+struct Counters {
+  uint64_t counters[SH_COUNTER_COUNT] = {};  // enum sh_counter, summed over CPUs and generations
+  uint64_t reasons[SH_REASON_COUNT] = {};    // how often each reason applied
+};
+
+struct Status {
+  bool attached = false;
+  uint32_t mode = 0;          // enum sh_mode
+  uint32_t generation = 0;
+  std::vector<uint32_t> generations;  // all that still have sockets
+  std::vector<std::string> attach_points;  // cgroup paths
+  bool verdict = false;
+  uint64_t memory_bytes = 0;  // of maps and programs, from their fdinfo
+  uint32_t sockets = 0;       // in the map
+  uint32_t pairs = 0;
+};
+
+struct ProfileRow {
+  sh_profile_key key;
+  sh_profile value;
+};
+
+struct DrainReport {
+  uint32_t left = 0;              // sockets taken out of the map
+  std::vector<Row> kept;          // sockets that could not be taken out: somebody is inside a call, or bytes are unread
+  bool clean() const { return kept.empty(); }
+};
+
+// Called about ten times a second during long work: sockets left to do.
+using DrainProgress = std::function<void(uint32_t remaining)>;
+
+class Engine {
+ public:
+  // Loads the programs, or adopts the pinned ones of the same layout and swaps in this build's code. Nothing is attached yet.
+  // Errors name what the kernel lacks and the remedy.
+  static Result<std::unique_ptr<Engine>> open(const Paths& paths, const ProbeReport& probe, const Settings& settings);
+  ~Engine();  // leaves the pins and everything attached: the kernel side goes on
+
+  // Puts new settings in force for new connections. On an error the old ones stay in force whole.
+  Result<void> apply(const Settings& settings);
+
+  Result<void> attach();  // mode ON; attaches to the cgroups of the selection
+  // Mode DRAIN, takes sockets out of the map until `deadline` has passed, detaches. The pins stay.
+  Result<DrainReport> detach(std::chrono::milliseconds deadline, const DrainProgress& progress = {});
+
+  Result<Status> status() const;
+  Result<std::vector<Row>> list() const;
+  Result<Counters> counters() const;
+  Result<std::vector<ProfileRow>> profiles() const;
+
+  // Events. The ring is read by one reader at a time; `on_event` gets each record. Returns how many were read.
+  int events_fd() const;  // epoll-able
+  Result<int> read_events(const std::function<void(const sh_event&)>& on_event);
+  void want_events(bool wanted);  // whether the programs write informative records (requests to verify are always written)
+
+  // Answers an SH_EV_VERIFY: inspects the process and puts the verdict in force. Unknown or gone processes are no error.
+  Result<void> verify_process(uint32_t tgid);
+  // Finds listeners that are older than the programs, in all network namespaces.
+  Result<void> scan_listeners();
+
+ private:
+  struct State;
+  explicit Engine(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+// Why one socket is or isn't accelerated, from the pins alone.
+struct WhyQuery {
+  uint32_t tgid = 0;  // or:
+  std::string addr;   // "ADDR:PORT", "[ADDR]:PORT" or ":PORT", either end
+};
+
+struct WhyRow {
+  std::string local;   // "127.0.0.1:80"
+  std::string remote;
+  std::string program;
+  uint32_t tgid = 0;
+  bool enrolled = false;
+  uint32_t state = 0;   // enum sh_state, if enrolled
+  uint32_t reason = 0;  // enum sh_reason
+  std::string detail;   // a sentence with the remedy
+};
+
+// All of these work from the pins, with the daemon dead.
+Result<Status> pinned_status(const Paths& paths);
+Result<std::vector<Row>> pinned_list(const Paths& paths);
+Result<Counters> pinned_counters(const Paths& paths);
+Result<std::vector<WhyRow>> pinned_why(const Paths& paths, const WhyQuery& query);
+
+// Stops, drains and removes every generation: what `shunt off` (keep_pins) and `shunt cleanup` do when no daemon runs.
+Result<DrainReport> drain_pinned(const Paths& paths, std::chrono::milliseconds deadline, bool keep_pins,
+                                 const DrainProgress& progress = {});
+
+}  // namespace shunt
