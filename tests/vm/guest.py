@@ -1,0 +1,161 @@
+"""One run of one program in a guest kernel under QEMU's software emulation: no KVM, no disk, no network.
+
+The initramfs holds a first process of ours (init.c), busybox, the program with its libraries at the paths they have on the
+host, and the modules that were asked for. The program's output comes over the serial line, its exit status through
+isa-debug-exit: QEMU ends with twice the status plus one, so that an even status means that the guest died by itself.
+"""
+
+import hashlib
+import lzma
+import os
+import pathlib
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+
+import kernels
+
+HERE = pathlib.Path(__file__).resolve().parent
+START = b"shunt-guest: start"
+TIMED_OUT = 124
+DIED = 125
+# cx16=off: with it, 6.12 double-faults now and then under this emulation.
+QEMU = ["qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max,la57=off,cx16=off", "-nodefaults", "-nographic",
+        "-monitor", "none", "-serial", "stdio", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
+APPEND = "console=ttyS0 panic=-1 quiet oops=panic mitigations=off random.trust_cpu=on"
+
+
+class GuestError(Exception):
+    """The guest could not be made or started."""
+
+
+class Initramfs:
+    """An uncompressed newc archive: unpacking costs more than reading under emulation."""
+
+    def __init__(self):
+        self.entries = {}
+
+    def add(self, name, mode, data=b""):
+        name = name.strip("/")
+        for parent in reversed(pathlib.PurePosixPath(name).parents[:-1]):
+            self.entries.setdefault(str(parent), (stat.S_IFDIR | 0o755, b""))
+        self.entries[name] = (mode, data)
+
+    def add_file(self, source, name=None):
+        source = pathlib.Path(source)
+        name = name or os.path.abspath(source)
+        if source.is_dir():
+            for child in sorted(source.iterdir()):
+                self.add_file(child, f"{name}/{child.name}")
+            return
+        data = source.read_bytes()
+        if source.suffix == ".xz":
+            data = lzma.decompress(data)
+        elif source.suffix == ".zst":
+            data = subprocess.run(["zstd", "-dc", str(source)], capture_output=True, check=True).stdout
+        self.add(name, stat.S_IFREG | (0o755 if os.access(source, os.X_OK) else 0o644), data)
+
+    def add_program(self, path, name=None):
+        """A program with its libraries; a script only as it is."""
+        self.add_file(path, name)
+        result = subprocess.run(["ldd", str(path)], text=True, capture_output=True)
+        if "not found" in result.stdout:
+            raise GuestError(f"{path} lacks libraries:\n{result.stdout}")
+        for library in re.findall(r"(?:=> |^\s)(/\S+) \(0x", result.stdout, re.M):
+            self.add_file(library)
+
+    def write(self, out):
+        names = {**self.entries, "TRAILER!!!": (0, b"")}
+        for inode, (name, (mode, data)) in enumerate(names.items(), start=1):
+            encoded = name.encode() + b"\0"
+            fields = [inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(encoded), 0]
+            out.write(b"070701" + b"".join(b"%08X" % field for field in fields) + encoded)
+            out.write(b"\0" * (-(110 + len(encoded)) % 4) + data + b"\0" * (-len(data) % 4))
+
+
+def first_process():
+    """init.c compiled, from the cache while it is unchanged."""
+    source = (HERE / "init.c").read_bytes()
+    target = kernels.cache_dir() / f"init-{hashlib.sha256(source).hexdigest()[:16]}"
+    if not target.exists():
+        partial = target.with_suffix(f".{os.getpid()}")
+        subprocess.run(["gcc", "-static", "-O2", "-Wall", "-Werror", "-o", partial, HERE / "init.c"], check=True)
+        partial.rename(target)
+    return target
+
+
+def build(kernel_dir, command, files, programs, modules, env):
+    ramfs = Initramfs()
+    ramfs.add_file(first_process(), "/init")
+    for name in ("proc", "sys", "dev", "tmp", "run", "root", "etc"):
+        ramfs.add(name, stat.S_IFDIR | 0o755)
+    ramfs.add("etc/passwd", stat.S_IFREG | 0o644, b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
+    ramfs.add("etc/hosts", stat.S_IFREG | 0o644, b"127.0.0.1 localhost\n::1 localhost\n")
+    for applet in subprocess.run(["/bin/busybox", "--list-full"], text=True, capture_output=True, check=True).stdout.split():
+        ramfs.add(applet, stat.S_IFLNK | 0o777, b"/bin/busybox")
+    ramfs.add_file("/bin/busybox")
+    for program in programs:
+        ramfs.add_program(shutil.which(program) or program)
+    binary = shutil.which(command[0]) or command[0]
+    if not os.path.isfile(binary):
+        raise GuestError(f"no program {command[0]}")
+    ramfs.add_program(binary)
+    for item in files:
+        source, _, target = item.partition(":")
+        ramfs.add_file(source, target or None)
+    loading = []
+    for path in kernels.module_files(kernel_dir, modules):
+        name = "/modules/" + re.sub(r"\.(xz|zst)$", "", path.name)
+        ramfs.add_file(path, name)
+        loading.append(name)
+    ramfs.add("shunt/modules", stat.S_IFREG | 0o644, "".join(f"{name}\n" for name in loading).encode())
+    argv = [os.path.abspath(binary), *command[1:]]
+    ramfs.add("shunt/argv", stat.S_IFREG | 0o644, b"".join(a.encode() + b"\0" for a in argv))
+    variables = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "TERM": "dumb", "SHUNT_GUEST": "1", **env}
+    ramfs.add("shunt/env", stat.S_IFREG | 0o644, b"".join(f"{k}={v}".encode() + b"\0" for k, v in variables.items()))
+    return ramfs
+
+
+def run(kernel, command, *, files=(), programs=(), modules=(), env=None, memory="1G", cpus=1, timeout=300, whole=False,
+        out=None):
+    """Runs `command` in the guest; its exit status, TIMED_OUT, or DIED if the kernel went down."""
+    out = out or sys.stdout.buffer
+    kernel_dir = kernels.fetch(kernel)
+    with tempfile.NamedTemporaryFile(prefix="shunt-initrd-") as initrd:
+        build(kernel_dir, list(command), files, programs, modules, env or {}).write(initrd)
+        initrd.flush()
+        arguments = [*QEMU, "-smp", str(cpus), "-m", memory, "-kernel", str(kernels.image(kernel_dir)), "-initrd",
+                     initrd.name, "-append", APPEND]
+        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        expired = threading.Event()
+        timer = threading.Timer(timeout, lambda: (expired.set(), process.kill()))
+        timer.start()
+        boot = []
+        started = whole
+        try:
+            for line in process.stdout:
+                if started:
+                    out.write(line)
+                    out.flush()
+                elif START in line:  # the firmware's escape sequences may precede it
+                    started = True
+                else:
+                    boot.append(line)
+            status = process.wait()
+        finally:
+            timer.cancel()
+            process.kill()
+            process.wait()
+    if not started:
+        out.write(b"".join(boot))
+    if expired.is_set():
+        print(f"vm: {kernel}: no end within {timeout} s", file=sys.stderr)
+        return TIMED_OUT
+    if status % 2 == 0:
+        print(f"vm: {kernel}: the guest died (qemu {status})", file=sys.stderr)
+        return DIED
+    return (status - 1) // 2
