@@ -70,8 +70,8 @@ int main(void) {
 	mount_one("proc", "/proc");
 	mount_one("sysfs", "/sys");
 	mount_one("devtmpfs", "/dev");
-	mount_one("tmpfs", "/tmp");
-	mount_one("tmpfs", "/run");
+	/* /tmp and /run stay in the initramfs: the program or its files may have come from there. */
+	chmod("/tmp", 01777);
 	mount_one("cgroup2", "/sys/fs/cgroup");
 	mount_one("bpf", "/sys/fs/bpf");
 	mount_one("tracefs", "/sys/kernel/tracing");
