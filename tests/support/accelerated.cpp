@@ -1,0 +1,115 @@
+#include "support/accelerated.hpp"
+
+#include <fmt/format.h>
+
+namespace shunt::test {
+
+namespace {
+
+constexpr auto kDrainLimit = std::chrono::seconds(10);
+constexpr int kTurnsToLatch = 200;
+
+template <typename T>
+T must(Result<T> result, const char* what) {
+  if (!result) {
+    fmt::print(stderr, "{}: {}\n", what, result.error().to_string());
+    errno = result.error().code;
+    die(what);
+  }
+  return std::move(*result);
+}
+
+void must(const Result<void>& result, const char* what) {
+  if (!result) {
+    fmt::print(stderr, "{}: {}\n", what, result.error().to_string());
+    errno = result.error().code;
+    die(what);
+  }
+}
+
+}  // namespace
+
+Settings plain_settings() {
+  Settings settings;
+  settings.any_program = true;
+  settings.profile = false;
+  settings.firewall_interval = std::chrono::milliseconds(0);
+  return settings;
+}
+
+const ProbeReport& host_probe() {
+  static const ProbeReport report = probe_kernel();
+  return report;
+}
+
+Accelerated::Accelerated(Settings settings) : settings_(std::move(settings)) {
+  settings_.selection.cgroups.include = {cgroup_.name()};
+  paths_.bpffs = "/sys/fs/bpf";
+  paths_.pin_dir = "/sys/fs/bpf/shunt";
+  paths_.cgroup_root = Cgroup::mount_point();
+  open_engine();
+}
+
+Accelerated::~Accelerated() {
+  engine_.reset();
+  const Result<DrainReport> drained = drain_pinned(paths_, kDrainLimit, false);
+  if (!drained) ADD_FAILURE() << "drain_pinned: " << drained.error().to_string();
+}
+
+void Accelerated::open_engine() {
+  engine_ = must(Engine::open(paths_, host_probe(), settings_), "open the engine");
+  must(engine_->attach(), "attach the engine");
+}
+
+void Accelerated::apply(Settings settings) {
+  settings.selection.cgroups.include = {cgroup_.name()};
+  must(engine_->apply(settings), "apply settings");
+  settings_ = std::move(settings);
+}
+
+std::vector<Row> Accelerated::rows() {
+  return must(engine_ ? engine_->list() : pinned_list(paths_), "list the sockets");
+}
+
+std::optional<Row> Accelerated::row(int fd) {
+  const uint64_t cookie = socket_cookie(fd);
+  for (const Row& candidate : rows()) {
+    if (candidate.raw.sock.shared.cookie == cookie) return candidate;
+  }
+  return std::nullopt;
+}
+
+uint64_t Accelerated::counter(sh_counter which) {
+  return must(engine_ ? engine_->counters() : pinned_counters(paths_), "read the counters").counters[which];
+}
+
+uint64_t Accelerated::reason_count(sh_reason which) {
+  return must(engine_ ? engine_->counters() : pinned_counters(paths_), "read the counters").reasons[which];
+}
+
+bool Accelerated::is_fast(const Connection& connection) {
+  for (const int fd : {connection.client.get(), connection.server.get()}) {
+    const auto found = row(fd);
+    if (!found || found->raw.sock.state != SH_STATE_FAST || found->raw.sock.fast_bytes == 0) return false;
+  }
+  return true;
+}
+
+bool Accelerated::make_fast(const Connection& connection) {
+  for (int turn = 0; turn < kTurnsToLatch; turn += 10) {
+    if (!ping_pong(connection, 10)) return false;
+    if (is_fast(connection)) return true;
+  }
+  return false;
+}
+
+std::string describe(const std::optional<Row>& row) {
+  if (!row) return "not enrolled";
+  const sh_sock& sock = row->raw.sock;
+  return fmt::format(
+      "state {} reason {} flags {:#x} fast {} messages {} bytes, tcp {} messages {} bytes, spills {}, latches {}",
+      sock.state, reason_name(sock.reason), sock.flags, sock.fast_msgs, sock.fast_bytes, sock.tcp_msgs, sock.tcp_bytes,
+      sock.spills, sock.latches);
+}
+
+}  // namespace shunt::test

@@ -1,0 +1,58 @@
+// The engine on a private cgroup and a private bpffs, as a test fixture.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <optional>
+#include <sockops/engine.hpp>
+#include <vector>
+
+#include "support/sandbox.hpp"
+#include "support/sockets.hpp"
+
+namespace shunt::test {
+
+// Every program is a receiver, nothing is learned, no periodic message through TCP: what a test does not ask for does
+// not happen.
+Settings plain_settings();
+
+const ProbeReport& host_probe();  // made once
+
+// Owns the engine and its cgroup. Sockets made while the process is inside the cgroup are enrolled.
+class Accelerated {
+ public:
+  explicit Accelerated(Settings settings = plain_settings());
+  ~Accelerated();  // drains, and removes the pins
+  Accelerated(const Accelerated&) = delete;
+  Accelerated& operator=(const Accelerated&) = delete;
+
+  Engine& engine() { return *engine_; }
+  const Cgroup& cgroup() const { return cgroup_; }
+  const Paths& paths() const { return paths_; }
+
+  void destroy_engine() { engine_.reset(); }  // what a crash of the daemon leaves: the pins
+  void open_engine();                         // as the daemon does at its start
+
+  void apply(Settings settings);
+
+  std::vector<Row> rows();
+  std::optional<Row> row(int fd);  // of one of our sockets
+  uint64_t counter(sh_counter which);
+  uint64_t reason_count(sh_reason which);
+
+  // Requests and responses until both directions are on the shortcut; false if that never happens.
+  bool make_fast(const Connection& connection);
+  bool is_fast(const Connection& connection);
+
+ private:
+  Settings settings_;
+  Paths paths_;
+  Cgroup cgroup_;
+  std::unique_ptr<Engine> engine_;
+};
+
+// One line for a failed expectation: what the kernel keeps about a socket.
+std::string describe(const std::optional<Row>& row);
+
+}  // namespace shunt::test
