@@ -1,0 +1,79 @@
+"""The tests that the guests run: tests.list, for each kernel, two guests at a time."""
+
+import concurrent.futures
+import glob
+import io
+import os
+import pathlib
+import re
+import shlex
+import sys
+import time
+
+import guest
+
+# Google Test's line for the end of a case; the summary at its end repeats the failed ones without a time.
+CASE = re.compile(rb"^\[ +(OK|FAILED|SKIPPED) +\] .* \(\d+ ms\)", re.M)
+
+
+def read_list(build, parse_run):
+    """(name, parsed options) of each line of tests.list; patterns are those of the build folder."""
+    jobs = []
+    for line in (pathlib.Path(__file__).parent / "tests.list").read_text().splitlines():
+        words = shlex.split(line, comments=True)
+        if words:
+            jobs.append((words[0], parse_run([found for word in words[1:] for found in expand(build, word)])))
+    return jobs
+
+
+def expand(build, word):
+    """`--file PATTERN` needs one option for each file; argparse takes several values after one option as well."""
+    if "*" not in word:
+        return [word]
+    found = sorted(glob.glob(word, root_dir=build))
+    if not found:
+        raise guest.GuestError(f"nothing in {build} matches {word}")
+    return found
+
+
+def run_job(kernel, name, options, build):
+    """(kernel, name, counts, seconds, output)"""
+    began = time.monotonic()
+    out = io.BytesIO()
+    here = lambda path: str(build / path) if (build / path).exists() else path  # noqa: E731
+    program = build / options.argv[0]
+    try:
+        if not program.exists():
+            raise guest.GuestError(f"{program} is not there: build first")
+        argv = [str(program), *map(here, options.argv[1:])]
+        status = guest.run(kernel, argv, files=[here(f) for f in options.file], programs=options.program,
+                           modules=options.module, env=dict(item.split("=", 1) for item in options.env),
+                           memory=options.memory, cpus=options.cpus, timeout=options.timeout, out=out)
+    except Exception as error:  # noqa: BLE001  # whatever went wrong with one guest, the others still run
+        out.write(f"{error}\n".encode())
+        status = -1
+    cases = [match.group(1) for match in CASE.finditer(out.getvalue())]
+    counts = [cases.count(b"OK"), cases.count(b"FAILED"), cases.count(b"SKIPPED")]
+    if not cases and status == 0:
+        counts[0] = 1
+    if status != 0 and not counts[1]:
+        counts[1] = 1
+    return kernel, name, counts, time.monotonic() - began, out.getvalue()
+
+
+def run(kernels, build, parse_run, only=()):
+    """Runs everything; prints the output of what failed, a line for each job, and the sum. 0 if nothing failed."""
+    jobs = [job for job in read_list(build, parse_run) if not only or job[0] in only]
+    total = [0, 0, 0]
+    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, min(4, os.cpu_count() or 1))) as pool:
+        runs = [pool.submit(run_job, kernel, name, options, build) for kernel in kernels for name, options in jobs]
+        for done in concurrent.futures.as_completed(runs):
+            kernel, name, counts, seconds, output = done.result()
+            total = [a + b for a, b in zip(total, counts)]
+            if counts[1]:
+                sys.stdout.write(output.decode(errors="replace"))
+            skipped = f", {counts[2]} skipped" if counts[2] else ""
+            print(f"{'FAIL' if counts[1] else 'ok  '} {kernel:5} {name}: {counts[0]} passed, {counts[1]} failed{skipped}"
+                  f" in {seconds:.0f} s", flush=True)
+    print(f"vm: {total[0]} passed, {total[1]} failed" + (f", {total[2]} skipped" if total[2] else ""), flush=True)
+    return 1 if total[1] or not total[0] else 0
