@@ -1,0 +1,75 @@
+// The synthetic cells: what two processes of this host can do with one stream, and one run of it.
+#pragma once
+
+#include <base/result.hpp>
+#include <bench/stats.hpp>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace shunt::bench {
+
+enum class Variant {
+  plain,     // TCP on loopback, nothing attached: what all others are compared with
+  shortcut,  // Shunt, destinations learned
+  first,     // Shunt that learns nothing: what the first connections to a destination see
+  pass,      // in the socket map, but every message goes through TCP
+  excluded,  // Shunt attached, its selection leaves everything out
+  unix,      // Unix stream sockets
+  shm,       // a ring in shared memory: the limit
+};
+
+struct VariantInfo {
+  Variant variant;
+  const char* name;
+  const char* text;
+  bool needs_engine;
+};
+extern const std::vector<VariantInfo> kVariants;
+const VariantInfo& variant_info(Variant variant);
+
+enum class CellKind { one_way, ping_pong, connect, slow_reader, set_option };
+
+struct Cell {
+  CellKind kind = CellKind::one_way;
+  uint32_t message_bytes = 0;
+  int cpus = 1;  // 1: both ends on the same CPU; 2: each on its own
+
+  std::string name() const;  // "one-way/64KiB/1cpu"
+  const char* unit() const;  // of Sample::value, which is better when higher
+};
+
+// All cells in the order of the report. `cpus` that this host does not have are left out.
+std::vector<Cell> all_cells(int cpus_available);
+bool cell_has_variant(const Cell& cell, Variant variant);
+
+struct Sample {
+  double value = 0;  // bytes, round trips, connections or calls per second; 0: the run failed
+  double cpu_ns_per_byte = 0;
+  double cpu_ns_per_message = 0;
+  double p50_us = 0;  // of a round trip
+  double p99_us = 0;
+  double p999_us = 0;
+  double queued_bytes_max = 0;  // slow reader: sent and not yet read
+  double redirected_share = -1;  // of the bytes of the run's sockets; -1: no engine, or nothing known
+  std::string error;  // why the run failed; an integrity failure begins with "integrity:"
+};
+
+struct RunSpec {
+  Cell cell;
+  Variant variant = Variant::plain;
+  double seconds = 0.3;
+  uint16_t port = 0;                // TCP variants
+  std::string cgroup_procs;         // the file that takes the ends into their cgroup; empty: they stay
+  int cpu_of_client = 0;
+  int cpu_of_server = 0;
+};
+
+// Forks the two ends, waits for them, and adds up what they measured.
+Sample run_cell(const RunSpec& spec);
+
+// The CPUs this process may use.
+std::vector<int> usable_cpus();
+
+}  // namespace shunt::bench
