@@ -51,7 +51,7 @@ struct Status {
 };
 
 struct ProfileRow {
-  sh_profile_key key;
+  uint64_t id = 0;
   sh_profile value;
 };
 

@@ -38,6 +38,7 @@ typedef uint64_t sh_u64;
 #define SH_SOCKETS_MAX 262144    /* sockets in the sockhash: two for each pair, so 131,072 pairs */
 #define SH_PAIRING_MAX 131072    /* connections between the two ends' ESTABLISHED, least recently used go first */
 #define SH_PROFILES_MAX 16384
+#define SH_SKIPPED_MAX 32768
 #define SH_LISTENERS_MAX 65536
 #define SH_SELECT_MAX 4096       /* entries of each selection map */
 #define SH_EVENT_RING_BYTES (1 << 20)
@@ -55,8 +56,9 @@ struct sh_end {
 	sh_u64 cookie;
 	sh_u64 sock;    /* struct tcp_sock */
 	sh_u64 storage; /* struct sh_shared at the head of its socket storage; 0: none */
+	sh_u64 profile; /* id of the destination's profile; 0: none */
 	sh_u32 reason;  /* enum sh_reason: why this end does not pair; 0: it does */
-	sh_u32 profile; /* hash of the destination's profile key; 0: none */
+	sh_u32 pad;
 };
 
 /* The head of the socket storage, which the other end reads: one read for all that can change from outside. */
@@ -108,8 +110,10 @@ struct sh_sock {
 	sh_u64 since_ns;    /* CLOCK_MONOTONIC */
 	sh_u32 tgid;        /* of connect() or listen(), in the initial pid namespace */
 	sh_u32 uid;
+	sh_u64 profile;     /* id of the destination's profile; 0: none */
+	sh_u64 queued_bytes; /* bytes redirected since the peer's queue was last seen empty */
 	sh_u32 family;      /* AF_INET or AF_INET6 */
-	sh_u32 profile;
+	sh_u32 run_bytes;   /* bytes since the last turn, saturating */
 	sh_u8 local_addr[SH_ADDR_BYTES];
 	sh_u8 remote_addr[SH_ADDR_BYTES];
 	sh_u16 local_port;
@@ -143,6 +147,12 @@ struct sh_process {
 	sh_u32 pad;
 };
 
+/* Why a connection was not enrolled: the most recent ones, by socket cookie. */
+struct sh_skipped {
+	sh_u32 reason; /* enum sh_reason */
+	sh_u32 tgid;
+};
+
 /* Who listens: learned at listen(), or by the daemon at its start for older listeners. */
 struct sh_listener_key {
 	sh_u64 netns;
@@ -160,30 +170,30 @@ struct sh_listener {
 	sh_u32 uid;
 };
 
-/* What was learned about a destination, by (address, port, client program). Averages are exponential with weight 1/8, in 1/256. */
-struct sh_profile_key {
-	sh_u8 addr[SH_ADDR_BYTES];
-	sh_u16 port;
-	sh_u16 pad;
-	sh_u32 program_hash;
-};
-
+/* What was learned about a destination. The key is a 64-bit hash of (address, port, client program), so that the passive
+ * end, which knows none of them, can add what it sees. */
 enum sh_profile_kind {
 	SH_PROFILE_UNKNOWN = 0,
 	SH_PROFILE_GOOD = 1,
 	SH_PROFILE_ONE_SHOT = 2,
 	SH_PROFILE_ONE_WAY = 3,
 	SH_PROFILE_BULK = 4,
+	SH_PROFILE_NO_PEER = 5, /* the other end was remote or not enrolled */
 };
 
+/* Averages are exponential with weight 1/8, in 1/256. Index 0: client to server, 1: server to client. */
 struct sh_profile {
-	sh_u32 kind;          /* enum sh_profile_kind: what the next connection is judged by */
-	sh_u32 connections;   /* seen, for sampling */
-	sh_u32 samples;       /* learned from */
-	sh_u32 turns_avg;     /* per connection, in 1/256 */
-	sh_u32 msgs_per_turn; /* in 1/256 */
-	sh_u32 pad;
-	sh_u64 bytes_per_turn; /* in 1/256 */
+	sh_u32 kind;        /* enum sh_profile_kind: what the next connection is judged by */
+	sh_u32 connections; /* seen, for sampling */
+	sh_u32 samples;     /* learned from */
+	sh_u32 turns_avg;   /* changes of direction per connection */
+	sh_u32 msgs_per_turn[2];
+	sh_u64 bytes_per_turn[2];
+	sh_u8 addr[SH_ADDR_BYTES];
+	sh_u16 port;
+	sh_u16 pad;
+	sh_u32 pad2;
+	char program[SH_PROGRAM_NAME_BYTES];
 };
 
 struct sh_cidr_key {
@@ -209,6 +219,8 @@ struct sh_config {
 	sh_u32 spill_msgs;        /* messages since the peer's queue was last empty */
 	sh_u32 fionread_ok;       /* 1: FIONREAD counts redirected bytes */
 	sh_u32 profile_on;
+	sh_u32 rmem_charged;      /* 1: redirected bytes are charged to the reader's receive memory */
+	sh_u32 refuse_options;    /* 1: SO_ZEROCOPY and TCP_ULP are refused on enrolled sockets */
 	sh_u32 sample_mask;       /* one in (mask + 1) connections is enrolled against the profile; mask + 1 is a power of two */
 	sh_u32 one_shot_turns;    /* fewer turns per connection: one-shot */
 	sh_u32 one_way_msgs;      /* more messages per turn: one-way */
@@ -223,8 +235,8 @@ struct sh_config {
 	sh_u32 users_out;
 	sh_u32 users_in;
 	sh_u32 programs_in;
+	sh_u32 memory_check;      /* 1: look at the memory cgroup before a redirect */
 	sh_u32 any_program;       /* 1: every program is a receiver (tests and the harness) */
-	sh_u64 tcp_memory_pressure; /* address of the kernel's variable; 0: unknown */
 };
 
 enum sh_event_kind {
@@ -257,15 +269,43 @@ struct sh_event {
 	char program[SH_PROGRAM_NAME_BYTES];
 };
 
-/* One record of the iterator over enrolled sockets (`shunt list`), written to the iterator's file one after another. */
+/* Written after each struct sh_sock by the iterator over enrolled sockets (`shunt list`). */
+struct sh_row_tail {
+	sh_u32 tcp_state;
+	sh_u32 rcv_queued_bytes; /* receive memory charged */
+	sh_u32 psock_queued;     /* 1: the psock queue is not empty */
+	sh_u32 in_map;           /* 1: the socket has a psock */
+	sh_u32 psock_users;      /* psock's reference count: 1 means that nobody is inside a send or receive call */
+	sh_u32 pad;
+};
+
 struct sh_row {
 	struct sh_sock sock;
+	struct sh_row_tail tail;
+};
+
+/* One record of the iterator over the TCP sockets that processes hold open. */
+struct sh_owner {
+	sh_u64 cookie; /* 0: none was ever made */
+	sh_u64 netns;
+	sh_u64 cgroup;
+	sh_u64 start_boottime_ns; /* of the process */
+	sh_u32 tgid;
+	sh_u32 uid;
 	sh_u32 tcp_state;
-	sh_u32 rcv_queued_bytes;   /* receive memory charged */
-	sh_u32 psock_queued;       /* 1: the psock queue is not empty */
-	sh_u32 in_map;             /* 1: the socket has a psock */
-	sh_u32 psock_users;        /* psock's reference count: 1 means that nobody is inside a send or receive call */
+	sh_u32 family;
+	sh_u8 local_addr[SH_ADDR_BYTES];
+	sh_u8 remote_addr[SH_ADDR_BYTES];
+	sh_u16 local_port;
+	sh_u16 remote_port;
 	sh_u32 pad;
+	char program[SH_PROGRAM_NAME_BYTES];
+};
+
+/* Per CPU: all counters in one value. */
+struct sh_counts {
+	sh_u64 counters[SH_COUNTER_COUNT];
+	sh_u64 reasons[SH_REASON_COUNT];
 };
 
 /* Layouts, asserted against literals in both worlds. */
@@ -275,13 +315,12 @@ struct sh_row {
 #define SH_ASSERT_SIZE(type, bytes) _Static_assert(sizeof(struct type) == (bytes), #type)
 #endif
 SH_ASSERT_SIZE(sh_isn_key, 8);
-SH_ASSERT_SIZE(sh_end, 32);
+SH_ASSERT_SIZE(sh_end, 40);
 SH_ASSERT_SIZE(sh_shared, 16);
 SH_ASSERT_SIZE(sh_process_key, 16);
 SH_ASSERT_SIZE(sh_listener_key, 32);
 SH_ASSERT_SIZE(sh_listener, 56);
-SH_ASSERT_SIZE(sh_profile_key, 24);
-SH_ASSERT_SIZE(sh_profile, 32);
-SH_ASSERT_SIZE(sh_event, 136);
+SH_ASSERT_SIZE(sh_profile, 96);
+SH_ASSERT_SIZE(sh_event, 128);
 
 #endif

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The shortcut itself: one run for each message that an enrolled socket sends.
+ *
+ * A direction is FAST (redirected into the peer) or SPILLED (through TCP). The reader drains redirected bytes before those of
+ * its TCP queue, so FAST -> SPILLED is always in order; SPILLED -> FAST waits for the latch: all that went through TCP has been
+ * acknowledged and read. The redirect knows no backpressure, so a reader that lags makes the direction spill, and TCP's own
+ * takes over. PASS appends to the TCP stream under the socket's lock, so a verdict and its effect cannot be reordered. */
+#ifndef SHUNT_REDIRECT_BPF_H
+#define SHUNT_REDIRECT_BPF_H
+
+#include "profile.bpf.h"
+#include "select.bpf.h"
+
+#define SH_MEMORY_PAGES_MIN 256   /* a memory cgroup with less than this left gets nothing redirected */
+#define SH_MEMORY_DEPTH 6         /* levels of memory cgroups that are looked at */
+#define SH_MEMORY_EVERY_MASK 15   /* ... at every 16th message */
+#define SH_STREAM_SMALL_BYTES 32768
+#define SH_LEARN_TURNS_MASK 255   /* a long connection teaches its profile now and then */
+#define SH_LEARN_RUN_MASK 1023
+
+/* The active end's first message: has the passive end answered? */
+static __always_inline bool sh_adopt_answer(struct sh_sock *st)
+{
+	__u64 cookie = st->shared.cookie;
+	struct sh_end *answer = bpf_map_lookup_elem(&sh_answers, &cookie);
+
+	if (!answer || answer->reason)
+		return false;
+	st->peer_cookie = answer->cookie;
+	st->peer_sock = answer->sock;
+	st->peer_storage = answer->storage;
+	st->state = SH_STATE_SPILLED;
+	bpf_map_delete_elem(&sh_answers, &cookie);
+	return true;
+}
+
+/* Another program writes this socket than the one it was enrolled for (exec, a descriptor passed on): it must be a receiver too. */
+static __always_inline bool sh_writer_changed(struct sh_config *cfg, struct sh_sock *st)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	__u64 mm = (__u64)task->mm;
+	struct sh_who who = {};
+
+	if (mm == st->mm)
+		return false;
+	sh_program_name(task, who.program);
+	st->mm = mm;
+	if (sh_same_program(who.program, st->program) || !who.program[0])
+		return false;
+	who.start_boottime_ns = task->group_leader->start_boottime;
+	who.tgid = task->tgid;
+	if (sh_program_reason(cfg, &who))
+		return true;
+	__builtin_memcpy(st->program, who.program, SH_PROGRAM_NAME_BYTES);
+	st->tgid = who.tgid;
+	return false;
+}
+
+/* Have all bytes that went through TCP been acknowledged and taken from the peer's queues? Without the verdict a reader may sit
+ * inside tcp_recvmsg(), which redirected bytes do not wake: then only a direction that never used TCP starts. */
+static __always_inline bool sh_latch(struct sh_config *cfg, struct tcp_sock *tp, struct sh_sock *st)
+{
+	struct tcp_sock *peer = (void *)st->peer_sock;
+	struct sk_psock *psock;
+
+	if (tp->snd_una != tp->write_seq || (!cfg->verdict && st->tcp_msgs))
+		return false;
+	if (BPF_CORE_READ(peer, copied_seq) != BPF_CORE_READ(peer, rcv_nxt))
+		return false;
+	if (BPF_CORE_READ(peer, inet_conn.icsk_inet.sk.sk_backlog.rmem_alloc.counter))
+		return false;
+	psock = sh_psock((void *)peer);
+	return psock && sh_psock_empty(psock);
+}
+
+/* Would the kernel refuse to charge the reader? It would give the sender ENOMEM, which plain TCP does not. */
+static __always_inline bool sh_memory_short(struct tcp_sock *tp, struct sh_sock *st, __u32 size)
+{
+	struct sock *peer = (void *)st->peer_sock;
+	struct page_counter *counter;
+	unsigned long pressure = 0;
+	struct mem_cgroup *memcg;
+
+	if (BPF_CORE_READ(peer, sk_forward_alloc) >= (int)size)
+		return false;
+	bpf_probe_read_kernel(&pressure, sizeof(pressure), SKC(tp)->skc_prot->memory_pressure);
+	if (pressure)
+		return true;
+	if (st->fast_msgs & SH_MEMORY_EVERY_MASK)
+		return false;
+	memcg = BPF_CORE_READ(peer, sk_memcg);
+	if (!memcg)
+		return false;
+	counter = (void *)memcg + bpf_core_field_offset(struct mem_cgroup, memory);
+	for (int i = 0; i < SH_MEMORY_DEPTH && counter; i++) {
+		if (BPF_CORE_READ(counter, usage.counter) + SH_MEMORY_PAGES_MIN > (long)BPF_CORE_READ(counter, max))
+			return true;
+		counter = BPF_CORE_READ(counter, parent);
+	}
+	return false;
+}
+
+/* How much may be queued at the reader. A spilled message must still find room in its receive buffer: TCP would drop it and
+ * wait for the retransmission timer. So redirected bytes take half of the buffer at most. */
+static __always_inline bool sh_reader_lags(struct sh_config *cfg, struct sh_sock *st, __u32 size)
+{
+	struct sock *peer = (void *)st->peer_sock;
+	__u32 room = (__u32)BPF_CORE_READ(peer, sk_rcvbuf) / 2;
+	__u32 queued = BPF_CORE_READ(peer, sk_backlog.rmem_alloc.counter);
+	bool empty = queued == 0;
+
+	if (!cfg->rmem_charged) {
+		struct sk_psock *psock = sh_psock(peer);
+
+		empty = empty && psock && sh_psock_empty(psock);
+	}
+	if (empty) {
+		st->queued_msgs = 0;
+		st->queued_bytes = 0;
+	}
+	if (!cfg->rmem_charged)
+		queued = sh_least(st->queued_bytes, 1 << 30);
+	if (room > cfg->spill_bytes)
+		room = cfg->spill_bytes;
+	return queued + size > room || st->queued_msgs >= cfg->spill_msgs;
+}
+
+/* The reason why this message goes through TCP, or none. */
+static __always_inline __u32 sh_tcp_reason(struct sh_config *cfg, struct tcp_sock *tp, struct sh_sock *st, __u32 size)
+{
+	struct sh_shared peer = {};
+
+	if (cfg->mode != SH_MODE_ON)
+		return SH_R_OFF;
+	if (!st->peer_cookie && !sh_adopt_answer(st))
+		return SH_R_NO_PEER;
+	bpf_probe_read_kernel(&peer, sizeof(peer), (void *)st->peer_storage);
+	if (peer.cookie != st->peer_cookie)
+		return SH_R_PEER_GONE;
+	if (peer.rx_stopped) {
+		st->state = SH_STATE_STOPPED;
+		return SH_R_PEER_STOPPED;
+	}
+	if (peer.tx_msgs != st->peer_msgs) {
+		st->peer_msgs = peer.tx_msgs;
+		st->turns++;
+		st->run_msgs = 0;
+	}
+	st->run_msgs++;
+	if (sh_writer_changed(cfg, st)) {
+		st->shared.rx_stopped = SH_R_EXEC;
+		st->state = SH_STATE_STOPPED;
+		return SH_R_EXEC;
+	}
+	if (st->run_msgs > cfg->one_way_msgs && size < SH_STREAM_SMALL_BYTES)
+		return SH_R_STREAM;
+	if (cfg->firewall_jiffies && (__u32)bpf_jiffies64() - st->tcp_jiffies > cfg->firewall_jiffies)
+		return SH_R_FIREWALL;
+	if (st->state != SH_STATE_FAST && !sh_latch(cfg, tp, st))
+		return SH_R_LATCH;
+	if (sh_reader_lags(cfg, st, size))
+		return SH_R_BACKLOG;
+	if (cfg->memory_check && sh_memory_short(tp, st, size))
+		return SH_R_MEMORY;
+	return SH_R_NONE;
+}
+
+static __always_inline void sh_teach_now_and_then(struct sh_config *cfg, struct sh_sock *st)
+{
+	bool many_turns = st->run_msgs == 1 && st->turns && !(st->turns & SH_LEARN_TURNS_MASK);
+	bool long_run = st->run_msgs && !(st->run_msgs & SH_LEARN_RUN_MASK);
+
+	if (many_turns || long_run)
+		sh_profile_learn(cfg, st);
+}
+
+static __always_inline void sh_through_tcp(struct sh_config *cfg, struct sh_sock *st, __u32 size, __u32 reason)
+{
+	st->tcp_msgs++;
+	st->tcp_bytes += size;
+	st->tcp_jiffies = bpf_jiffies64();
+	if (st->state == SH_STATE_FAST || (st->reason != reason && reason != SH_R_LATCH)) {
+		sh_count_reason(reason);
+		sh_tell(cfg, st, st->state == SH_STATE_STOPPED ? SH_EV_STOPPED : SH_EV_SPILL, reason);
+	}
+	if (st->state == SH_STATE_FAST) {
+		st->state = SH_STATE_SPILLED;
+		st->spills++;
+	}
+	if (reason != SH_R_LATCH)
+		st->reason = reason;
+}
+
+static __always_inline void sh_went_fast(struct sh_config *cfg, struct sh_sock *st, __u32 size)
+{
+	if (st->state != SH_STATE_FAST) {
+		st->state = SH_STATE_FAST;
+		st->reason = SH_R_NONE;
+		st->latches++;
+		sh_tell(cfg, st, SH_EV_LATCH, 0);
+	}
+	st->fast_msgs++;
+	st->fast_bytes += size;
+	st->queued_msgs++;
+	st->queued_bytes += size;
+}
+
+/* Judges one message and redirects it if it may. Always SK_PASS: a redirect that fails leaves the message to TCP. */
+static __always_inline int sh_judge(struct sk_msg_md *msg)
+{
+	struct bpf_sock *sk = msg->sk;
+	struct sh_config *cfg = sh_config();
+	struct tcp_sock *tp;
+	struct sh_sock *st;
+	__u32 reason, size;
+	__u64 peer;
+
+	if (!sk || !cfg)
+		return SK_PASS;
+	tp = bpf_skc_to_tcp_sock(sk);
+	st = bpf_sk_storage_get(&sh_sockets, sk, 0, 0);
+	if (!tp || !st)
+		return SK_PASS;
+	size = msg->size;
+	st->shared.tx_msgs++;
+	if (st->state == SH_STATE_STOPPED) {
+		sh_through_tcp(cfg, st, size, st->reason);
+		return SK_PASS;
+	}
+	reason = sh_tcp_reason(cfg, tp, st, size);
+	peer = st->peer_cookie;
+	if (!reason && bpf_msg_redirect_hash(msg, &sh_socks, &peer, BPF_F_INGRESS) != SK_PASS)
+		reason = SH_R_REDIRECT_FAILED;
+	if (reason)
+		sh_through_tcp(cfg, st, size, reason);
+	else
+		sh_went_fast(cfg, st, size);
+	sh_teach_now_and_then(cfg, st);
+	return SK_PASS;
+}
+
+#endif

@@ -1,0 +1,115 @@
+// Taking live sockets out of the map, and removing what is pinned.
+#include <bpf/bpf.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sched.h>
+#include <sys/stat.h>
+
+#include <cstring>
+#include <set>
+#include <sockops/engine.hpp>
+#include <sockops/install_settings.hpp>
+#include <sockops/pins.hpp>
+#include <thread>
+
+namespace shunt {
+namespace {
+
+constexpr auto kDrainStep = std::chrono::milliseconds(100);
+
+using Clock = std::chrono::steady_clock;
+
+// One descriptor for each network namespace that a process lives in or that `ip netns` keeps.
+std::vector<UniqueFd> network_namespaces() {
+  std::vector<UniqueFd> found;
+  std::set<ino_t> seen;
+  auto add = [&](const std::string& path) {
+    UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    struct stat info = {};
+    if (fd && fstat(fd.get(), &info) == 0 && seen.insert(info.st_ino).second) found.push_back(std::move(fd));
+  };
+  add("/proc/self/ns/net");
+  for (const auto& name : list_dir("/proc"))
+    if (isdigit(static_cast<unsigned char>(name[0]))) add("/proc/" + name + "/ns/net");
+  for (const auto& name : list_dir("/run/netns")) add("/run/netns/" + name);
+  return found;
+}
+
+// Runs the iterator that takes quiet sockets out, in each namespace; it sees only those of the namespace it is opened in.
+Result<uint32_t> leave_once(const Generation& generation, const std::vector<UniqueFd>& namespaces) {
+  auto program = open_pin(generation.dir + "/prog_iter_leave");
+  if (!program) return unexpected(program.error());
+  uint32_t left = 0;
+  Result<void> result;
+  std::thread worker([&] {
+    for (const auto& ns : namespaces) {
+      if (setns(ns.get(), CLONE_NEWNET) != 0) continue;  // the namespace's last process has ended
+      auto cookies = run_iterator(program->get(), -1);
+      if (!cookies) result = unexpected(cookies.error());
+      else left += static_cast<uint32_t>(cookies->size() / sizeof(uint64_t));
+    }
+  });
+  worker.join();
+  if (!result) return unexpected(result.error());
+  return left;
+}
+
+Result<void> set_modes(const Paths& paths, sh_mode mode) {
+  for (const auto& generation : generations(paths)) {
+    auto config = open_map(paths, generation, "sh_configs");
+    if (!config) return unexpected(config.error());
+    if (auto written = write_mode(config->get(), mode); !written) return written;
+  }
+  return {};
+}
+
+std::vector<Row> rows_in_map(const Paths& paths) {
+  std::vector<Row> in_map;
+  auto rows = pinned_list(paths);
+  if (!rows) return in_map;
+  for (auto& row : *rows)
+    if (row.raw.tail.in_map) in_map.push_back(std::move(row));
+  return in_map;
+}
+
+// Detaching ends the attachment at once, also where somebody else holds the link open.
+void detach_links(const Paths& paths) {
+  std::string dir = links_dir(paths);
+  for (const auto& name : list_dir(dir)) {
+    if (auto link = open_pin(dir + "/" + name)) bpf_link_detach(link->get());
+    unlink((dir + "/" + name).c_str());
+  }
+}
+
+}  // namespace
+
+Result<DrainReport> drain_pinned(const Paths& wanted, std::chrono::milliseconds deadline, bool keep_pins,
+                                 const DrainProgress& progress) {
+  auto paths = resolve_paths(wanted, false);
+  if (!paths) return unexpected(paths.error());
+  if (auto stopped = set_modes(*paths, SH_MODE_DRAIN); !stopped) return unexpected(stopped.error());
+  DrainReport report;
+  auto end = Clock::now() + deadline;
+  for (;;) {
+    auto namespaces = network_namespaces();
+    for (const auto& generation : generations(*paths)) {
+      auto left = leave_once(generation, namespaces);
+      if (!left) return unexpected(left.error());
+      report.left += *left;
+    }
+    report.kept = rows_in_map(*paths);
+    if (progress) progress(static_cast<uint32_t>(report.kept.size()));
+    if (report.kept.empty() || Clock::now() >= end) break;
+    std::this_thread::sleep_for(kDrainStep);
+  }
+  detach_links(*paths);
+  if (auto off = set_modes(*paths, SH_MODE_OFF); !off) return unexpected(off.error());
+  if (keep_pins) return report;
+  for (const auto& generation : generations(*paths)) remove_dir(generation.dir);
+  for (const auto& name : list_dir(paths->pin_dir)) remove_dir(paths->pin_dir + "/" + name);
+  rmdir(paths->pin_dir.c_str());
+  return report;
+}
+
+}  // namespace shunt

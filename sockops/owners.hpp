@@ -1,0 +1,32 @@
+// Who holds which socket: processes, programs, units. The kernel side knows the program that called connect() or listen(); this
+// looks at the descriptors of live processes.
+#pragma once
+
+#include <base/result.hpp>
+#include <sockops/pins.hpp>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace shunt {
+
+// All TCP sockets that processes hold open, in all network namespaces; one entry for each descriptor.
+Result<std::vector<sh_owner>> socket_owners(const Generation& generation);
+
+// Cgroup ids to names: the systemd unit, or the path below the mount.
+class CgroupNames {
+ public:
+  explicit CgroupNames(std::string root) : root_(std::move(root)) {}
+  std::string name(uint64_t id);  // empty if it is gone
+
+ private:
+  void scan();
+  std::string root_;
+  bool scanned_ = false;
+  std::unordered_map<uint64_t, std::string> names_;
+};
+
+// enum sh_reason: why this process may not receive redirected bytes (a Go binary, splicing configured), or SH_R_NONE.
+uint32_t inspect_process(uint32_t tgid);
+
+}  // namespace shunt
