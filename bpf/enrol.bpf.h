@@ -175,9 +175,10 @@ static __always_inline void sh_describe(struct sh_sock *st, struct tcp_sock *tp)
 /* Devices that lead to another namespace of this host, by their rtnl kind. */
 static const char sh_local_kinds[][8] __attribute__((aligned(8))) = {"veth", "netkit", "bridge", "ipvlan", "macvlan", "dummy"};
 
-/* Can the other end be on this host? The SYN-ACK came in through `lo`, or through the device that the route leaves by and that
- * device is a virtual one that leads to another namespace. REDIRECT and DNAT to a local address come in through `lo`, wherever
- * the original route pointed, which is why the route alone cannot tell. */
+/* Can the other end be on this host? The SYN-ACK came in through `lo`, or while connect() still held the socket (then its device
+ * was forgotten: tcp_add_backlog() drops the route; over a real network it comes later), or through a virtual device that leads
+ * to another namespace. REDIRECT and DNAT to a local address come in through `lo`, wherever the original route pointed, which is
+ * why the route alone cannot tell. A wrong yes costs little: the socket leaves the map at its first RTT sample. */
 static __always_inline bool sh_may_be_local(struct tcp_sock *tp)
 {
 	int iif = SK(tp)->sk_rx_dst_ifindex;
@@ -187,7 +188,7 @@ static __always_inline bool sh_may_be_local(struct tcp_sock *tp)
 	} kind = {};
 	struct net_device *dev;
 
-	if (iif == LOOPBACK_IFINDEX)
+	if (!iif || iif == LOOPBACK_IFINDEX)
 		return true;
 	dev = BPF_CORE_READ(SK(tp), sk_dst_cache, dev);
 	if (!dev || !BPF_CORE_READ(dev, rtnl_link_ops))
