@@ -245,13 +245,13 @@ def wanted_packages():
 @functools.cache
 def closure():
     """The listed packages with all that they bring, and what every Debian has."""
-    status = run("dpkg-query", "-W", "-f", "${Package}\t${Depends}, ${Pre-Depends}\t${Essential}\t${Provides}\n").stdout
+    status = run("dpkg-query", "-W", "-f", "${Package}\t${Depends}, ${Pre-Depends}\t${Priority}\t${Provides}\n").stdout
     depends, todo, provides = {}, set(wanted_packages()), {}
     for line in status.splitlines():
-        name, needs, essential, provided = line.split("\t")
+        name, needs, priority, provided = line.split("\t")
         # Each alternative counts only where it is installed.
         depends[name] = re.findall(r"(?:^|[,|])\s*([a-z0-9][a-z0-9+.-]+)", needs)
-        if essential == "yes":
+        if priority == "required":
             todo.add(name)
         for virtual in re.findall(r"([a-z0-9][a-z0-9+.-]+)", re.sub(r"\([^)]*\)", "", provided)):
             provides.setdefault(virtual, set()).add(name)

@@ -82,17 +82,31 @@ def first_process():
     source = (HERE / "init.c").read_bytes()
     target = kernels.cache_dir() / f"init-{hashlib.sha256(source).hexdigest()[:16]}"
     if not target.exists():
-        partial = target.with_suffix(f".{os.getpid()}")
-        subprocess.run(["gcc", "-static", "-O2", "-Wall", "-Werror", "-o", partial, HERE / "init.c"], check=True)
-        partial.rename(target)
+        # Several guests may be made at once: each compiles its own, and the last one stays.
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            partial = pathlib.Path(folder) / "init"
+            subprocess.run(["gcc", "-static", "-O2", "-Wall", "-Werror", "-o", partial, HERE / "init.c"], check=True)
+            partial.rename(target)
     return target
 
 
-def build(kernel_dir, command, files, programs, modules, env):
+def base_ramfs(kernel_dir, modules):
+    """The first process and the modules that it loads."""
     ramfs = Initramfs()
     ramfs.add_file(first_process(), "/init")
     for name in ("proc", "sys", "dev", "tmp", "run", "root", "etc"):
         ramfs.add(name, stat.S_IFDIR | 0o755)
+    loading = []
+    for path in kernels.module_files(kernel_dir, modules):
+        name = "/modules/" + re.sub(r"\.(xz|zst)$", "", path.name)
+        ramfs.add_file(path, name)
+        loading.append(name)
+    ramfs.add("shunt/modules", stat.S_IFREG | 0o644, "".join(f"{name}\n" for name in loading).encode())
+    return ramfs
+
+
+def program_ramfs(kernel_dir, command, files, programs, modules, env):
+    ramfs = base_ramfs(kernel_dir, modules)
     ramfs.add("etc/passwd", stat.S_IFREG | 0o644, b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
     ramfs.add("etc/hosts", stat.S_IFREG | 0o644, b"127.0.0.1 localhost\n::1 localhost\n")
     for applet in subprocess.run(["/bin/busybox", "--list-full"], text=True, capture_output=True, check=True).stdout.split():
@@ -107,12 +121,6 @@ def build(kernel_dir, command, files, programs, modules, env):
     for item in files:
         source, _, target = item.partition(":")
         ramfs.add_file(source, target or None)
-    loading = []
-    for path in kernels.module_files(kernel_dir, modules):
-        name = "/modules/" + re.sub(r"\.(xz|zst)$", "", path.name)
-        ramfs.add_file(path, name)
-        loading.append(name)
-    ramfs.add("shunt/modules", stat.S_IFREG | 0o644, "".join(f"{name}\n" for name in loading).encode())
     argv = [os.path.abspath(binary), *command[1:]]
     ramfs.add("shunt/argv", stat.S_IFREG | 0o644, b"".join(a.encode() + b"\0" for a in argv))
     variables = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "TERM": "dumb", "SHUNT_GUEST": "1", **env}
@@ -123,18 +131,32 @@ def build(kernel_dir, command, files, programs, modules, env):
 def run(kernel, command, *, files=(), programs=(), modules=(), env=None, memory="1G", cpus=1, timeout=300, whole=False,
         out=None):
     """Runs `command` in the guest; its exit status, TIMED_OUT, or DIED if the kernel went down."""
-    out = out or sys.stdout.buffer
     kernel_dir = kernels.fetch(kernel)
+    ramfs = program_ramfs(kernel_dir, list(command), files, programs, modules, env or {})
+    return start(kernel, ramfs, ["-smp", str(cpus), "-m", memory], timeout=timeout, whole=whole, out=out)
+
+
+def boot(kernel, image, *, memory="1G", timeout=300, whole=False, out=None):
+    """Boots a disk image; its status is what something in it gives to `init --leave`."""
+    kernel_dir = kernels.fetch(kernel)
+    ramfs = base_ramfs(kernel_dir, ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic", "libcrc32c"])
+    ramfs.add("shunt/root", stat.S_IFREG | 0o644)
+    options = ["-m", memory, "-drive", f"file={image},format=raw,if=virtio,cache=unsafe"]
+    return start(kernel, ramfs, options, timeout=timeout, whole=whole, out=out)
+
+
+def start(kernel, ramfs, options, *, timeout, whole, out):
+    out = out or sys.stdout.buffer
     with tempfile.NamedTemporaryFile(prefix="shunt-initrd-") as initrd:
-        build(kernel_dir, list(command), files, programs, modules, env or {}).write(initrd)
+        ramfs.write(initrd)
         initrd.flush()
-        arguments = [*QEMU, "-smp", str(cpus), "-m", memory, "-kernel", str(kernels.image(kernel_dir)), "-initrd",
-                     initrd.name, "-append", APPEND]
+        arguments = [*QEMU, *options, "-kernel", str(kernels.image(kernels.fetch(kernel))), "-initrd", initrd.name, "-append",
+                     APPEND]
         process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         expired = threading.Event()
         timer = threading.Timer(timeout, lambda: (expired.set(), process.kill()))
         timer.start()
-        boot = []
+        firmware = []
         started = whole
         try:
             for line in process.stdout:
@@ -144,14 +166,14 @@ def run(kernel, command, *, files=(), programs=(), modules=(), env=None, memory=
                 elif START in line:  # the firmware's escape sequences may precede it
                     started = True
                 else:
-                    boot.append(line)
+                    firmware.append(line)
             status = process.wait()
         finally:
             timer.cancel()
             process.kill()
             process.wait()
     if not started:
-        out.write(b"".join(boot))
+        out.write(b"".join(firmware))
     if expired.is_set():
         print(f"vm: {kernel}: no end within {timeout} s", file=sys.stderr)
         return TIMED_OUT

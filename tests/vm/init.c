@@ -1,5 +1,8 @@
 /* The first process of a guest: mounts what a kernel test needs, runs the command in /shunt/argv, and hands its exit status to
- * QEMU through the isa-debug-exit device (port 0xf4; the kernels here have no /dev/port, hence ioperm). Linked statically. */
+ * QEMU through the isa-debug-exit device (port 0xf4; the kernels here have no /dev/port, hence ioperm). Linked statically.
+ *
+ * With /shunt/root it boots the disk /dev/vda instead, by that disk's own /sbin/init; something there ends the guest with
+ * `init --leave STATUS`. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <net/if.h>
@@ -66,7 +69,29 @@ static void bring_up_loopback(void) {
 	close(fd);
 }
 
-int main(void) {
+/* The kernel finds the disk a moment after its driver was loaded. */
+static void boot_disk(void) {
+	int tries = 100;
+	mkdir("/disk", 0755);
+	while (mount("/dev/vda", "/disk", "ext4", 0, NULL) != 0) {
+		if (tries-- == 0) {
+			fprintf(stderr, "init: mount /dev/vda: %m\n");
+			leave(kCannotRun);
+		}
+		usleep(50 * 1000);
+	}
+	/* The disk's init mounts these itself. */
+	static const char* const kMounted[] = {"/dev/shm", "/dev/pts", "/dev", "/sys/kernel/tracing", "/sys/fs/bpf", "/sys/fs/cgroup",
+	                                       "/sys", "/proc"};
+	for (size_t i = 0; i < sizeof(kMounted) / sizeof(kMounted[0]); i++) umount2(kMounted[i], MNT_DETACH);
+	if (chdir("/disk") == 0 && mount(".", "/", NULL, MS_MOVE, NULL) == 0 && chroot(".") == 0 && chdir("/") == 0)
+		execl("/sbin/init", "/sbin/init", (char*)NULL);
+	fprintf(stderr, "init: /sbin/init of the disk: %m\n");
+	leave(kCannotRun);
+}
+
+int main(int argc, char** argv0) {
+	if (argc == 3 && strcmp(argv0[1], "--leave") == 0) leave(atoi(argv0[2]) & 0x7f);
 	mount_one("proc", "/proc");
 	mount_one("sysfs", "/sys");
 	mount_one("devtmpfs", "/dev");
@@ -88,6 +113,7 @@ int main(void) {
 		tcsetattr(0, TCSANOW, &settings);
 	}
 	load_modules();
+	if (access("/shunt/root", F_OK) == 0) boot_disk();
 	bring_up_loopback();
 	struct rlimit unlimited = {RLIM_INFINITY, RLIM_INFINITY};
 	setrlimit(RLIMIT_MEMLOCK, &unlimited);

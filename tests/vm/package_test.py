@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Installs, runs and removes the Debian package under a booted systemd, in a guest with the oldest kernel supported.
+
+The disk is a minimal Debian made by debootstrap (kept in the cache), plus exactly the packages that the package depends on:
+were one missing, dpkg in the guest would refuse. package_guest.sh is what runs there.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import guest
+import kernels
+
+HERE = pathlib.Path(__file__).resolve().parent
+KERNEL = "6.1"
+SUITE = "bookworm"
+# systemd to boot, traffic to accelerate, and what looks for leftovers.
+INCLUDE = ["systemd-sysv", "dbus", "nginx-light", "wrk", "curl", "bpftool", "procps"]
+IMAGE_BYTES = 2 << 30
+UNIT = """[Unit]
+Description=test of the package
+After=basic.target dbus.service
+[Service]
+Type=oneshot
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/ttyS0
+ExecStart=/bin/sh /root/package_guest.sh
+ExecStopPost=/bin/sh -c 'exec /root/init --leave $EXIT_STATUS'
+[Install]
+WantedBy=multi-user.target
+"""
+# Nothing of these is of use in a guest that lives for a minute.
+MASKED = ["getty@tty1", "serial-getty@ttyS0", "systemd-timesyncd", "systemd-networkd", "systemd-resolved", "apt-daily.timer",
+          "apt-daily-upgrade.timer", "e2scrub_all.timer", "e2scrub_reap", "fstrim.timer", "dpkg-db-backup.timer"]
+
+
+def call(*command, **options):
+    result = subprocess.run([str(part) for part in command], text=True, capture_output=True, stdin=subprocess.DEVNULL, **options)
+    if result.returncode != 0:
+        raise guest.GuestError(f"{command[0]} failed:\n{(result.stdout + result.stderr)[-3000:]}")
+    return result.stdout
+
+
+def base_system():
+    """The minimal Debian, from the cache if its list of packages is the same."""
+    archive, _ = kernels.mirrors()
+    base = kernels.cache_dir() / f"rootfs-{SUITE}-{'-'.join(INCLUDE)}"
+    if not base.exists():
+        print("package: making a minimal Debian with debootstrap", flush=True)
+        partial = base.with_name("rootfs.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        call("debootstrap", "--variant=minbase", f"--keyring={kernels.KEYRING}", f"--include={','.join(INCLUDE)}", SUITE,
+             partial, archive)
+        partial.rename(base)
+    return base
+
+
+def install_dependencies(root, deb):
+    """What apt would bring along with the package, but not the package itself."""
+    shutil.copy(deb, root / "root/shunt.deb")
+    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive"}
+    (root / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
+    (root / "usr/sbin/policy-rc.d").chmod(0o755)
+    call("chroot", root, "apt-get", "update", "-q", env=environment)
+    plan = call("chroot", root, "apt-get", "install", "-s", "--no-install-recommends", "/root/shunt.deb", env=environment)
+    names = [name for name in re.findall(r"^Inst (\S+)", plan, re.M) if name != "shunt"]
+    if names:
+        call("chroot", root, "apt-get", "install", "-q", "-y", "--no-install-recommends", *names, env=environment)
+    (root / "usr/sbin/policy-rc.d").unlink()
+    print(f"package: depends on {len(names)} more packages than a minimal Debian has", flush=True)
+
+
+def prepare(root, deb):
+    install_dependencies(root, deb)
+    shutil.copy(HERE / "package_guest.sh", root / "root/package_guest.sh")
+    shutil.copy(guest.first_process(), root / "root/init")
+    (root / "etc/systemd/system/package-test.service").write_text(UNIT)
+    wants = root / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(exist_ok=True)
+    (wants / "package-test.service").symlink_to("/etc/systemd/system/package-test.service")
+    for name in MASKED:
+        link = root / "etc/systemd/system" / (name if "." in name else f"{name}.service")
+        link.unlink(missing_ok=True)
+        link.symlink_to("/dev/null")
+    (root / "etc/machine-id").write_text("")
+    (root / "etc/fstab").write_text("")
+
+
+def make_image(root, image):
+    with open(image, "wb") as file:
+        file.truncate(IMAGE_BYTES)
+    call("mke2fs", "-q", "-t", "ext4", "-d", root, image)
+
+
+def main():
+    if len(sys.argv) != 2 or os.geteuid() != 0:
+        print("usage: package_test.py PACKAGE.deb (root)", file=sys.stderr)
+        return 64
+    deb = pathlib.Path(sys.argv[1]).resolve()
+    with tempfile.TemporaryDirectory(prefix="shunt-package-") as folder:
+        root = pathlib.Path(folder) / "root"
+        image = pathlib.Path(folder) / "disk"
+        call("cp", "-a", base_system(), root)
+        prepare(root, deb)
+        make_image(root, image)
+        print(f"package: booting systemd with the kernel {KERNEL}", flush=True)
+        status = guest.boot(KERNEL, image, memory="1500M", timeout=300)
+    if status in (guest.TIMED_OUT, guest.DIED):
+        print("package: 0 passed, 1 failed")
+    return status
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (kernels.KernelError, guest.GuestError) as error:
+        print(f"package: {error}\npackage: 0 passed, 1 failed")
+        sys.exit(1)
