@@ -1,0 +1,304 @@
+#include "socket/side.hpp"
+
+#include <fmt/format.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <thread>
+
+#include "support/sockets.hpp"
+
+namespace shunt::test {
+
+namespace {
+
+constexpr size_t kBufferBytes = 65536;
+constexpr uint64_t kTinyStreamBytesMax = 8192;
+constexpr uint64_t kFaultySides = 10;  // one in so many
+
+uint64_t stream_bytes(Rng& rng, uint64_t most) {
+  const uint64_t die = pick(rng, 1, 100);
+  const uint64_t limit = die <= 60 ? 400 : die <= 90 ? 16384 : die <= 98 ? 262144 : most;
+  return sizeof(StreamHeader) + pick(rng, 1, std::min(limit, most));
+}
+
+std::array<char, kBufferBytes>& read_buffer() {
+  thread_local std::array<char, kBufferBytes> buffer;
+  return buffer;
+}
+
+std::array<char, kBufferBytes>& write_buffer() {
+  thread_local std::array<char, kBufferBytes> buffer;
+  return buffer;
+}
+
+}  // namespace
+
+Side::Side(UniqueFd fd, Kind kind, bool connecting, uint64_t seed, const TrafficConfig& config)
+    : fd_(std::move(fd)),
+      kind_(kind),
+      connecting_(connecting),
+      rng_(seed),
+      write_rng_(~seed),
+      config_(config),
+      finish_(static_cast<Finish>(pick(rng_, 0, 2))),
+      edge_triggered_(one_in(rng_, 2)),
+      early_(connecting && one_in(rng_, 2)),
+      one_read_per_event_(!edge_triggered_ && one_in(rng_, 2)),
+      peeks_(one_in(rng_, 8)),
+      slow_(((kind == Kind::upload && !connecting) || (kind == Kind::download && connecting)) ? !one_in(rng_, 4)
+                                                                                              : one_in(rng_, 16)),
+      tiny_chunks_(one_in(rng_, 8)),
+      read_bytes_(one_in(rng_, 4) ? pick(rng_, 64, 2000) : kBufferBytes) {
+  if (config.fault != Fault::none && one_in(rng_, kFaultySides)) fault_ = config.fault;
+  if (kind == Kind::upload && connecting) finish_ = Finish::half_close_early;
+  if (kind == Kind::cut && !one_in(rng_, 3)) {
+    cut_at_ = pick(rng_, 0, one_in(rng_, 2) ? 2000 : 200000);
+    cut_by_reset_ = one_in(rng_, 2);
+  }
+  sockaddr_storage peer{};
+  socklen_t length = sizeof(peer);
+  if (getpeername(fd_.get(), reinterpret_cast<sockaddr*>(&peer), &length) == 0) {
+    peer_port_ = ntohs(reinterpret_cast<const sockaddr_in*>(&peer)->sin_port);  // at the same place for IPv6
+  }
+}
+
+uint32_t Side::events() const {
+  if (edge_triggered_) return EPOLLIN | EPOLLOUT | EPOLLRDHUP | static_cast<uint32_t>(EPOLLET);
+  return (eof_ || paused_ ? 0u : static_cast<uint32_t>(EPOLLIN)) |
+         (write_blocked_ ? static_cast<uint32_t>(EPOLLOUT) : 0u);
+}
+
+bool Side::silent() const { return kind_ == Kind::download && connecting_; }
+bool Side::hears() const { return !(kind_ == Kind::download && !connecting_); }
+
+void Side::start_stream() {
+  if (out_ || silent()) return;
+  const bool in_turns = kind_ == Kind::client_first || kind_ == Kind::server_first;
+  const bool speaks_first = (kind_ == Kind::server_first) != connecting_;
+  std::vector<Segment> segments;
+  uint64_t script_seed = rng_();
+  if (in_turns && speaks_first) {
+    segments = make_script(script_seed, config_.turn_bytes_max).first;
+  } else if (in_turns) {
+    if (!in_.has_header()) return;
+    segments = make_script(in_.header().script_seed, config_.turn_bytes_max).second;
+  } else {
+    if (kind_ == Kind::upload && !connecting_ && !eof_) return;
+    segments = {{stream_bytes(rng_, config_.stream_bytes_max), 0}};
+  }
+  if (segments.back().end > kTinyStreamBytesMax) tiny_chunks_ = false;
+  out_.emplace(rng_(), script_seed, std::move(segments), fault_);
+}
+
+size_t Side::chunk_bytes() {
+  if (tiny_chunks_) return pick(write_rng_, 1, 16);
+  static constexpr size_t kLimits[] = {1460, 16384, kBufferBytes};
+  return pick(write_rng_, 1, kLimits[pick(write_rng_, 0, 2)]);
+}
+
+void Side::fail(const std::string& what) {
+  if (!error_.empty()) return;
+  error_ = fmt::format("{} end ports {} -> {}: {} (received {} of {}, sent {} of {}{}{}{}{})",
+                       connecting_ ? "connecting" : "accepting", local_endpoint(fd()).port(), peer_port_, what,
+                       in_.received(), in_.has_header() ? in_.header().total_bytes : 0, out_ ? out_->sent() : 0,
+                       out_ ? out_->total() : 0, edge_triggered_ ? ", edge-triggered" : "", slow_ ? ", slow" : "",
+                       shut_ ? ", shut" : "", eof_ ? ", eof" : "");
+}
+
+SideState Side::stalled_state(const char* where) {
+  fail(fmt::format("stalled {}: FIONREAD {}, POLLIN {}", where, readable_bytes(fd()),
+                   wait_readable(fd(), std::chrono::milliseconds(0))));
+  return SideState::stalled;
+}
+
+Side::Io Side::on_read_end(ssize_t n, int error) {
+  if (n == 0) {
+    eof_ = true;
+    touch();
+    if (hears() && !in_.complete()) {
+      if (may_be_cut()) {
+        broken_ = true;
+      } else {
+        fail("truncated: EOF");
+      }
+    }
+    return Io::ended;
+  }
+  if (error == EAGAIN || error == EINTR) return Io::blocked;
+  if (may_be_cut()) {
+    broken_ = true;
+    return Io::ended;
+  }
+  fail(fmt::format("receive: {}", std::strerror(error)));
+  return Io::failed;
+}
+
+Side::Io Side::read_some(int flags) {
+  auto& buffer = read_buffer();
+  const size_t bytes = one_in(rng_, 4) ? pick(rng_, 1, read_bytes_) : read_bytes_;
+  std::string peeked;
+  if (peeks_ && flags != 0 && one_in(rng_, 4)) {
+    const ssize_t n = recv(fd(), buffer.data(), bytes, MSG_PEEK | MSG_DONTWAIT);
+    if (n > 0) peeked.assign(buffer.data(), static_cast<size_t>(n));
+  }
+  const ssize_t n = recv(fd(), buffer.data(), bytes, flags);
+  if (n <= 0) return on_read_end(n, errno);
+  const size_t common = std::min(peeked.size(), static_cast<size_t>(n));
+  if (std::memcmp(peeked.data(), buffer.data(), common) != 0) return fail("MSG_PEEK showed other bytes"), Io::failed;
+  if (!hears()) return fail("bytes from an end that sends none"), Io::failed;
+  if (!in_.feed(buffer.data(), static_cast<size_t>(n))) return fail(in_.error()), Io::failed;
+  touch();
+  return Io::moved;
+}
+
+Side::Io Side::write_some(int flags) {
+  write_blocked_ = false;
+  const uint64_t allowed = out_ && !shut_ ? out_->allowed(in_.received()) : 0;
+  if (allowed == 0) return Io::blocked;
+  auto& buffer = write_buffer();
+  const size_t bytes = out_->next(buffer.data(), std::min<uint64_t>(allowed, chunk_bytes()));
+  if (bytes == 0) return Io::blocked;
+  const ssize_t n = send(fd(), buffer.data(), bytes, flags | MSG_NOSIGNAL);
+  if (n > 0) {
+    out_->advance(static_cast<size_t>(n));
+    touch();
+    return Io::moved;
+  }
+  if (errno == EAGAIN) {
+    write_blocked_ = true;
+    return Io::blocked;
+  }
+  if (may_be_cut()) {
+    broken_ = true;
+    return Io::ended;
+  }
+  fail(fmt::format("send: {}", std::strerror(errno)));
+  return Io::failed;
+}
+
+bool Side::cut_now() {
+  if (!cut_at_ || in_.received() + (out_ ? out_->sent() : 0) < *cut_at_) return false;
+  if (cut_by_reset_) {
+    const linger abort_on_close{1, 0};
+    setsockopt(fd(), SOL_SOCKET, SO_LINGER, &abort_on_close, sizeof(abort_on_close));
+  }
+  cut_done_ = true;
+  fd_.reset();
+  return true;
+}
+
+bool Side::finish_sending() {
+  const bool all_sent = silent() || (out_ && (out_->done() || out_->cut_short()));
+  const bool heard = !hears() || in_.complete();
+  if (shut_ || !all_sent || !(heard || finish_ == Finish::half_close_early)) return false;
+  shut_ = true;
+  if (finish_ == Finish::close_at_once) return true;
+  if (shutdown(fd(), SHUT_WR) == 0) return true;
+  if (may_be_cut()) {
+    broken_ = true;
+  } else {
+    fail(fmt::format("shutdown: {}", std::strerror(errno)));
+  }
+  return true;
+}
+
+bool Side::complete() const {
+  const bool heard = !hears() || in_.complete();
+  return shut_ && heard && (eof_ || finish_ == Finish::close_at_once);
+}
+
+bool Side::due(Clock::time_point now) const {
+  return (paused_ && now >= resume_at_) || now - last_move_ > config_.stall_limit;
+}
+
+SideState Side::step() {
+  paused_ = false;
+  bool may_read = true;
+  for (;;) {
+    if (cut_now()) return SideState::done;
+    const Io in = eof_ || !may_read ? Io::blocked : read_some(MSG_DONTWAIT);
+    if (one_read_per_event_) may_read = false;
+    start_stream();
+    const Io out = broken_ || in == Io::failed ? Io::blocked : write_some(MSG_DONTWAIT);
+    if (!error_.empty()) return SideState::failed;
+    if (broken_) return SideState::done;
+    const bool shut_now = finish_sending();
+    if (!error_.empty()) return SideState::failed;
+    if (broken_ || complete()) return SideState::done;
+    if (in == Io::moved && slow_ && one_in(rng_, 4)) {
+      paused_ = true;
+      resume_at_ = Clock::now() + std::chrono::microseconds(pick(rng_, 0, 3000));
+      break;
+    }
+    if (in != Io::moved && in != Io::ended && out != Io::moved && !shut_now) break;
+  }
+  return Clock::now() - last_move_ > config_.stall_limit ? stalled_state("in epoll") : SideState::active;
+}
+
+void Side::write_loop() {
+  std::array<char, kBufferBytes> buffer;
+  std::unique_lock lock(mutex_);
+  while (error_.empty() && !broken_ && !shut_) {
+    start_stream();
+    if (finish_sending()) continue;
+    const uint64_t allowed = out_ ? out_->allowed(in_.received()) : 0;
+    const size_t bytes = allowed > 0 ? out_->next(buffer.data(), std::min<uint64_t>(allowed, chunk_bytes())) : 0;
+    if (bytes == 0) {
+      if (changed_.wait_for(lock, config_.stall_limit) == std::cv_status::timeout)
+        stalled_state("before a blocking send");
+      continue;
+    }
+    lock.unlock();
+    const ssize_t n = send(fd(), buffer.data(), bytes, MSG_NOSIGNAL);
+    const int error = errno;
+    lock.lock();
+    if (n > 0) {
+      out_->advance(static_cast<size_t>(n));
+    } else if (error == EAGAIN) {
+      stalled_state("in a blocking send");
+    } else if (may_be_cut()) {
+      broken_ = true;
+    } else {
+      fail(fmt::format("send: {}", std::strerror(error)));
+    }
+  }
+  changed_.notify_all();
+}
+
+SideState Side::run_blocking() {
+  set_receive_timeout(fd(), config_.stall_limit);
+  set_send_timeout(fd(), config_.stall_limit);
+  // A close by the writer would not wake the reader, on plain TCP neither.
+  if (finish_ == Finish::close_at_once) finish_ = Finish::half_close_late;
+  std::thread writer([this] { write_loop(); });
+  std::array<char, kBufferBytes> buffer;
+  std::unique_lock lock(mutex_);
+  bool stalled = false;
+  while (error_.empty() && !broken_ && !eof_) {
+    const size_t bytes = pick(rng_, 1, read_bytes_);
+    lock.unlock();
+    const ssize_t n = recv(fd(), buffer.data(), bytes, 0);
+    const int error = errno;
+    lock.lock();
+    if (n > 0) {
+      if (!hears() || !in_.feed(buffer.data(), static_cast<size_t>(n))) fail("receive: " + in_.error());
+    } else if (n < 0 && error == EAGAIN) {
+      stalled_state("in a blocking receive");
+      stalled = true;
+    } else {
+      on_read_end(n, error);
+    }
+    changed_.notify_all();
+  }
+  lock.unlock();
+  changed_.notify_all();
+  writer.join();
+  if (error_.empty()) return SideState::done;
+  return stalled || error_.find("stalled") != std::string::npos ? SideState::stalled : SideState::failed;
+}
+
+}  // namespace shunt::test

@@ -1,0 +1,41 @@
+// The traffic checker: many connections in all the ways in which programs use them, every byte checked, every wait
+// bounded.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "socket/stream.hpp"
+
+namespace shunt::test {
+
+struct TrafficConfig {
+  uint64_t connections = 3000;
+  uint32_t at_once = 200;
+  uint32_t threads = 8;
+  uint32_t processes = 4;  // half of them connect, half accept; what forks and kills runs in others
+  uint64_t seed = 1;
+  uint64_t stream_bytes_max = 2 << 20;
+  uint64_t turn_bytes_max = 64 << 10;
+  uint32_t process_share_percent = 4;  // connections with kills, forks and passed descriptors
+  std::chrono::milliseconds stall_limit{20000};
+  Fault fault = Fault::none;
+};
+
+struct TrafficReport {
+  uint64_t connections = 0;  // that ended as they should
+  uint64_t bytes = 0;        // received and checked
+  uint64_t errors = 0;
+  uint64_t stalled = 0;  // of the errors
+  std::map<std::string, uint64_t> kinds;
+  std::vector<std::string> messages;  // the first errors
+  double seconds = 0;
+};
+
+// Forks its processes and waits for them. The caller must not have other threads.
+TrafficReport run_traffic(const TrafficConfig& config);
+
+}  // namespace shunt::test

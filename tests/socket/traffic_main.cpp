@@ -1,0 +1,73 @@
+// shunt-traffic: the traffic checker as a program. Exit code 1 if any connection went wrong.
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "socket/traffic.hpp"
+#include "support/sandbox.hpp"
+
+namespace {
+
+using shunt::test::Fault;
+using shunt::test::TrafficConfig;
+using shunt::test::TrafficReport;
+
+void print_json(const TrafficReport& report) {
+  const nlohmann::json json = {
+      {"connections", report.connections}, {"bytes", report.bytes}, {"errors", report.errors},
+      {"stalled", report.stalled},         {"kinds", report.kinds}, {"messages", report.messages},
+      {"seconds", report.seconds}};
+  fmt::print("{}\n", json.dump(2));
+}
+
+void print_text(const TrafficReport& report) {
+  fmt::print("{} connections, {} MB checked, {} errors ({} stalled), {:.1f} s\n", report.connections,
+             report.bytes / 1000000, report.errors, report.stalled, report.seconds);
+  for (const auto& [kind, count] : report.kinds) fmt::print("  {:13} {}\n", kind, count);
+  for (const auto& message : report.messages) fmt::print("{}\n", message);
+}
+
+void raise_descriptor_limit() {
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Checks TCP connections on this host byte by byte, in all the ways in which programs use them"};
+  TrafficConfig config;
+  std::string output = "text", cgroup;
+  int64_t stall_seconds = 20;
+  app.add_option("--connections", config.connections, "how many in all")->capture_default_str();
+  app.add_option("--at-once", config.at_once, "how many at the same time")->capture_default_str();
+  app.add_option("--threads", config.threads)->capture_default_str();
+  app.add_option("--processes", config.processes)->capture_default_str();
+  app.add_option("--seed", config.seed)->capture_default_str();
+  app.add_option("--stream-bytes-max", config.stream_bytes_max)->capture_default_str();
+  app.add_option("--process-share", config.process_share_percent,
+                 "percent of connections with kills, forks, passed descriptors")
+      ->capture_default_str();
+  app.add_option("--stall-seconds", stall_seconds, "without progress for so long: stalled")->capture_default_str();
+  app.add_option("--cgroup", cgroup, "folder of a cgroup to enter first");
+  app.add_option("-o", output, "text or json")->check(CLI::IsMember({"text", "json"}))->capture_default_str();
+  const std::map<std::string, Fault> faults = {{"none", Fault::none},   {"drop", Fault::drop},
+                                               {"swap", Fault::swap},   {"flip", Fault::flip},
+                                               {"stall", Fault::stall}, {"truncate", Fault::truncate}};
+  app.add_option("--self-break", config.fault, "make senders do wrong, to see that it is noticed")
+      ->transform(CLI::CheckedTransformer(faults));
+  CLI11_PARSE(app, argc, argv);
+
+  config.stall_limit = std::chrono::seconds(stall_seconds);
+  signal(SIGPIPE, SIG_IGN);
+  raise_descriptor_limit();
+  if (!cgroup.empty()) shunt::test::require(shunt::test::write_text(cgroup + "/cgroup.procs", "0"), "enter " + cgroup);
+  const TrafficReport report = shunt::test::run_traffic(config);
+  output == "json" ? print_json(report) : print_text(report);
+  return report.errors == 0 ? 0 : 1;
+}
