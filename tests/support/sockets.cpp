@@ -43,6 +43,13 @@ std::string receive(int fd, size_t bytes, std::chrono::milliseconds limit) {
   return got;
 }
 
+void set_timeout(int fd, int name, std::chrono::milliseconds limit) {
+  timeval value{};
+  value.tv_sec = limit.count() / 1000;
+  value.tv_usec = limit.count() % 1000 * 1000;
+  require(setsockopt(fd, SOL_SOCKET, name, &value, sizeof(value)) == 0, "set a timeout");
+}
+
 }  // namespace
 
 uint16_t Endpoint::port() const {
@@ -141,12 +148,8 @@ void set_option(int fd, int level, int name, int value) {
   require(setsockopt(fd, level, name, &value, sizeof(value)) == 0, "setsockopt " + std::to_string(name));
 }
 
-void set_receive_timeout(int fd, std::chrono::milliseconds limit) {
-  timeval value{};
-  value.tv_sec = limit.count() / 1000;
-  value.tv_usec = limit.count() % 1000 * 1000;
-  require(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &value, sizeof(value)) == 0, "SO_RCVTIMEO");
-}
+void set_receive_timeout(int fd, std::chrono::milliseconds limit) { set_timeout(fd, SO_RCVTIMEO, limit); }
+void set_send_timeout(int fd, std::chrono::milliseconds limit) { set_timeout(fd, SO_SNDTIMEO, limit); }
 
 int readable_bytes(int fd) {
   int bytes = -1;

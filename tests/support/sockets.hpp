@@ -48,6 +48,7 @@ uint64_t socket_cookie(int fd);
 void set_nonblocking(int fd, bool on);
 void set_option(int fd, int level, int name, int value);
 void set_receive_timeout(int fd, std::chrono::milliseconds limit);
+void set_send_timeout(int fd, std::chrono::milliseconds limit);
 int readable_bytes(int fd);                                   // FIONREAD
 bool wait_readable(int fd, std::chrono::milliseconds limit);  // POLLIN
 
