@@ -176,10 +176,12 @@ static __always_inline void sh_teach_now_and_then(struct sh_config *cfg, struct 
 
 static __always_inline void sh_through_tcp(struct sh_config *cfg, struct sh_sock *st, __u32 size, __u32 reason)
 {
+	bool waiting = reason == SH_R_LATCH || reason == SH_R_NO_PEER; /* passing states: neither counted nor told */
+
 	st->tcp_msgs++;
 	st->tcp_bytes += size;
 	st->tcp_jiffies = bpf_jiffies64();
-	if (st->state == SH_STATE_FAST || (st->reason != reason && reason != SH_R_LATCH)) {
+	if (st->state == SH_STATE_FAST || (st->reason != reason && !waiting)) {
 		sh_count_reason(reason);
 		sh_tell(cfg, st, st->state == SH_STATE_STOPPED ? SH_EV_STOPPED : SH_EV_SPILL, reason);
 	}
@@ -187,7 +189,7 @@ static __always_inline void sh_through_tcp(struct sh_config *cfg, struct sh_sock
 		st->state = SH_STATE_SPILLED;
 		st->spills++;
 	}
-	if (reason != SH_R_LATCH)
+	if (!waiting)
 		st->reason = reason;
 }
 

@@ -20,6 +20,7 @@ constexpr uint32_t kTcpListen = 10;  // enum of include/net/tcp_states.h
 
 Result<std::vector<Row>> list_generation(const Paths& paths, const Generation& generation, CgroupNames& names) {
   auto program = open_pin(generation.dir + "/prog_iter_list");
+  if (!program && program.error().code == ENOENT) return std::vector<Row>{};  // a daemon died while making this generation
   if (!program) return unexpected(program.error());
   auto map = open_map(paths, generation, "sh_sockets");
   if (!map) return unexpected(map.error());
