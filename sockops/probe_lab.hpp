@@ -1,5 +1,6 @@
-// The self-test's laboratory: a private network namespace and cgroup in which the probe programs run, pairs of connected
-// sockets in it, and a look at their kernel state. Used by one process that has nothing else to do (it changes its namespace).
+// The self-test's laboratory: a private network namespace and cgroup in which the probe programs run, pairs of
+// connected sockets in it, and a look at their kernel state. Used by one process that has nothing else to do (it
+// changes its namespace).
 #pragma once
 
 #include <bpf/abi/probe.h>
@@ -30,7 +31,7 @@ struct Pair {
 struct PairOptions {
   probe_map client = PROBE_MAP_PLAIN;
   probe_map server = PROBE_MAP_PLAIN;
-  int server_rcvbuf = 0;   // 0: the kernel's default
+  int server_rcvbuf = 0;  // 0: the kernel's default
   int client_sndbuf = 0;
   bool rtt_delete = false;
 };
