@@ -22,6 +22,7 @@ const std::vector<VariantInfo> kVariants = {
     {Variant::first, "first", "Shunt without learning: the first connections to a destination", true},
     {Variant::pass, "pass", "enrolled, but every message goes through TCP", true},
     {Variant::excluded, "excluded", "Shunt attached, everything excluded", true},
+    {Variant::half, "half", "Shunt on the client alone: a peer that cannot be enrolled", true},
     {Variant::unix, "unix", "Unix stream sockets", false},
     {Variant::shm, "shm", "a ring in shared memory: the limit", false},
 };
@@ -94,9 +95,9 @@ Result<void> pin_to_cpu(int cpu) {
 
 using End = Result<void> (*)(const RunSpec&, const RunSignals&, RunMemory*);
 
-Result<void> run_end(const RunSpec& spec, End end, int cpu, const RunSignals& signals, RunMemory* memory) {
-  if (auto joined = join_cgroup(spec.cgroup_procs); !joined) return joined;
-  if (auto pinned = pin_to_cpu(cpu); !pinned) return pinned;
+Result<void> run_end(const RunSpec& spec, End end, bool is_server, const RunSignals& signals, RunMemory* memory) {
+  if (auto joined = join_cgroup(is_server ? spec.cgroup_of_server : spec.cgroup_of_client); !joined) return joined;
+  if (auto pinned = pin_to_cpu(is_server ? spec.cpu_of_server : spec.cpu_of_client); !pinned) return pinned;
   return end(spec, signals, memory);
 }
 
@@ -118,7 +119,7 @@ struct Pipes {
   }
 };
 
-pid_t fork_end(const RunSpec& spec, End end, int cpu, Pipes* pipes, RunMemory* memory, bool is_server) {
+pid_t fork_end(const RunSpec& spec, End end, bool is_server, Pipes* pipes, RunMemory* memory) {
   pid_t parent = getpid();
   pid_t pid = fork();
   if (pid != 0) return pid;
@@ -126,7 +127,7 @@ pid_t fork_end(const RunSpec& spec, End end, int cpu, Pipes* pipes, RunMemory* m
   if (getppid() != parent) _exit(1);
   EndReport& report = is_server ? memory->server : memory->client;
   if (!is_server) pipes->listening[1].reset(), pipes->finished[1].reset();
-  Result<void> result = run_end(spec, end, cpu, pipes->signals(), memory);
+  Result<void> result = run_end(spec, end, is_server, pipes->signals(), memory);
   if (result) {
     report.done = true;
   } else {
@@ -244,6 +245,7 @@ std::vector<Cell> all_cells(int cpus_available) {
 }
 
 bool cell_has_variant(const Cell& cell, Variant variant) {
+  if (variant == Variant::half) return cell.kind == CellKind::one_way || cell.kind == CellKind::ping_pong;
   if (cell.kind == CellKind::connect) return variant != Variant::shm;
   if (cell.kind == CellKind::set_option) return variant != Variant::unix && variant != Variant::shm;
   return true;
@@ -268,8 +270,8 @@ Sample run_cell(const RunSpec& spec) {
     return failed;
   }
   Child server, client;
-  server.pid = fork_end(spec, serve, spec.cpu_of_server, &pipes, shared.get(), true);
-  if (server.pid > 0) client.pid = fork_end(spec, drive, spec.cpu_of_client, &pipes, shared.get(), false);
+  server.pid = fork_end(spec, serve, true, &pipes, shared.get());
+  if (server.pid > 0) client.pid = fork_end(spec, drive, false, &pipes, shared.get());
   pipes.listening[1].reset();
   pipes.finished[1].reset();
   if (server.pid <= 0 || client.pid <= 0) {

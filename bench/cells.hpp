@@ -16,6 +16,7 @@ enum class Variant {
   first,     // Shunt that learns nothing: what the first connections to a destination see
   pass,      // in the socket map, but every message goes through TCP
   excluded,  // Shunt attached, its selection leaves everything out
+  half,      // the client in the cgroup with Shunt, the server outside: a peer that cannot be enrolled
   unix,      // Unix stream sockets
   shm,       // a ring in shared memory: the limit
 };
@@ -61,7 +62,8 @@ struct RunSpec {
   Variant variant = Variant::plain;
   double seconds = 0.3;
   uint16_t port = 0;                // TCP variants
-  std::string cgroup_procs;         // the file that takes the ends into their cgroup; empty: they stay
+  std::string cgroup_of_client;  // the files that take the ends into their cgroups; empty: they stay
+  std::string cgroup_of_server;
   int cpu_of_client = 0;
   int cpu_of_server = 0;
 };
