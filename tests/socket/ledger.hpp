@@ -39,8 +39,8 @@ struct Ledger {
   std::atomic<uint64_t> bytes;
   std::atomic<uint64_t> errors;
   std::atomic<uint64_t> stalled;
+  std::atomic<uint64_t> early_wakeups;
   std::atomic<uint64_t> started;  // connections taken from the total
-  std::atomic<uint64_t> open_sides;
   std::atomic<uint32_t> servers_ready;
   std::atomic<bool> stop;
   uint16_t ports[kServersMax][kSocketKinds][kFlavours];

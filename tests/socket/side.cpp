@@ -17,6 +17,7 @@ namespace {
 
 constexpr size_t kBufferBytes = 65536;
 constexpr uint64_t kTinyStreamBytesMax = 8192;
+constexpr auto kTimerSlack = std::chrono::milliseconds(100);
 constexpr uint64_t kFaultySides = 10;  // one in so many
 
 uint64_t stream_bytes(Rng& rng, uint64_t most) {
@@ -281,9 +282,14 @@ SideState Side::run_blocking() {
   while (error_.empty() && !broken_ && !eof_) {
     const size_t bytes = pick(rng_, 1, read_bytes_);
     lock.unlock();
+    const auto begin = Clock::now();
     const ssize_t n = recv(fd(), buffer.data(), bytes, 0);
     const int error = errno;
     lock.lock();
+    if (n < 0 && error == EAGAIN && Clock::now() - begin < config_.stall_limit - kTimerSlack) {
+      ++early_wakeups_;
+      continue;
+    }
     if (n > 0) {
       if (!hears() || !in_.feed(buffer.data(), static_cast<size_t>(n))) fail("receive: " + in_.error());
     } else if (n < 0 && error == EAGAIN) {

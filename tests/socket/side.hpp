@@ -29,6 +29,9 @@ class Side {
   bool early() const { return early_; }
   uint32_t events() const;  // for epoll
   uint64_t received() const { return in_.received(); }
+  // Blocking receives that ended with EAGAIN before their time: a redirected socket wakes its reader for other reasons
+  // too.
+  uint64_t early_wakeups() const { return early_wakeups_; }
   const std::string& error() const { return error_; }
 
   SideState step();                       // without blocking: reads and writes what can be
@@ -79,6 +82,7 @@ class Side {
   bool eof_ = false;
   bool write_blocked_ = false;
   uint16_t peer_port_ = 0;
+  uint64_t early_wakeups_ = 0;
   bool broken_ = false;  // the other end has cut the connection
   std::string error_;
   Clock::time_point last_move_ = Clock::now();

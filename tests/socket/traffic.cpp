@@ -98,6 +98,7 @@ class Loop {
   bool settle(Side& side, SideState state) {
     if (state == SideState::active) return true;
     ledger_.bytes.fetch_add(side.received());
+    ledger_.early_wakeups.fetch_add(side.early_wakeups());
     if (state == SideState::done) {
       if (side.connecting()) ledger_.ended[static_cast<uint32_t>(side.kind())].fetch_add(1);
     } else {
@@ -272,6 +273,7 @@ TrafficReport make_report(const Ledger& ledger) {
   report.bytes = ledger.bytes.load();
   report.errors = ledger.errors.load();
   report.stalled = ledger.stalled.load();
+  report.early_wakeups = ledger.early_wakeups.load();
   for (uint32_t i = 0; i < std::min(ledger.messages_used.load(), Ledger::kMessages); ++i)
     report.messages.emplace_back(ledger.messages[i]);
   return report;

@@ -29,7 +29,8 @@ struct TrafficReport {
   uint64_t connections = 0;  // that ended as they should
   uint64_t bytes = 0;        // received and checked
   uint64_t errors = 0;
-  uint64_t stalled = 0;  // of the errors
+  uint64_t stalled = 0;        // of the errors
+  uint64_t early_wakeups = 0;  // blocking receives that gave EAGAIN without having waited: plain TCP never does
   std::map<std::string, uint64_t> kinds;
   std::vector<std::string> messages;  // the first errors
   double seconds = 0;

@@ -16,10 +16,14 @@ using shunt::test::TrafficConfig;
 using shunt::test::TrafficReport;
 
 void print_json(const TrafficReport& report) {
-  const nlohmann::json json = {
-      {"connections", report.connections}, {"bytes", report.bytes}, {"errors", report.errors},
-      {"stalled", report.stalled},         {"kinds", report.kinds}, {"messages", report.messages},
-      {"seconds", report.seconds}};
+  const nlohmann::json json = {{"connections", report.connections},
+                               {"bytes", report.bytes},
+                               {"errors", report.errors},
+                               {"stalled", report.stalled},
+                               {"kinds", report.kinds},
+                               {"messages", report.messages},
+                               {"seconds", report.seconds},
+                               {"early_wakeups", report.early_wakeups}};
   fmt::print("{}\n", json.dump(2));
 }
 

@@ -106,10 +106,20 @@ bool Accelerated::make_fast(const Connection& connection) {
 std::string describe(const std::optional<Row>& row) {
   if (!row) return "not enrolled";
   const sh_sock& sock = row->raw.sock;
+  const sh_row_tail& tail = row->raw.tail;
   return fmt::format(
-      "state {} reason {} flags {:#x} fast {} messages {} bytes, tcp {} messages {} bytes, spills {}, latches {}",
-      sock.state, reason_name(sock.reason), sock.flags, sock.fast_msgs, sock.fast_bytes, sock.tcp_msgs, sock.tcp_bytes,
-      sock.spills, sock.latches);
+      "{} -> {}: state {} reason {} flags {:#x} fast {} messages {} bytes, tcp {} messages {} bytes, spills {}, "
+      "latches {}, "
+      "TCP state {}, queued {}, psock queue {}, in map {}, psock users {}",
+      sock.local_port, sock.remote_port, sock.state, reason_name(sock.reason), sock.flags, sock.fast_msgs,
+      sock.fast_bytes, sock.tcp_msgs, sock.tcp_bytes, sock.spills, sock.latches, tail.tcp_state, tail.rcv_queued_bytes,
+      tail.psock_queued, tail.in_map, tail.psock_users);
+}
+
+std::string describe(const std::vector<Row>& rows) {
+  std::string text = fmt::format("{} sockets", rows.size());
+  for (const Row& row : rows) text += "\n  " + describe(std::optional(row));
+  return text;
 }
 
 }  // namespace shunt::test

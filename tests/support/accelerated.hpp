@@ -54,5 +54,6 @@ class Accelerated {
 
 // One line for a failed expectation: what the kernel keeps about a socket.
 std::string describe(const std::optional<Row>& row);
+std::string describe(const std::vector<Row>& rows);
 
 }  // namespace shunt::test
