@@ -62,6 +62,7 @@ static __always_inline void enrol(struct bpf_sock_ops *ctx, struct bpf_sock *sk,
 	s->rcv_nxt = v->rcv_nxt;
 	s->sock = (__u64)bpf_skc_to_tcp_sock(sk);
 	s->map = map;
+	s->rtt_delete = probe_config.rtt_delete;
 	if (map == PROBE_MAP_PLAIN)
 		s->update_error = bpf_sock_hash_update(ctx, &sh_plain, &cookie, BPF_NOEXIST);
 	else if (map == PROBE_MAP_VERDICT)
@@ -73,7 +74,7 @@ static __always_inline void on_rtt(struct bpf_sock_ops *ctx, struct bpf_sock *sk
 	struct probe_sock *s = bpf_sk_storage_get(&sh_socks, sk, NULL, 0);
 	if (!s)
 		return;
-	if (s->rtt_calls++ || !probe_config.rtt_delete)
+	if (s->rtt_calls++ || !s->rtt_delete)
 		return;
 	__u64 cookie = s->cookie;
 	if (s->map == PROBE_MAP_PLAIN)
@@ -192,6 +193,7 @@ int probe_read(struct probe_peek *arg)
 	if (!tp || (__u64)BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) != arg->cookie)
 		return 0;
 	arg->found = 1;
+	arg->memory_pressure = (__u64)BPF_CORE_READ(sk, __sk_common.skc_prot, memory_pressure);
 	arg->copied_seq = BPF_CORE_READ(tp, copied_seq);
 	arg->rcv_nxt = BPF_CORE_READ(tp, rcv_nxt);
 	arg->rcv_wnd = BPF_CORE_READ(tp, rcv_wnd);

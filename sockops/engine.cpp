@@ -12,7 +12,11 @@
 #include <sockops/owners.hpp>
 #include <sockops/pins.hpp>
 
+#if SH_LAYOUT_VERSION == 1
 #include "shunt.skel.h"
+#else
+#include "shunt_next.skel.h"
+#endif
 
 namespace shunt {
 namespace {

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <map>
 
@@ -135,9 +136,23 @@ Result<Wanted<uint64_t, uint32_t>> wanted_cgroups(const Paths& paths, const InOu
   return wanted;
 }
 
-Result<void> write_config(int config_map, const sh_config& config) {
+// The value as it lies in the map, whose layout may be another generation's.
+Result<std::vector<char>> raw_config(int config_map) {
+  bpf_map_info info = {};
+  uint32_t bytes = sizeof(info), zero = 0;
+  if (bpf_obj_get_info_by_fd(config_map, &info, &bytes) != 0) return unexpected(errno, "cannot look at the kernel side's settings");
+  std::vector<char> raw(info.value_size);
+  if (bpf_map_lookup_elem(config_map, &zero, raw.data()) != 0) return unexpected(errno, "cannot read the kernel side's settings");
+  return raw;
+}
+
+// Writes the head of the value and leaves what lies behind it.
+Result<void> write_config(int config_map, const void* head, size_t head_bytes) {
+  auto raw = raw_config(config_map);
+  if (!raw) return unexpected(raw.error());
+  memcpy(raw->data(), head, std::min(head_bytes, raw->size()));
   uint32_t zero = 0;
-  if (bpf_map_update_elem(config_map, &zero, &config, BPF_ANY) != 0)
+  if (bpf_map_update_elem(config_map, &zero, raw->data(), BPF_ANY) != 0)
     return unexpected(errno, "cannot write the kernel side's settings");
   return {};
 }
@@ -153,24 +168,24 @@ Result<uint64_t> cgroup_id(const Paths& paths, const std::string& path) {
 }
 
 Result<sh_config> read_config(int config_map) {
+  auto raw = raw_config(config_map);
+  if (!raw) return unexpected(raw.error());
   sh_config config = {};
-  uint32_t zero = 0;
-  if (bpf_map_lookup_elem(config_map, &zero, &config) != 0) return unexpected(errno, "cannot read the kernel side's settings");
+  memcpy(&config, raw->data(), std::min(raw->size(), sizeof(config)));
   return config;
 }
 
 Result<void> write_mode(int config_map, sh_mode mode) {
-  auto config = read_config(config_map);
-  if (!config) return unexpected(config.error());
-  config->mode = mode;
-  return write_config(config_map, *config);
+  static_assert(offsetof(sh_config, mode) == 0);
+  uint32_t value = mode;
+  return write_config(config_map, &value, sizeof(value));
 }
 
 Result<void> write_events_wanted(int config_map, bool wanted) {
   auto config = read_config(config_map);
   if (!config) return unexpected(config.error());
   config->events = wanted;
-  return write_config(config_map, *config);
+  return write_config(config_map, &*config, sizeof(*config));
 }
 
 Result<void> install_settings(const Paths& paths, const ProbeReport& probe, const Settings& settings, const MapFinder& map) {
@@ -196,7 +211,7 @@ Result<void> install_settings(const Paths& paths, const ProbeReport& probe, cons
   sh_config config = make_config(probe, settings);
   config.mode = before->mode;
   config.events = before->events;
-  return write_config(map("sh_configs"), config);
+  return write_config(map("sh_configs"), &config, sizeof(config));
 }
 
 }  // namespace shunt

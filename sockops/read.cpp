@@ -18,6 +18,13 @@ namespace {
 
 constexpr uint32_t kTcpListen = 10;  // enum of include/net/tcp_states.h
 
+size_t map_value_bytes(int map) {
+  bpf_map_info info = {};
+  uint32_t bytes = sizeof(info);
+  return bpf_obj_get_info_by_fd(map, &info, &bytes) == 0 ? info.value_size : 0;
+}
+
+// An older or newer generation may keep more or less for each socket: what both know is at the head.
 Result<std::vector<Row>> list_generation(const Paths& paths, const Generation& generation, CgroupNames& names) {
   auto program = open_pin(generation.dir + "/prog_iter_list");
   if (!program && program.error().code == ENOENT) return std::vector<Row>{};  // a daemon died while making this generation
@@ -26,9 +33,13 @@ Result<std::vector<Row>> list_generation(const Paths& paths, const Generation& g
   if (!map) return unexpected(map.error());
   auto raw = run_iterator(program->get(), map->get());
   if (!raw) return unexpected(raw.error());
-  std::vector<Row> rows(raw->size() / sizeof(sh_row));
+  auto sock_bytes = map_value_bytes(map->get());
+  size_t stride = sock_bytes + sizeof(sh_row_tail);
+  std::vector<Row> rows(raw->size() / stride);
   for (size_t i = 0; i < rows.size(); i++) {
-    memcpy(&rows[i].raw, raw->data() + i * sizeof(sh_row), sizeof(sh_row));
+    const char* record = raw->data() + i * stride;
+    memcpy(&rows[i].raw.sock, record, std::min(sock_bytes, sizeof(sh_sock)));
+    memcpy(&rows[i].raw.tail, record + sock_bytes, sizeof(sh_row_tail));
     rows[i].unit = names.name(rows[i].raw.sock.cgroup);
     rows[i].generation = generation.number;
   }

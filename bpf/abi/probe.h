@@ -39,7 +39,7 @@ struct probe_sock {
 	sh_u32 failed;
 	sh_u32 rtt_calls;
 	sh_s32 delete_error; /* of the delete at RTT_CB */
-	sh_u32 pad;
+	sh_u32 rtt_delete; /* probe_config's, at ESTABLISHED */
 };
 
 /* Argument and answer of the program that reads kernel memory. */
@@ -48,6 +48,7 @@ struct probe_peek {
 	sh_u64 cookie;  /* in: must be this socket's */
 	sh_u64 address; /* in: read eight bytes from here; 0: do not */
 	sh_u64 word;    /* out: those eight bytes */
+	sh_u64 memory_pressure; /* the protocol's: the address of an unsigned long */
 	sh_s32 address_error;
 	sh_u32 tgid; /* of the caller, in the initial pid namespace */
 	sh_u32 found;
@@ -80,6 +81,6 @@ struct probe_mark {
 };
 
 SH_ASSERT_SIZE(probe_sock, 72);
-SH_ASSERT_SIZE(probe_peek, 80);
+SH_ASSERT_SIZE(probe_peek, 88);
 
 #endif

@@ -6,7 +6,8 @@
  *  - the *crossing* layout (SH_CROSSING_VERSION), shared by all generations of the programs that live side by side during an
  *    upgrade: the sockhash, the pairing records, the first bytes of the socket storage. It changes only with its version, and
  *    then pairs are no longer made across the two.
- *  - everything else, which belongs to one generation and may change freely (SH_LAYOUT_VERSION). */
+ *  - everything else, which belongs to one generation and may change with SH_LAYOUT_VERSION. So that a new version can list and
+ *    stop an old generation, struct sh_sock only ever grows at its end, and sh_config begins with the mode. */
 #ifndef SHUNT_ABI_SHUNT_H
 #define SHUNT_ABI_SHUNT_H
 
@@ -41,6 +42,8 @@ typedef uint64_t sh_u64;
 #define SH_SKIPPED_MAX 32768
 #define SH_LISTENERS_MAX 65536
 #define SH_SELECT_MAX 4096       /* entries of each selection map */
+#define SH_COUNTERS_MAX 64       /* room for names to come, so that one version can read another's */
+#define SH_REASONS_MAX 128
 #define SH_EVENT_RING_BYTES (1 << 20)
 
 /* ---- crossing layout ---- */
@@ -120,6 +123,9 @@ struct sh_sock {
 	sh_u16 remote_port;
 	sh_u32 program_flags; /* enum sh_program_flags */
 	char program[SH_PROGRAM_NAME_BYTES];
+#if SH_LAYOUT_VERSION != 1
+	sh_u64 unused; /* a test builds the next layout, to upgrade to it */
+#endif
 };
 
 /* A program by the base name of its executable. */
@@ -304,8 +310,8 @@ struct sh_owner {
 
 /* Per CPU: all counters in one value. */
 struct sh_counts {
-	sh_u64 counters[SH_COUNTER_COUNT];
-	sh_u64 reasons[SH_REASON_COUNT];
+	sh_u64 counters[SH_COUNTERS_MAX];
+	sh_u64 reasons[SH_REASONS_MAX];
 };
 
 /* Layouts, asserted against literals in both worlds. */
@@ -316,6 +322,7 @@ struct sh_counts {
 #endif
 SH_ASSERT_SIZE(sh_isn_key, 8);
 SH_ASSERT_SIZE(sh_end, 40);
+SH_ASSERT_SIZE(sh_row_tail, 24);
 SH_ASSERT_SIZE(sh_shared, 16);
 SH_ASSERT_SIZE(sh_process_key, 16);
 SH_ASSERT_SIZE(sh_listener_key, 32);
