@@ -290,6 +290,31 @@ def packages():
             yield f"{shown(path)} calls {name} of {', '.join(sorted(owners))}, which tools/packages.list does not bring"
 
 
+@check
+def libraries():
+    """What meson asks pkg-config for comes from a listed package, and the Debian package builds with the same."""
+    control = (ROOT / "packaging/debian/control").read_text()
+    for build_file in files(r"meson\.build$"):
+        for name in re.findall(r"dependency\('([\w.+-]+)'", build_file.read_text()):
+            where = run("pkg-config", "--variable=pcfiledir", name).stdout.strip()
+            owner = re.match(r"[^:]+", run("dpkg", "-S", f"{where}/{name}.pc").stdout) if where else None
+            if not owner:  # threads and gtest variants are known to meson itself
+                continue
+            if owner.group() not in wanted_packages():
+                yield f"{shown(build_file)} needs {name} of {owner.group()}, which tools/packages.list lacks"
+            if not build_file.is_relative_to(ROOT / "tests") and not re.search(rf"\b{re.escape(owner.group())}\b", control):
+                yield f"{shown(build_file)} needs {name} of {owner.group()}, which packaging/debian/control lacks"
+
+
+@check
+def versions():
+    """meson, the changelog of the package and CHANGELOG.md speak of one version."""
+    version = re.search(r"version: '([^']+)'", (ROOT / "meson.build").read_text()).group(1)
+    for name in ("packaging/debian/changelog", "CHANGELOG.md"):
+        if version not in (ROOT / name).read_text():
+            yield f"{name} does not know version {version}"
+
+
 def main():
     global BUILD
     parser = argparse.ArgumentParser(prog="tools/dev lint", description=__doc__,

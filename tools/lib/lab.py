@@ -1,0 +1,137 @@
+"""A daemon on its own corner of the host: a private bpffs, cgroups made for it, a folder for files. Leaves nothing behind."""
+
+import contextlib
+import ctypes
+import os
+import pathlib
+import signal
+import subprocess
+import tempfile
+import time
+
+PR_SET_PDEATHSIG = 1
+CONFIG = """# All that is not named here is the shipped default.
+control: {{socket: {folder}/shunt.sock}}
+metrics: {{listen: ""}}
+paths: {{bpffs: {folder}/bpffs}}
+selection: {{cgroups: {{include: [{cgroup}]}}}}
+"""
+
+
+class LabError(Exception):
+    """Said to the user in one line."""
+
+
+def cgroup_mount():
+    """Where cgroup v2 is, as the machine has it mounted."""
+    for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        if fields[fields.index("-") + 1] == "cgroup2" and fields[3] == "/":
+            return pathlib.Path(fields[4])
+    raise LabError("cgroup v2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup")
+
+
+def private_mounts():
+    """From here on, mounts of this process are its own and end with it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    clone_newns, ms_rec, ms_private = 0x20000, 0x4000, 1 << 18
+    if libc.unshare(clone_newns) or libc.mount(None, b"/", None, ms_rec | ms_private, None):
+        raise LabError(f"cannot make a mount namespace: {os.strerror(ctypes.get_errno())}")
+
+
+class Lab:
+    """Use it as a context manager. `with_shunt` and `without` are cgroups; the daemon selects the first one only."""
+
+    def __init__(self, build, name):
+        self.build = pathlib.Path(build)
+        self.name = name
+        self.stack = contextlib.ExitStack()
+
+    def __enter__(self):
+        with self.stack:
+            private_mounts()
+            self.folder = pathlib.Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix=f"shunt-{self.name}-")))
+            self.folder.chmod(0o755)
+            (self.folder / "bpffs").mkdir()
+            subprocess.run(["mount", "-t", "bpf", "bpf", self.folder / "bpffs"], check=True)
+            self.stack.callback(subprocess.run, ["umount", "-l", self.folder / "bpffs"])
+            top = cgroup_mount() / f"shunt-{self.name}-{os.getpid()}"
+            self.make_cgroup(top)
+            self.with_shunt = self.make_cgroup(top / "with")
+            self.without = self.make_cgroup(top / "without")
+            self.stack = self.stack.pop_all()
+        return self
+
+    def __exit__(self, *error):
+        return self.stack.__exit__(*error)
+
+    def make_cgroup(self, path):
+        path.mkdir()
+        self.stack.callback(self.remove_cgroup, path)
+        return path
+
+    @staticmethod
+    def remove_cgroup(path):
+        """A process that has ended may still be on its way out."""
+        for _ in range(50):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+                return
+            time.sleep(0.1)
+        path.rmdir()
+
+    @staticmethod
+    def start(command, cgroup=None, log=None, cpu=None):
+        """A process that ends with this one, in a cgroup and on a CPU; without `log` its output comes through a pipe."""
+        def prepare():
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if cgroup:
+                (cgroup / "cgroup.procs").write_text("0")
+            if cpu is not None:
+                os.sched_setaffinity(0, {cpu})
+
+        output = open(log, "wb") if log else subprocess.PIPE
+        process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=output,
+                                   stderr=subprocess.STDOUT, preexec_fn=prepare)
+        if log:
+            output.close()
+        return process
+
+    def serve(self, command, **options):
+        process = self.start(command, **options)
+        self.stack.callback(self.stop, process)
+        return process
+
+    @staticmethod
+    def stop(process):
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def shunt(self, *arguments):
+        result = subprocess.run([self.build / "control/shunt", "-c", self.folder / "shunt.yaml", *arguments], text=True,
+                                capture_output=True)
+        return result.returncode, result.stdout + result.stderr
+
+    def start_daemon(self, more=""):
+        """shuntd for the cgroup `with_shunt`; `more` is added to its configuration."""
+        cgroup = "/" + str(self.with_shunt.relative_to(cgroup_mount()))
+        (self.folder / "shunt.yaml").write_text(CONFIG.format(folder=self.folder, cgroup=cgroup) + more)
+        log = self.folder / "shuntd.log"
+        # What is pinned goes with the private bpffs; the sockets are brought back to TCP before that.
+        self.stack.callback(self.shunt, "cleanup")
+        daemon = self.serve([self.build / "control/shuntd", "-c", self.folder / "shunt.yaml"], log=log)
+        self.wait_for(lambda: self.shunt("status")[0] == 0, daemon, log, "shuntd")
+
+    @staticmethod
+    def wait_for(ready, process, log, what):
+        for _ in range(150):
+            if process.poll() is not None:
+                break
+            if ready():
+                return
+            time.sleep(0.1)
+        raise LabError(f"{what} did not start:\n{log.read_text() if log.exists() else ''}")
