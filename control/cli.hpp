@@ -1,0 +1,55 @@
+// The commands of `shunt`. Each returns the exit code of exit_codes.hpp.
+#pragma once
+
+#include <control/client.hpp>
+#include <control/config.hpp>
+#include <control/render.hpp>
+#include <string>
+#include <vector>
+
+namespace shunt {
+
+struct CliOptions {
+  std::string config_file = kDefaultConfigFile;
+  bool config_named = false;
+  std::string socket;  // empty: as the configuration says
+  bool json = false;
+};
+
+class Cli {
+ public:
+  explicit Cli(CliOptions options);
+
+  ExitCode status();
+  ExitCode list(const Filter& filter, uint32_t limit);
+  ExitCode why(const std::string& what);
+  ExitCode monitor(const Filter& filter);
+  ExitCode check();
+  ExitCode version();
+  ExitCode on();
+  ExitCode off(const std::string& timeout);
+  ExitCode reload();
+  ExitCode cleanup(const std::string& timeout);
+  ExitCode validate(const std::string& file);
+
+ private:
+  // What to do with a request: a daemon answers, or nobody does and the pins are read.
+  ExitCode ask(const Request& request, const std::function<void(const Json&)>& show,
+               const std::function<bool(const Json&)>& on_line = {});
+  Result<ControlClient> connect();
+  ExitCode fail(ExitCode exit, const Error& error) const;
+  ExitCode fail(const Error& error) const;
+  ExitCode without_daemon(const Error& why);  // says that the pins are read; ok, or why they cannot be
+  void show_rows(std::vector<Json> rows, uint64_t total) const;
+  ExitCode drained(const Json& report, bool removed) const;
+  ExitCode drain_without_daemon(const std::string& timeout, bool keep_pins);
+
+  CliOptions options_;
+  Config config_;
+  Style style_;
+};
+
+// Replaces this process by the harness.
+ExitCode run_bench(const std::vector<std::string>& arguments);
+
+}  // namespace shunt

@@ -1,0 +1,72 @@
+// The configuration: /etc/shunt/shunt.yaml, then conf.d/*.yaml beside it in byte order of their names. Of one value
+// given twice the later file wins; lists are appended, without duplicates. Unknown keys, duplicate keys and second
+// documents are errors: nothing is silently ignored.
+#pragma once
+
+#include <chrono>
+#include <sockops/engine.hpp>
+#include <sockops/settings.hpp>
+#include <string>
+#include <vector>
+
+namespace shunt {
+
+inline constexpr const char* kDefaultConfigFile = "/etc/shunt/shunt.yaml";
+inline constexpr const char* kDefaultSocket = "/run/shunt/shunt.sock";
+
+enum class LogFormat { logfmt, json };
+enum class LogLevel { debug, info, warning, error };
+enum class LogTarget { automatic, journal, stderr_stream };
+
+struct LogSettings {
+  LogFormat format = LogFormat::logfmt;
+  LogLevel level = LogLevel::info;
+  LogTarget target = LogTarget::automatic;  // the journal where stderr is connected to it
+};
+
+// What concerns the daemon rather than the shortcut.
+struct DaemonSettings {
+  LogSettings log;
+  std::string socket = kDefaultSocket;            // the lock file and the "off" marker stand beside it
+  std::string metrics_listen = "127.0.0.1:9615";  // empty: no metrics
+  std::chrono::milliseconds drain_deadline{10'000};
+};
+
+struct Config {
+  Settings settings;
+  DaemonSettings daemon;
+  Paths paths;
+  std::vector<std::string> files;  // that were read, in order
+};
+
+struct ConfigProblem {
+  std::string file;
+  int line = 0;  // from 1; 0: the whole file
+  int column = 0;
+  std::string message;
+  std::string remedy;
+
+  std::string to_string() const;  // "FILE:LINE:COLUMN: message (remedy)"
+};
+
+struct ConfigOutcome {
+  Config config;  // to be used only without problems
+  std::vector<ConfigProblem> problems;
+  bool ok() const { return problems.empty(); }
+};
+
+struct ConfigSource {
+  std::string name;
+  std::string text;
+};
+
+// The shipped defaults: what an empty file means.
+Config default_config();
+
+// Never throws or aborts, whatever the text is.
+ConfigOutcome parse_config(const std::vector<ConfigSource>& sources);
+
+// Reads `file` and conf.d beside it. A missing file is a problem only if `required`; else it stands for the defaults.
+ConfigOutcome load_config(const std::string& file, bool required);
+
+}  // namespace shunt

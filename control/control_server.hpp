@@ -1,0 +1,70 @@
+// The control socket: reads requests, asks the daemon, streams rows and events.
+#pragma once
+
+#include <chrono>
+#include <control/protocol.hpp>
+#include <control/stream_server.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace shunt {
+
+// What the daemon does for its clients.
+class ControlBackend {
+ public:
+  virtual ~ControlBackend() = default;
+  virtual Result<Json> status() = 0;
+  virtual Result<SharedRows> rows() = 0;
+  virtual Result<std::vector<WhyRow>> why(const WhyQuery& query) = 0;
+  virtual Result<Json> check() = 0;
+  virtual Result<Json> version() = 0;
+  virtual Result<Json> turn_on() = 0;
+  // Starts; ControlServer::off_progress() and off_finished() are called later.
+  virtual Result<void> turn_off(std::chrono::milliseconds deadline) = 0;
+  virtual Result<Json> reload() = 0;
+  virtual void monitors_changed(size_t count) = 0;
+};
+
+class ControlServer : private StreamHandler {
+ public:
+  ControlServer(EventLoop& loop, ControlBackend& backend);
+
+  Result<void> listen(UniqueFd socket) { return server_.listen(std::move(socket)); }
+  Result<void> adopt(UniqueFd client) { return server_.adopt(std::move(client)); }
+  void sweep() { server_.sweep(); }
+
+  void publish(const sh_event& event);
+  void publish_kernel_losses(uint64_t count);
+  void off_progress(uint32_t remaining);
+  void off_finished(const Result<Json>& report);
+
+  size_t monitors() const { return monitors_; }
+  uint64_t events_lost() const { return events_lost_; }
+
+ private:
+  struct ControlSession;
+
+  void on_connect(Connection& connection) override;
+  void on_input(Connection& connection) override;
+  void on_room(Connection& connection) override;
+  void on_close(Connection& connection) override;
+
+  void serve_line(Connection& connection, std::string_view line);
+  void serve(Connection& connection, const Request& request);
+  void serve_why(Connection& connection, const Request& request);
+  void start_list(Connection& connection, const Request& request);
+  void start_monitor(Connection& connection, const Request& request);
+  void start_off(Connection& connection, const Request& request);
+  void stream_rows(Connection& connection);
+  void reply(Connection& connection, const Result<Json>& result, Command command);
+  void finish(Connection& connection);
+  bool send_losses(Connection& connection);
+
+  ControlBackend& backend_;
+  size_t monitors_ = 0;
+  uint64_t events_lost_ = 0;
+  StreamServer server_;
+};
+
+}  // namespace shunt

@@ -1,0 +1,406 @@
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <control/daemon.hpp>
+#include <control/log.hpp>
+#include <csignal>
+#include <utility>
+
+namespace shunt {
+namespace {
+
+constexpr auto kSnapshotAgeMax = std::chrono::milliseconds(500);
+constexpr mode_t kSocketMode = 0666;  // everybody may read; SO_PEERCRED says who may do more
+
+std::string joined(const std::vector<ConfigProblem>& problems) {
+  std::string text;
+  for (const ConfigProblem& problem : problems) text += (text.empty() ? "" : "\n") + problem.to_string();
+  return text;
+}
+
+// What the operator must repair before the kernel can be used.
+Error unusable_kernel(const ProbeReport& report) {
+  Error error{ENOTSUP, "this kernel cannot run the shortcut", {}};
+  for (const ProbeItem& item : report.items) {
+    if (item.verdict != ProbeVerdict::fatal) continue;
+    error.message += "; " + item.name + ": " + item.found;
+    error.remedy += (error.remedy.empty() ? "" : "; ") + item.remedy;
+  }
+  return error;
+}
+
+StartFailure failed(const Error& error) {
+  return {error.code == EPERM || error.code == EACCES ? ExitCode::permission : ExitCode::error, error};
+}
+
+}  // namespace
+
+Daemon::~Daemon() {
+  if (drain_ && drain_->thread.joinable()) drain_->thread.join();
+}
+
+std::optional<StartFailure> Daemon::start() {
+  if (auto failure = load_first_config()) return failure;
+  if (geteuid() != 0)
+    return StartFailure{ExitCode::permission,
+                        Error{EPERM, "shuntd needs root", "start it with systemctl start shuntd"}};
+  auto lock = RunLock::acquire(config_.daemon.socket);
+  if (!lock) return failed(lock.error());
+  lock_ = std::move(*lock);
+  auto loop = EventLoop::create();
+  if (!loop) return failed(loop.error());
+  loop_ = std::move(*loop);
+  auto watched = watch_signals();
+  if (!watched) return failed(watched.error());
+  if (auto failure = open_engine()) return failure;
+  if (auto failure = open_sockets()) return failure;
+  sd_notify(0, "READY=1");
+  notify_status();
+  return std::nullopt;
+}
+
+std::optional<StartFailure> Daemon::load_first_config() {
+  ConfigOutcome outcome = load_config(options_.config_file, options_.config_required);
+  set_up_log(outcome.config.daemon.log);
+  if (!outcome.ok())
+    return StartFailure{ExitCode::usage, Error{EINVAL, joined(outcome.problems), "shunt config validate"}};
+  config_ = std::move(outcome.config);
+  if (config_.files.empty())
+    log_info("no configuration file: the defaults are in force", {{"file", options_.config_file}});
+  return std::nullopt;
+}
+
+std::optional<StartFailure> Daemon::open_engine() {
+  probe_ = probe_kernel(config_.paths.cgroup_root);
+  for (const ProbeItem& item : probe_.items) {
+    if (item.verdict == ProbeVerdict::ok) continue;
+    log_info("kernel", {{"probe", item.name},
+                        {"verdict", probe_verdict_name(item.verdict)},
+                        {"found", item.found},
+                        {"meaning", item.meaning}});
+  }
+  if (!probe_.usable) return StartFailure{ExitCode::kernel_unusable, unusable_kernel(probe_)};
+  auto engine = Engine::open(config_.paths, probe_, config_.settings);
+  if (!engine) return failed(engine.error());
+  engine_ = std::move(*engine);
+  if (turned_off(config_.daemon.socket)) {
+    log_warning("turned off by 'shunt off' before this start: nothing is accelerated", {{"remedy", "shunt on"}});
+    return std::nullopt;
+  }
+  auto accelerated = accelerate();
+  if (!accelerated) return failed(accelerated.error());
+  return std::nullopt;
+}
+
+Result<void> Daemon::accelerate() {
+  auto attached = engine_->attach();
+  if (!attached) return attached;
+  auto scanned = engine_->scan_listeners();
+  if (!scanned)
+    log_failure("cannot find the listeners that are older than shunt", scanned.error(),
+                "connections to them stay on TCP");
+  const auto status = engine_->status();
+  if (!status) return unexpected(status.error());
+  std::string points;
+  for (const std::string& point : status->attach_points) points += (points.empty() ? "" : ",") + point;
+  log_info("attached", {{"cgroups", points},
+                        {"generation", std::to_string(status->generation)},
+                        {"pairs", std::to_string(status->pairs)}});
+  return {};
+}
+
+std::optional<StartFailure> Daemon::open_sockets() {
+  ControlBackend& backend = *this;
+  control_ = std::make_unique<ControlServer>(*loop_, backend);
+  auto socket = listen_unix(config_.daemon.socket, kSocketMode);
+  if (!socket) return failed(socket.error());
+  auto listening = control_->listen(std::move(*socket));
+  if (!listening) return failed(listening.error());
+  metrics_server_ = std::make_unique<MetricsServer>(*loop_, [this]() -> Result<std::string> {
+    const auto current = snapshot();
+    if (!current) return unexpected(current.error());
+    numbers_.monitor_clients = static_cast<uint32_t>(control_->monitors());
+    numbers_.monitor_events_lost = control_->events_lost();
+    return metrics_text(metrics_.collect(**current, numbers_));
+  });
+  auto metrics = listen_for_metrics();
+  if (!metrics) log_failure("no metrics", metrics.error(), "everything else goes on");
+  for (auto watched : {watch_engine(), watch_time()}) {
+    if (!watched) return failed(watched.error());
+  }
+  return std::nullopt;
+}
+
+Result<void> Daemon::listen_for_metrics() {
+  metrics_server_->close_listener();
+  if (config_.daemon.metrics_listen.empty()) return {};
+  auto socket = listen_tcp(config_.daemon.metrics_listen);
+  if (!socket) return unexpected(socket.error());
+  return metrics_server_->listen(std::move(*socket));
+}
+
+Result<void> Daemon::watch_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, number);
+  sigprocmask(SIG_BLOCK, &signals, nullptr);
+  signals_.reset(signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC));
+  if (!signals_) return unexpected(errno, "signalfd");
+  return loop_->add(signals_.get(), EPOLLIN, [this](uint32_t) { on_signal(); });
+}
+
+Result<void> Daemon::watch_engine() {
+  drain_signal_.reset(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  if (!drain_signal_) return unexpected(errno, "eventfd");
+  auto watched = loop_->add(drain_signal_.get(), EPOLLIN, [this](uint32_t) { on_drain_signal(); });
+  if (!watched) return watched;
+  return loop_->add(engine_->events_fd(), EPOLLIN, [this](uint32_t) { on_engine_events(); });
+}
+
+Result<void> Daemon::watch_time() {
+  uint64_t watchdog_us = 0;
+  if (sd_watchdog_enabled(0, &watchdog_us) > 0) {
+    auto watched =
+        loop_->add_timer(std::chrono::milliseconds(watchdog_us / 2000 + 1), [] { sd_notify(0, "WATCHDOG=1"); });
+    if (!watched) return watched;
+  }
+  return loop_->add_timer(std::chrono::seconds(1), [this] { on_second(); });
+}
+
+Result<void> Daemon::run() {
+  auto ran = loop_->run();
+  sd_notify(0, "STOPPING=1");
+  if (drain_ && drain_->thread.joinable()) {
+    log_info("waiting for the drain to end");
+    drain_->thread.join();
+  }
+  log_info("ended; the kernel side goes on", {{"remedy", "'shunt off' or 'shunt cleanup' stops that too"}});
+  return ran;
+}
+
+void Daemon::on_signal() {
+  signalfd_siginfo info{};
+  while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
+    if (info.ssi_signo != SIGHUP) {
+      loop_->stop();
+    } else {
+      (void)reload().has_value();  // logs
+    }
+  }
+}
+
+void Daemon::on_engine_events() {
+  if (draining()) return;
+  std::vector<uint32_t> to_verify;
+  const auto count = engine_->read_events([&](const sh_event& event) {
+    if (event.kind == SH_EV_VERIFY) to_verify.push_back(event.tgid);
+    control_->publish(event);
+  });
+  if (!count) log_failure("cannot read events", count.error(), "the next attempt follows");
+  std::sort(to_verify.begin(), to_verify.end());
+  to_verify.erase(std::unique(to_verify.begin(), to_verify.end()), to_verify.end());
+  for (const uint32_t tgid : to_verify) {
+    numbers_.processes_verified++;
+    auto verified = engine_->verify_process(tgid);
+    if (!verified)
+      log_failure("cannot inspect process " + std::to_string(tgid), verified.error(), "its connections stay on TCP");
+  }
+}
+
+void Daemon::on_second() {
+  constexpr uint32_t kStatusEverySeconds = 10;
+  control_->sweep();
+  metrics_server_->sweep();
+  if (control_->monitors() > 0) report_kernel_losses();
+  if (++seconds_ % kStatusEverySeconds == 0) notify_status();
+}
+
+void Daemon::report_kernel_losses() {
+  const auto counters = draining() ? pinned_counters(config_.paths) : engine_->counters();
+  if (!counters) return;
+  const uint64_t lost = counters->counters[SH_C_EVENTS_LOST];
+  if (lost > kernel_losses_) control_->publish_kernel_losses(lost - kernel_losses_);
+  kernel_losses_ = lost;
+}
+
+void Daemon::notify_status() {
+  const auto status = draining() ? pinned_status(config_.paths) : engine_->status();
+  if (!status) return;
+  const std::string line = std::string("STATUS=") + mode_name(status->mode) + ", " + std::to_string(status->pairs) +
+                           " pairs" +
+                           (config_error_.empty() ? "" : "; the last reload failed: the old configuration is in force");
+  sd_notify(0, line.c_str());
+}
+
+Result<Snapshot> Daemon::take_snapshot() {
+  Snapshot taken;
+  auto status = draining() ? pinned_status(config_.paths) : engine_->status();
+  if (!status) return unexpected(status.error());
+  // Counters first: what closes in between is then missing once, and not counted twice.
+  auto counters = draining() ? pinned_counters(config_.paths) : engine_->counters();
+  if (!counters) return unexpected(counters.error());
+  auto rows = draining() ? pinned_list(config_.paths) : engine_->list();
+  if (!rows) return unexpected(rows.error());
+  auto profiles = draining() ? Result<std::vector<ProfileRow>>(std::vector<ProfileRow>()) : engine_->profiles();
+  if (!profiles) return unexpected(profiles.error());
+  taken.status = std::move(*status);
+  taken.counters = *counters;
+  taken.rows = std::make_shared<const std::vector<Row>>(std::move(*rows));
+  taken.profiles = std::move(*profiles);
+  return taken;
+}
+
+Result<const Snapshot*> Daemon::snapshot() {
+  const auto now = std::chrono::steady_clock::now();
+  if (snapshot_time_ != std::chrono::steady_clock::time_point() && now - snapshot_time_ < kSnapshotAgeMax)
+    return &snapshot_;
+  auto taken = take_snapshot();
+  if (!taken) return unexpected(taken.error());
+  snapshot_ = std::move(*taken);
+  snapshot_time_ = std::chrono::steady_clock::now();
+  return &snapshot_;
+}
+
+Result<Json> Daemon::status() {
+  const auto current = snapshot();
+  if (!current) return unexpected(current.error());
+  const auto uptime =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - started_).count();
+  Json document{{"source", "daemon"},
+                {"daemon",
+                 {{"pid", getpid()},
+                  {"version", SHUNT_VERSION},
+                  {"uptime_seconds", uptime},
+                  {"config_files", config_.files},
+                  {"config_error", config_error_},
+                  {"turned_off", turned_off(config_.daemon.socket)},
+                  {"metrics", config_.daemon.metrics_listen}}}};
+  document.update(status_document(**current));
+  return document;
+}
+
+Result<SharedRows> Daemon::rows() {
+  const auto current = snapshot();
+  if (!current) return unexpected(current.error());
+  return (*current)->rows;
+}
+
+Result<std::vector<WhyRow>> Daemon::why(const WhyQuery& query) { return pinned_why(config_.paths, query); }
+
+Result<Json> Daemon::check() { return probe_document(probe_); }
+
+Result<Json> Daemon::version() {
+  return Json{{"version", SHUNT_VERSION}, {"layout", SH_LAYOUT_VERSION}, {"crossing", SH_CROSSING_VERSION}};
+}
+
+Result<Json> Daemon::turn_on() {
+  if (draining()) return unexpected(Error{EBUSY, "shunt is draining", "try again when 'shunt off' has ended"});
+  auto accelerated = accelerate();
+  if (!accelerated) return unexpected(accelerated.error());
+  auto marked = mark_turned_off(config_.daemon.socket, false);
+  if (!marked)
+    log_failure("cannot remember that shunt is on", marked.error(), "it is on until the daemon's next start");
+  snapshot_time_ = {};
+  notify_status();
+  return status();
+}
+
+Result<void> Daemon::turn_off(std::chrono::milliseconds deadline) {
+  if (draining()) return {};  // this client too gets the end of the drain that runs
+  auto marked = mark_turned_off(config_.daemon.socket, true);
+  if (!marked) log_failure("cannot remember that shunt is off", marked.error(), "the daemon's next start turns it on");
+  if (deadline.count() == 0) deadline = config_.daemon.drain_deadline;
+  log_info("turning off: draining", {{"deadline_ms", std::to_string(deadline.count())}});
+  drain_ = std::make_unique<Drain>();
+  const auto signal = [fd = drain_signal_.get()] {
+    const uint64_t one = 1;
+    if (::write(fd, &one, sizeof(one)) < 0) return;  // the counter is full: the loop is woken anyway
+  };
+  drain_->thread = std::thread([this, deadline, signal, drain = drain_.get()] {
+    auto report = engine_->detach(deadline, [&](uint32_t remaining) {
+      drain->remaining = remaining;
+      signal();
+    });
+    drain->report.emplace(std::move(report));
+    drain->remaining = UINT32_MAX;  // done, and the report is written
+    signal();
+  });
+  return {};
+}
+
+void Daemon::on_drain_signal() {
+  uint64_t count = 0;
+  if (::read(drain_signal_.get(), &count, sizeof(count)) != sizeof(count) || !drain_) return;
+  const uint32_t remaining = drain_->remaining;
+  if (remaining != UINT32_MAX) {
+    control_->off_progress(remaining);
+    return;
+  }
+  drain_->thread.join();
+  const Result<DrainReport> report = std::move(*drain_->report);
+  drain_.reset();
+  snapshot_time_ = {};
+  if (report) {
+    log_info("turned off",
+             {{"sockets_left", std::to_string(report->left)}, {"sockets_kept", std::to_string(report->kept.size())}});
+    control_->off_finished(drain_document(*report));
+  } else {
+    log_failure("cannot turn off", report.error(), "the programs stay as they are");
+    control_->off_finished(unexpected(report.error()));
+  }
+  notify_status();
+  engine_->want_events(control_->monitors() > 0);
+  on_engine_events();
+}
+
+Result<Json> Daemon::reload() {
+  if (draining()) return unexpected(Error{EBUSY, "shunt is draining", "try again when 'shunt off' has ended"});
+  sd_notify(0, "RELOADING=1");
+  ConfigOutcome outcome = load_config(options_.config_file, options_.config_required);
+  Result<void> applied =
+      outcome.ok() ? engine_->apply(outcome.config.settings) : unexpected(Error{EINVAL, joined(outcome.problems), {}});
+  sd_notify(0, "READY=1");
+  numbers_.reloads++;
+  if (!applied) {
+    numbers_.reloads_failed++;
+    config_error_ = applied.error().to_string();
+    log_failure("reload failed", applied.error(), "the old configuration stays in force");
+    notify_status();
+    return unexpected(applied.error());
+  }
+  config_error_.clear();
+  const Config old = std::exchange(config_, std::move(outcome.config));
+  set_up_log(config_.daemon.log);
+  Json notes = Json::array();
+  const bool moved = old.daemon.socket != config_.daemon.socket || old.paths.bpffs != config_.paths.bpffs ||
+                     old.paths.pin_dir != config_.paths.pin_dir || old.paths.cgroup_root != config_.paths.cgroup_root;
+  if (moved) {
+    notes.push_back("control.socket and paths take effect when shuntd is restarted");
+    config_.daemon.socket = old.daemon.socket;
+    config_.paths = old.paths;
+  }
+  if (old.daemon.metrics_listen != config_.daemon.metrics_listen) {
+    auto listening = listen_for_metrics();
+    if (!listening) log_failure("no metrics", listening.error(), "everything else goes on");
+    if (!listening) notes.push_back("no metrics: " + listening.error().to_string());
+  }
+  log_info("reloaded", {{"files", std::to_string(config_.files.size())}});
+  notify_status();
+  return Json{{"files", config_.files}, {"notes", notes}};
+}
+
+void Daemon::monitors_changed(size_t count) {
+  if (draining()) return;  // done when the drain has ended
+  if (count == 1) {
+    // What was lost before anybody looked is not news.
+    const auto counters = engine_->counters();
+    if (counters) kernel_losses_ = counters->counters[SH_C_EVENTS_LOST];
+  }
+  engine_->want_events(count > 0);
+}
+
+}  // namespace shunt

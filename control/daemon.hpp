@@ -1,0 +1,100 @@
+// shuntd: owns the engine, serves the control socket and the metrics, and follows the configuration. When it ends, by
+// whatever way, the kernel side goes on.
+#pragma once
+
+#include <atomic>
+#include <control/config.hpp>
+#include <control/control_server.hpp>
+#include <control/event_loop.hpp>
+#include <control/metrics.hpp>
+#include <control/metrics_server.hpp>
+#include <control/run_lock.hpp>
+#include <memory>
+#include <optional>
+#include <sockops/engine.hpp>
+#include <sockops/probe.hpp>
+#include <string>
+#include <thread>
+
+namespace shunt {
+
+struct DaemonOptions {
+  std::string config_file = kDefaultConfigFile;
+  bool config_required = false;  // named on the command line: a missing file is an error
+};
+
+// A start that failed: the exit code tells systemd whether another try makes sense.
+struct StartFailure {
+  ExitCode exit;
+  Error error;
+};
+
+class Daemon : private ControlBackend {
+ public:
+  explicit Daemon(DaemonOptions options) : options_(std::move(options)) {}
+  ~Daemon() override;
+
+  std::optional<StartFailure> start();
+  Result<void> run();  // until SIGTERM or SIGINT
+
+ private:
+  // The engine belongs to the drain's thread while one runs; the pins answer meanwhile.
+  struct Drain {
+    std::thread thread;
+    std::atomic<uint32_t> remaining{0};
+    std::optional<Result<DrainReport>> report;  // read after the thread has said that it is done
+  };
+
+  Result<Json> status() override;
+  Result<SharedRows> rows() override;
+  Result<std::vector<WhyRow>> why(const WhyQuery& query) override;
+  Result<Json> check() override;
+  Result<Json> version() override;
+  Result<Json> turn_on() override;
+  Result<void> turn_off(std::chrono::milliseconds deadline) override;
+  Result<Json> reload() override;
+  void monitors_changed(size_t count) override;
+
+  std::optional<StartFailure> load_first_config();
+  std::optional<StartFailure> open_engine();
+  std::optional<StartFailure> open_sockets();
+  Result<void> watch_signals();
+  Result<void> watch_engine();
+  Result<void> watch_time();
+  Result<void> listen_for_metrics();
+
+  Result<void> accelerate();  // attaches, and finds the listeners that are older
+  void on_signal();
+  void on_engine_events();
+  void on_second();
+  void on_drain_signal();
+  void report_kernel_losses();
+  void notify_status();
+
+  // At most half a second old: many clients cost no more than one.
+  Result<const Snapshot*> snapshot();
+  Result<Snapshot> take_snapshot();
+  bool draining() const { return drain_ != nullptr; }
+
+  DaemonOptions options_;
+  Config config_;
+  std::string config_error_;  // of the last reload, if it failed
+  std::optional<RunLock> lock_;
+  std::unique_ptr<EventLoop> loop_;
+  ProbeReport probe_;
+  std::unique_ptr<Engine> engine_;
+  UniqueFd signals_;
+  UniqueFd drain_signal_;  // eventfd: the drain's thread has news
+  std::unique_ptr<Drain> drain_;
+  MetricsSource metrics_;
+  DaemonNumbers numbers_;
+  std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point snapshot_time_;
+  Snapshot snapshot_;
+  uint64_t kernel_losses_ = 0;
+  uint32_t seconds_ = 0;
+  std::unique_ptr<ControlServer> control_;
+  std::unique_ptr<MetricsServer> metrics_server_;
+};
+
+}  // namespace shunt

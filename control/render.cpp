@@ -1,0 +1,263 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <control/render.hpp>
+#include <cstdlib>
+#include <iterator>
+#include <map>
+#include <tuple>
+
+namespace shunt {
+namespace {
+
+using Align = Table::Align;
+
+std::string text_of(const Json& document, const char* key) { return document.value(key, std::string()); }
+uint64_t number_of(const Json& document, const char* key) { return document.value(key, uint64_t{0}); }
+
+std::string or_dash(std::string text) { return text.empty() ? "-" : text; }
+
+// What a terminal shows: UTF-8 continuation bytes take no column.
+size_t columns_of(const std::string& text) {
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+}
+
+std::string coloured_state(const std::string& state, const Style& style) {
+  if (state == "fast") return style.green(state);
+  return state == "stopped" ? style.red(state) : style.yellow(state);
+}
+
+// Names come from processes: they must not move the terminal's cursor.
+std::string harmless(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
+  return text;
+}
+
+std::string field(const char* name, const std::string& value) { return fmt::format("  {:<14} {}\n", name, value); }
+
+// The two ends of a pair stand together, the active one first; busy pairs come first.
+void sort_pairs(std::vector<Json>& rows) {
+  std::map<uint64_t, uint64_t> bytes;
+  const auto pair_of = [](const Json& row) {
+    const uint64_t own = number_of(row, "cookie");
+    const uint64_t peer = number_of(row, "peer_cookie");
+    return peer == 0 ? own : std::min(own, peer);
+  };
+  for (const Json& row : rows) bytes[pair_of(row)] += number_of(row, "redirected_bytes") + number_of(row, "tcp_bytes");
+  const auto key = [&](const Json& row) {
+    const uint64_t pair = pair_of(row);
+    return std::tuple(~bytes[pair], pair, text_of(row, "role") != "active");
+  };
+  std::sort(rows.begin(), rows.end(), [&](const Json& a, const Json& b) { return key(a) < key(b); });
+}
+
+Table row_table() {
+  return Table({{"LOCAL"},
+                {"REMOTE"},
+                {"ROLE"},
+                {"STATE"},
+                {"PROGRAM"},
+                {"PID", Align::right},
+                {"UNIT"},
+                {"REDIRECTED", Align::right},
+                {"TCP", Align::right},
+                {"REASON"}});
+}
+
+void add_row(Table& table, const Json& row) {
+  table.add({text_of(row, "local"), text_of(row, "remote"), text_of(row, "role") == "active" ? "client" : "server",
+             text_of(row, "state"), or_dash(harmless(text_of(row, "program"))), std::to_string(number_of(row, "pid")),
+             or_dash(harmless(text_of(row, "unit"))), human_bytes(number_of(row, "redirected_bytes")),
+             human_bytes(number_of(row, "tcp_bytes")), text_of(row, "reason")});
+}
+
+std::string headline(const Json& status, const Style& style) {
+  const std::string mode = text_of(status, "mode");
+  std::string line = "shunt is " + (mode == "on" ? style.green(mode) : style.yellow(mode));
+  const auto daemon = status.find("daemon");
+  if (daemon == status.end())
+    return line + style.yellow(", shuntd is not running: the kernel side goes on by itself") + "\n";
+  line += fmt::format(", shuntd {} runs as pid {} since {}\n", text_of(*daemon, "version"), number_of(*daemon, "pid"),
+                      human_seconds(static_cast<double>(number_of(*daemon, "uptime_seconds"))));
+  if (daemon->value("turned_off", false))
+    line += style.yellow("  turned off by the operator: 'shunt on' turns it on again") + "\n";
+  const std::string error = text_of(*daemon, "config_error");
+  if (!error.empty()) line += style.red("  the last reload failed, the old configuration is in force: ") + error + "\n";
+  return line;
+}
+
+std::string list_text(const Json& status, const char* key) {
+  std::string text;
+  for (const Json& item : status.value(key, Json::array())) {
+    text += (text.empty() ? "" : ", ") + (item.is_string() ? item.get<std::string>() : item.dump());
+  }
+  return or_dash(text);
+}
+
+}  // namespace
+
+Style Style::of_stdout() {
+  const char* no_color = std::getenv("NO_COLOR");
+  const char* term = std::getenv("TERM");
+  const bool wanted = (no_color == nullptr || *no_color == '\0') && !(term != nullptr && std::string(term) == "dumb");
+  return Style(wanted && isatty(STDOUT_FILENO) == 1);
+}
+
+std::string Style::wrap(const char* code, const std::string& text) const {
+  return colours_ ? std::string("\033[") + code + "m" + text + "\033[0m" : text;
+}
+
+std::string Table::text(const Style& style) const {
+  std::vector<size_t> widths;
+  for (const Column& column : columns_) widths.push_back(columns_of(column.title));
+  for (const auto& row : rows_) {
+    for (size_t i = 0; i < row.size(); i++) widths[i] = std::max(widths[i], columns_of(row[i]));
+  }
+  const auto line = [&](const std::vector<std::string>& cells) {
+    std::string text;
+    for (size_t i = 0; i < cells.size(); i++) {
+      const std::string padding(widths[i] - columns_of(cells[i]), ' ');
+      const bool right = columns_[i].align == Align::right;
+      text += (i == 0 ? "" : "  ") + (right ? padding + cells[i] : cells[i] + padding);
+    }
+    return text.substr(0, text.find_last_not_of(' ') + 1);
+  };
+  std::vector<std::string> titles;
+  for (const Column& column : columns_) titles.push_back(column.title);
+  std::string text = style.bold(line(titles)) + "\n";
+  for (const auto& row : rows_) text += line(row) + "\n";
+  return text;
+}
+
+std::string human_bytes(uint64_t bytes) {
+  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+  if (bytes < 1024) return fmt::format("{} B", bytes);
+  double value = static_cast<double>(bytes);
+  size_t unit = 0;
+  // 1023.95 would be printed as 1024.0.
+  for (; value >= 1023.95 && unit + 1 < std::size(kUnits); unit++) value /= 1024;
+  return fmt::format("{:.1f} {}", value, kUnits[unit]);
+}
+
+std::string human_count(uint64_t count) {
+  std::string text = std::to_string(count);
+  for (size_t i = text.size(); i > 3; i -= 3) text.insert(i - 3, 1, ',');
+  return text;
+}
+
+std::string human_seconds(double seconds) {
+  const auto whole = static_cast<uint64_t>(seconds);
+  if (whole < 60) return fmt::format("{}s", whole);
+  if (whole < 3600) return fmt::format("{}m {}s", whole / 60, whole % 60);
+  if (whole < 86400) return fmt::format("{}h {}m", whole / 3600, whole % 3600 / 60);
+  return fmt::format("{}d {}h", whole / 86400, whole % 86400 / 3600);
+}
+
+std::string render_status(const Json& status, const Style& style) {
+  const Json counters = status.value("counters", Json::object());
+  const Json profiles = status.value("profiles", Json::object());
+  std::string text = headline(status, style);
+  text += field("attached to", list_text(status, "attach_points"));
+  text += field("pairs",
+                fmt::format("{} ({} sockets), {} made so far", human_count(number_of(status, "pairs")),
+                            human_count(number_of(status, "sockets")), human_count(number_of(counters, "pairs_made"))));
+  text += field("redirected", fmt::format("{} in {} messages", human_bytes(number_of(counters, "redirected_bytes")),
+                                          human_count(number_of(counters, "redirected_messages"))));
+  text += field("through TCP", fmt::format("{} in {} messages", human_bytes(number_of(counters, "tcp_bytes")),
+                                           human_count(number_of(counters, "tcp_messages"))));
+  text += field("changes", fmt::format("{} to TCP, {} back", human_count(number_of(counters, "spills")),
+                                       human_count(number_of(counters, "latches"))));
+  text += field("memory", human_bytes(number_of(status, "memory_bytes")) + " of maps and programs");
+  text += field("generations", list_text(status, "generations"));
+  std::string learned;
+  for (const auto& [kind, count] : profiles.items()) {
+    if (count.get<uint64_t>() > 0)
+      learned += fmt::format("{}{} {}", learned.empty() ? "" : ", ", count.get<uint64_t>(), kind);
+  }
+  if (!learned.empty()) text += field("destinations", learned);
+  Table reasons({{"  WHY NOT"}, {"COUNT", Align::right}, {"MEANING"}});
+  for (const Json& reason : status.value("reasons", Json::array())) {
+    reasons.add({"  " + text_of(reason, "reason"), human_count(number_of(reason, "count")), text_of(reason, "text")});
+  }
+  return reasons.empty() ? text : text + "\n" + reasons.text(style);
+}
+
+std::string render_list(std::vector<Json> rows, uint64_t total, const Style& style) {
+  if (rows.empty()) return "no enrolled sockets\n";
+  sort_pairs(rows);
+  Table table = row_table();
+  for (const Json& row : rows) add_row(table, row);
+  std::string text = table.text(style);
+  if (rows.size() < total) text += style.yellow(fmt::format("{} of {} sockets shown\n", rows.size(), total));
+  return text;
+}
+
+std::string render_why(const Json& why, const Style& style) {
+  const Json connections = why.value("connections", Json::array());
+  if (connections.empty()) return "no such connection\n";
+  std::string text;
+  for (const Json& row : connections) {
+    const std::string reason = text_of(row, "reason");
+    text += fmt::format("{} -> {}  {} (pid {})\n", text_of(row, "local"), text_of(row, "remote"),
+                        or_dash(harmless(text_of(row, "program"))), number_of(row, "pid"));
+    text += "  " + (row.value("enrolled", false) ? coloured_state(text_of(row, "state"), style)
+                                                 : style.yellow("not accelerated"));
+    text += (reason == "none" ? "" : " (" + reason + ")") + ": " + harmless(text_of(row, "detail")) + "\n";
+  }
+  const uint64_t total = number_of(why, "total");
+  if (connections.size() < total)
+    text += style.yellow(fmt::format("{} of {} connections shown\n", connections.size(), total));
+  return text;
+}
+
+std::string render_check(const Json& probe, const Style& style) {
+  Table table({{"PROBE"}, {"VERDICT"}, {"FOUND"}, {"MEANING"}});
+  std::string remedies;
+  double seconds = 0;
+  for (const Json& item : probe.value("items", Json::array())) {
+    table.add({text_of(item, "name"), text_of(item, "verdict"), or_dash(text_of(item, "found")),
+               or_dash(text_of(item, "meaning"))});
+    seconds += item.value("seconds", 0.0);
+    const std::string remedy = text_of(item, "remedy");
+    if (text_of(item, "verdict") == "fatal")
+      remedies += style.red(text_of(item, "name")) + ": " + (remedy.empty() ? "no remedy is known" : remedy) + "\n";
+  }
+  const bool usable = probe.value("usable", false);
+  return table.text(style) + remedies +
+         (usable ? style.green("the kernel can run the shortcut") : style.red("the kernel cannot run the shortcut")) +
+         fmt::format(" (probed in {:.1f} s)\n", seconds);
+}
+
+std::string render_drain(const Json& report, bool removed, const Style& style) {
+  std::string text = fmt::format("{} sockets went back to TCP", human_count(number_of(report, "sockets_left")));
+  const uint64_t kept = number_of(report, "sockets_kept");
+  if (kept == 0) return text + (removed ? "; nothing is left behind\n" : "; shunt is off\n");
+  text += style.yellow(fmt::format("; {} keep their program until they close, because their reader does not read:",
+                                   human_count(kept))) +
+          "\n";
+  Table table = row_table();
+  for (const Json& row : report.value("kept", Json::array())) add_row(table, row);
+  return text + table.text(style);
+}
+
+std::string render_event(const Json& event, const Style& style) {
+  if (text_of(event, "type") == "lost") {
+    return style.red(
+        fmt::format("{} events lost: {}\n", number_of(event, "count"),
+                    text_of(event, "where") == "kernel" ? "the ring buffer was full" : "this client reads too slowly"));
+  }
+  const std::string reason = text_of(event, "reason");
+  const std::string time = text_of(event, "time");
+  std::string text = fmt::format("{} {:<9} {} -> {} {}[{}]", time.size() > 11 ? time.substr(11) : time,
+                                 text_of(event, "event"), text_of(event, "local"), text_of(event, "remote"),
+                                 or_dash(harmless(text_of(event, "program"))), number_of(event, "pid"));
+  if (reason != "none") text += " " + style.yellow(reason);
+  if (event.contains("redirected_bytes"))
+    text += " " + human_bytes(number_of(event, "redirected_bytes")) + " redirected";
+  return text + "\n";
+}
+
+}  // namespace shunt

@@ -1,0 +1,112 @@
+// The command line: reads the arguments and calls the command.
+#include <CLI/CLI.hpp>
+#include <control/cli.hpp>
+#include <control/exit_codes.hpp>
+#include <csignal>
+#include <functional>
+
+namespace {
+
+using namespace shunt;
+
+std::string exit_codes_text() {
+  std::string text = "Exit codes:\n";
+#define SHUNT_EXIT_LINE(number, name, meaning) text += "  " #number "  " meaning "\n";
+  SHUNT_EXIT_CODES(SHUNT_EXIT_LINE)
+#undef SHUNT_EXIT_LINE
+  return text;
+}
+
+struct Arguments {
+  CliOptions options;
+  std::string output = "table";
+  Filter filter;
+  uint32_t limit = 0;
+  std::string what;
+  std::string timeout;
+  std::string file;
+};
+
+void add_filter(CLI::App* command, Arguments& arguments, const char* kinds, const char* kinds_help) {
+  command->add_option("--pid", arguments.filter.pid, "only of this process")->check(CLI::PositiveNumber);
+  command->add_option("--port", arguments.filter.port, "only with this port at either end")
+      ->check(CLI::Range(1, 65535));
+  command->add_option("--program", arguments.filter.program, "only of this program");
+  command->add_option(kinds, arguments.filter.kinds, kinds_help)->delimiter(',');
+  command->add_option("--reason", arguments.filter.reasons, "only with these reasons")->delimiter(',');
+}
+
+using Run = std::function<ExitCode(Cli&)>;
+
+// The commands, each with what it runs.
+std::vector<std::pair<CLI::App*, Run>> add_commands(CLI::App& app, Arguments& arguments) {
+  std::vector<std::pair<CLI::App*, Run>> commands;
+  const auto add = [&](const char* name, const char* help, Run run) {
+    return commands.emplace_back(app.add_subcommand(name, help), std::move(run)).first;
+  };
+  add("status", "what shunt does on this host, in numbers", [](Cli& cli) { return cli.status(); });
+  add("check", "try what the kernel can do", [](Cli& cli) { return cli.check(); });
+  auto* list = add("list", "the enrolled sockets, pair by pair",
+                   [&](Cli& cli) { return cli.list(arguments.filter, arguments.limit); });
+  add_filter(list, arguments, "--state", "only in these states: unpaired, spilled, fast, stopped");
+  list->add_option("--limit", arguments.limit, "at most so many");
+  auto* why =
+      add("why", "why a connection is or is not accelerated", [&](Cli& cli) { return cli.why(arguments.what); });
+  why->add_option("what", arguments.what, "PID, ADDR:PORT, [ADDR]:PORT or :PORT")->required();
+  auto* monitor =
+      add("monitor", "follow what happens, until interrupted", [&](Cli& cli) { return cli.monitor(arguments.filter); });
+  add_filter(monitor, arguments, "--event",
+             "only these: skipped, enrolled, paired, left, spill, latch, stopped, closed, verify");
+  add("on", "accelerate new connections", [](Cli& cli) { return cli.on(); });
+  auto* off =
+      add("off", "stop, and take the sockets back to TCP", [&](Cli& cli) { return cli.off(arguments.timeout); });
+  off->add_option("--timeout", arguments.timeout, "how long to wait for readers: 10s, 1m");
+  add("reload", "put a changed configuration in force", [](Cli& cli) { return cli.reload(); });
+  auto* cleanup = add("cleanup", "without a daemon: stop, and remove all that is pinned",
+                      [&](Cli& cli) { return cli.cleanup(arguments.timeout); });
+  cleanup->add_option("--timeout", arguments.timeout, "how long to wait for readers: 10s, 1m");
+  add("version", "the versions of shunt and shuntd", [](Cli& cli) { return cli.version(); });
+  auto* config = app.add_subcommand("config", "the configuration");
+  config->require_subcommand(1);
+  config->fallthrough();
+  auto* validate = config->add_subcommand("validate", "check the configuration, or FILE with conf.d beside it");
+  validate->add_option("file", arguments.file, "instead of the configured file");
+  commands.emplace_back(validate, [&](Cli& cli) { return cli.validate(arguments.file); });
+  for (auto& [command, run] : commands) command->fallthrough();
+  return commands;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("shunt: local connections from socket to socket. See shunt(1).");
+  Arguments arguments;
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "shunt " SHUNT_VERSION);
+  app.footer(exit_codes_text());
+  const auto* config = app.add_option("-c,--config", arguments.options.config_file, "configuration file")
+                           ->envname("SHUNT_CONFIG")
+                           ->capture_default_str();
+  app.add_option("--socket", arguments.options.socket, "control socket, instead of the configured one");
+  app.add_option("-o,--output", arguments.output, "how to print")
+      ->check(CLI::IsMember({"table", "json"}))
+      ->capture_default_str();
+  auto commands = add_commands(app, arguments);
+  auto* bench = app.add_subcommand("bench", "measure what the shortcut brings; see 'shunt bench --help'");
+  bench->prefix_command();
+  bench->set_help_flag();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::usage);
+  }
+  if (bench->parsed()) return static_cast<int>(run_bench(bench->remaining()));
+  signal(SIGPIPE, SIG_IGN);
+  arguments.options.config_named = config->count() > 0;
+  arguments.options.json = arguments.output == "json";
+  Cli cli(arguments.options);
+  for (const auto& [command, run] : commands) {
+    if (command->parsed()) return static_cast<int>(run(cli));
+  }
+  return static_cast<int>(ExitCode::usage);
+}

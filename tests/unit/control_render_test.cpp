@@ -1,0 +1,86 @@
+#include <gtest/gtest.h>
+
+#include <base/address.hpp>
+#include <control/render.hpp>
+#include <cstring>
+
+namespace shunt {
+namespace {
+
+const Style kPlain(false);
+
+Json row(uint64_t cookie, uint64_t peer, uint32_t flags, uint64_t bytes) {
+  Row made{};
+  sh_sock& sock = made.raw.sock;
+  sock.shared.cookie = cookie;
+  sock.peer_cookie = peer;
+  sock.flags = flags;
+  sock.fast_bytes = bytes;
+  sock.state = SH_STATE_FAST;
+  const Address loopback = *parse_address("127.0.0.1");
+  memcpy(sock.local_addr, loopback.data(), loopback.size());
+  memcpy(sock.remote_addr, loopback.data(), loopback.size());
+  sock.local_port = static_cast<uint16_t>(1000 + cookie);
+  sock.remote_port = static_cast<uint16_t>(1000 + peer);
+  return row_document(made);
+}
+
+TEST(Render, Units) {
+  EXPECT_EQ(human_bytes(0), "0 B");
+  EXPECT_EQ(human_bytes(1023), "1023 B");
+  EXPECT_EQ(human_bytes(1024), "1.0 KiB");
+  EXPECT_EQ(human_bytes(1024 * 1024 - 1), "1.0 MiB");
+  EXPECT_EQ(human_bytes(UINT64_MAX), "16.0 EiB");
+  EXPECT_EQ(human_count(0), "0");
+  EXPECT_EQ(human_count(999), "999");
+  EXPECT_EQ(human_count(1234567), "1,234,567");
+  EXPECT_EQ(human_seconds(59.9), "59s");
+  EXPECT_EQ(human_seconds(3700), "1h 1m");
+}
+
+TEST(Render, TablesAreAligned) {
+  Table table({{"A"}, {"B", Table::Align::right}, {"C"}});
+  table.add({"x", "1", "long text"});
+  table.add({"é…x", "1000", ""});
+  EXPECT_EQ(table.text(kPlain), "A       B  C\nx       1  long text\né…x  1000\n");
+}
+
+TEST(Render, TheEndsOfAPairStandTogetherAndBusyPairsFirst) {
+  const std::string text = render_list(
+      {row(1, 2, 0, 0), row(3, 4, 0, 5), row(4, 3, SH_SOCK_ACTIVE, 5), row(2, 1, SH_SOCK_ACTIVE, 0)}, 4, kPlain);
+  const size_t positions[] = {
+      text.find("127.0.0.1:1004  127.0.0.1:1003  client"), text.find("127.0.0.1:1003  127.0.0.1:1004  server"),
+      text.find("127.0.0.1:1002  127.0.0.1:1001  client"), text.find("127.0.0.1:1001  127.0.0.1:1002  server")};
+  for (size_t i = 0; i + 1 < std::size(positions); i++) EXPECT_LT(positions[i], positions[i + 1]) << text;
+  EXPECT_NE(positions[3], std::string::npos);
+}
+
+TEST(Render, SaysWhatIsNotShown) {
+  EXPECT_NE(render_list({row(1, 2, 0, 0)}, 10, kPlain).find("1 of 10 sockets shown"), std::string::npos);
+  EXPECT_EQ(render_list({}, 0, kPlain), "no enrolled sockets\n");
+}
+
+TEST(Render, NamesOfProcessesCannotMoveTheCursor) {
+  WhyRow why{.local = "a", .remote = "b", .program = "x\033[2J", .tgid = 1, .detail = "d\n"};
+  const std::string text = render_why(Json{{"connections", Json::array({why_document(why)})}, {"total", 1}}, kPlain);
+  EXPECT_EQ(text.find('\033'), std::string::npos);
+  EXPECT_EQ(text, "a -> b  x?[2J (pid 1)\n  not accelerated: d?\n");
+}
+
+TEST(Render, StatusOfADeadDaemonSaysSo) {
+  Snapshot snapshot;
+  snapshot.status.mode = SH_MODE_ON;
+  const std::string text = render_status(status_document(snapshot), kPlain);
+  EXPECT_NE(text.find("shuntd is not running"), std::string::npos);
+}
+
+TEST(Render, KeptSocketsAreListed) {
+  DrainReport report;
+  report.left = 2;
+  EXPECT_EQ(render_drain(drain_document(report), false, kPlain), "2 sockets went back to TCP; shunt is off\n");
+  report.kept.emplace_back();
+  EXPECT_NE(render_drain(drain_document(report), false, kPlain).find("LOCAL"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace shunt

@@ -1,0 +1,107 @@
+// An engine without a kernel, put behind control/ by the linker: it remembers what it was told and answers from
+// FakeKernel.
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <sockops/probe.hpp>
+#include <tests/unit/fake_engine.hpp>
+#include <thread>
+
+namespace shunt {
+
+FakeKernel& fake_kernel() {
+  static FakeKernel kernel;
+  return kernel;
+}
+
+namespace {
+
+int event_signal() {
+  static const UniqueFd signal(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  return signal.get();
+}
+
+}  // namespace
+
+void fake_engine_has_events() {
+  const uint64_t one = 1;
+  if (::write(event_signal(), &one, sizeof(one)) < 0) abort();
+}
+
+struct Engine::State {};
+
+Engine::Engine(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Engine::~Engine() = default;
+
+Result<std::unique_ptr<Engine>> Engine::open(const Paths&, const ProbeReport&, const Settings& settings) {
+  FakeKernel& kernel = fake_kernel();
+  if (kernel.open_error) return unexpected(*kernel.open_error);
+  kernel.applied.push_back(settings);
+  return std::unique_ptr<Engine>(new Engine(std::make_unique<State>()));
+}
+
+Result<void> Engine::apply(const Settings& settings) {
+  FakeKernel& kernel = fake_kernel();
+  if (kernel.apply_error) return unexpected(*kernel.apply_error);
+  kernel.applied.push_back(settings);
+  return {};
+}
+
+Result<void> Engine::attach() {
+  fake_kernel().status.attached = true;
+  fake_kernel().status.mode = SH_MODE_ON;
+  return {};
+}
+
+Result<DrainReport> Engine::detach(std::chrono::milliseconds deadline, const DrainProgress& progress) {
+  return drain_pinned({}, deadline, true, progress);
+}
+
+Result<Status> Engine::status() const { return pinned_status({}); }
+Result<std::vector<Row>> Engine::list() const { return pinned_list({}); }
+Result<Counters> Engine::counters() const { return pinned_counters({}); }
+Result<std::vector<ProfileRow>> Engine::profiles() const { return fake_kernel().profiles; }
+
+int Engine::events_fd() const { return event_signal(); }
+
+Result<int> Engine::read_events(const std::function<void(const sh_event&)>& on_event) {
+  uint64_t count = 0;
+  if (::read(event_signal(), &count, sizeof(count)) < 0) return 0;
+  for (const sh_event& event : fake_kernel().events) on_event(event);
+  return static_cast<int>(std::exchange(fake_kernel().events, {}).size());
+}
+
+void Engine::want_events(bool wanted) { fake_kernel().events_wanted = wanted; }
+
+Result<void> Engine::verify_process(uint32_t tgid) {
+  fake_kernel().verified.push_back(tgid);
+  return {};
+}
+
+Result<void> Engine::scan_listeners() { return {}; }
+
+Result<Status> pinned_status(const Paths&) {
+  const std::lock_guard guard(fake_kernel().lock);
+  return fake_kernel().status;
+}
+Result<std::vector<Row>> pinned_list(const Paths&) { return fake_kernel().rows; }
+Result<Counters> pinned_counters(const Paths&) { return fake_kernel().counters; }
+Result<std::vector<WhyRow>> pinned_why(const Paths&, const WhyQuery&) { return fake_kernel().why; }
+
+Result<DrainReport> drain_pinned(const Paths&, std::chrono::milliseconds, bool, const DrainProgress& progress) {
+  FakeKernel& kernel = fake_kernel();
+  for (uint32_t remaining = 3; remaining > 0; remaining--) {
+    progress(remaining);
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  const std::lock_guard guard(kernel.lock);
+  kernel.status.attached = false;
+  kernel.status.mode = SH_MODE_OFF;
+  return kernel.drained;
+}
+
+ProbeReport probe_kernel(const std::string&) { return fake_kernel().probe; }
+const char* probe_verdict_name(ProbeVerdict verdict) { return verdict == ProbeVerdict::fatal ? "fatal" : "ok"; }
+
+}  // namespace shunt

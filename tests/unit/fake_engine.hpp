@@ -1,0 +1,32 @@
+// What the engine behind control/ answers in the unit tests, and what it was told.
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <optional>
+#include <sockops/engine.hpp>
+#include <vector>
+
+namespace shunt {
+
+struct FakeKernel {
+  std::mutex lock;  // of `status`, which a drain's thread changes
+  Status status;
+  Counters counters;
+  std::vector<Row> rows;
+  std::vector<ProfileRow> profiles;
+  std::vector<WhyRow> why;
+  DrainReport drained;
+  ProbeReport probe;
+  std::vector<sh_event> events;
+  std::optional<Error> open_error;
+  std::optional<Error> apply_error;
+  std::vector<Settings> applied;
+  std::vector<uint32_t> verified;
+  std::atomic<bool> events_wanted = false;
+};
+
+FakeKernel& fake_kernel();
+void fake_engine_has_events();  // wakes the reader of FakeKernel::events
+
+}  // namespace shunt
