@@ -158,7 +158,7 @@ void run_lab(const std::string& cgroup, Reporter& reporter) {
   reporter.end("load", lab.refused_count() == 0 ? works("every program is accepted")
                                                 : quirk(std::to_string(lab.refused_count()) + " programs are refused",
                                                         "see the items that need them"));
-  for (auto group : {attachment_trials(), stream_trials(), verdict_trials()}) {
+  for (auto group : {attachment_trials(), stream_trials(), blocking_trials(), verdict_trials()}) {
     for (const Trial& trial : group) {
       reporter.begin(trial.name);
       reporter.end(trial.name, run_trial(trial, lab, reporter.failed()));
@@ -302,7 +302,8 @@ ProbeReport probe_kernel(const std::string& cgroup_root) {
   report.fionread_tcp = ok("fionread-tcp");
   report.fionread_verdict = ok("fionread-verdict");
   report.rmem_charged = ok("rmem-charged");
-  report.verdict_works = ok("verdict-order") && ok("verdict-fin") && ok("verdict-window");
+  report.verdict_works = ok("verdict-order") && ok("verdict-window") && ok("verdict-fin") && ok("verdict-reset") &&
+                         ok("blocked-reader-verdict");
   return report;
 }
 

@@ -123,21 +123,17 @@ Finding try_tcp_state(Lab& lab) {
 }
 
 Finding try_memory_pressure(Lab& lab) {
-  std::ifstream symbols("/proc/kallsyms");
-  uint64_t address = 0;
-  for (std::string line; std::getline(symbols, line);) {
-    size_t name = line.find(" tcp_memory_pressure");
-    if (name == std::string::npos || line.size() != name + strlen(" tcp_memory_pressure")) continue;
-    address = strtoull(line.c_str(), nullptr, 16);
-  }
-  if (address == 0)
-    return missing("the address of tcp_memory_pressure is hidden", "global TCP memory pressure is not seen");
-  probe_peek answer = lab.peek_address(address);
+  Pair pair = lab.connect();
+  probe_peek client = lab.peek(pair.client.get());
+  if (lab.troubled()) return {};
+  if (client.memory_pressure == 0)
+    return missing("TCP has no memory pressure flag", "global TCP memory pressure is not seen");
+  probe_peek answer = lab.peek_address(client.memory_pressure);
   if (lab.troubled()) return {};
   if (answer.address_error)
-    return missing(fmt::format("tcp_memory_pressure is not readable: error {}", -answer.address_error),
+    return missing(fmt::format("the flag is not readable: error {}", -answer.address_error),
                    "global TCP memory pressure is not seen");
-  return works("tcp_memory_pressure is readable");
+  return works("TCP's memory pressure flag is readable");
 }
 
 Finding try_listen_callback(Lab& lab) {

@@ -151,6 +151,7 @@ Result<void> Lab::attach_verdict() {
   if (int error =
           bpf_prog_attach(program_fd("probe_verdict"), map_fd(skel_, PROBE_MAP_VERDICT), BPF_SK_SKB_STREAM_VERDICT, 0))
     return unexpected(error, "attaching sk_skb/stream_verdict to a sockhash");
+  has_verdict_ = true;
   return {};
 }
 
@@ -161,6 +162,8 @@ void Lab::trouble(Error error) {
 Error Lab::take_trouble() { return std::exchange(trouble_, Error{}); }
 
 Pair Lab::connect(const PairOptions& options) {
+  if ((options.client == PROBE_MAP_VERDICT || options.server == PROBE_MAP_VERDICT) && !has_verdict_)
+    trouble(Error{0, "the verdict is not attached", {}});
   skel_->bss->probe_config = {options.client, options.server, options.rtt_delete, 0};
   int rcvbuf = options.server_rcvbuf;
   UniqueFd listener;  // its own, because accepted sockets inherit the buffer size
@@ -220,6 +223,12 @@ void Lab::set_mode(int fd, probe_mode mode) {
   probe_sock value = storage(fd);
   value.mode = mode;
   update_storage(fd, value);
+}
+
+void Lab::send_message(const Pair& pair, size_t size) {
+  std::string bytes(size, 'm');
+  ssize_t sent = send(pair.client.get(), bytes.data(), size, MSG_NOSIGNAL);
+  if (sent != static_cast<ssize_t>(size)) trouble(errno_error(sent < 0 ? errno : EAGAIN, "send"));
 }
 
 probe_peek Lab::run_read(probe_peek arg) {

@@ -62,6 +62,8 @@ class Lab {
   // Makes the two ends of a pair each other's redirect target.
   void introduce(const Pair& pair);
   void set_mode(int fd, probe_mode mode);
+  // Sends `size` bytes from the client in one message.
+  void send_message(const Pair& pair, size_t size);
   probe_sock storage(int fd);
   probe_peek peek(int fd);
   probe_peek peek_address(uint64_t address);
@@ -84,6 +86,7 @@ class Lab {
   UniqueFd listener_;
   uint16_t port_be_ = 0;
   Link sockops_;
+  bool has_verdict_ = false;
   std::map<std::string, std::string> refusals_;
   Error trouble_;
 };

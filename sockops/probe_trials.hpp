@@ -26,6 +26,7 @@ struct Trial {
 // In the order in which they run: attachments first, then what stands on them.
 std::vector<Trial> attachment_trials();
 std::vector<Trial> stream_trials();
+std::vector<Trial> blocking_trials();
 std::vector<Trial> verdict_trials();
 
 inline Finding works(std::string found, std::string meaning = {}) {
