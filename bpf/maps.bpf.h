@@ -17,7 +17,7 @@ struct {
 /* Written by the active end at ESTABLISHED, taken by the passive one. Entries that nobody takes go by age. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, SH_PAIRING_MAX);
+	__uint(max_entries, SH_ISNS_MAX);
 	__type(key, struct sh_isn_key);
 	__type(value, struct sh_end);
 } sh_isns SEC(".maps");
@@ -25,7 +25,7 @@ struct {
 /* Written by the passive end for the active one, by the active end's cookie; taken at its first message or first RTT sample. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, SH_PAIRING_MAX);
+	__uint(max_entries, SH_ANSWERS_MAX);
 	__type(key, __u64);
 	__type(value, struct sh_end);
 } sh_answers SEC(".maps");

@@ -8,6 +8,7 @@
 
 #define SH_AVG_ONE 256    /* fixed point */
 #define SH_AVG_SHIFT 3    /* weight 1/8 */
+#define SH_ONE_SHOT_SAMPLES 4 /* a verdict on length needs more than one connection */
 #define SH_LEARN_CAP 8    /* a single connection counts as at most so many times the threshold, so that a change shows soon */
 
 /* FNV-1a over 4-byte words: the fields are few and the map is LRU, so a stronger hash would buy nothing. */
@@ -68,14 +69,15 @@ static __always_inline __u32 sh_profile_judge(struct sh_config *cfg, struct sh_p
 		return SH_PROFILE_BULK;
 	if (msgs > cfg->one_way_msgs * SH_AVG_ONE)
 		return SH_PROFILE_ONE_WAY;
-	if (p->turns_avg < cfg->one_shot_turns * SH_AVG_ONE)
+	if (p->samples >= SH_ONE_SHOT_SAMPLES && p->turns_avg < cfg->one_shot_turns * SH_AVG_ONE)
 		return SH_PROFILE_ONE_SHOT;
 	return SH_PROFILE_GOOD;
 }
 
 static __always_inline __u64 sh_least(__u64 a, __u64 b) { return a < b ? a : b; }
 
-/* Adds what one socket saw: at its close, and now and then in the life of a long connection. */
+/* Adds what one socket saw: at its close, and now and then in the life of a long connection. A socket that sent nothing teaches
+ * nothing: health checks connect and close all day. */
 static __noinline int sh_profile_learn(struct sh_config *cfg, struct sh_sock *st)
 {
 	struct sh_profile *p;
@@ -92,6 +94,8 @@ static __noinline int sh_profile_learn(struct sh_config *cfg, struct sh_sock *st
 	active = st->flags & SH_SOCK_ACTIVE;
 	way = active ? 0 : 1;
 	turns = st->turns;
+	if (!(st->fast_msgs + st->tcp_msgs))
+		return 0;
 	msgs = (st->fast_msgs + st->tcp_msgs) * SH_AVG_ONE;
 	bytes = (st->fast_bytes + st->tcp_bytes) * SH_AVG_ONE;
 	if (turns > 1) {

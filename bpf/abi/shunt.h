@@ -37,10 +37,11 @@ typedef uint64_t sh_u64;
 #define SH_ADDR_BYTES 16
 #define SH_PROGRAM_NAME_BYTES 32 /* base name of the executable, cut, zero-padded */
 #define SH_SOCKETS_MAX 262144    /* sockets in the sockhash: two for each pair, so 131,072 pairs */
-#define SH_PAIRING_MAX 131072    /* connections between the two ends' ESTABLISHED, least recently used go first */
+#define SH_ISNS_MAX 16384        /* connections between the two ends' ESTABLISHED: microseconds each, the oldest go first */
+#define SH_ANSWERS_MAX 131072    /* pairs whose active end has not sent yet */
 #define SH_PROFILES_MAX 16384
-#define SH_SKIPPED_MAX 32768
-#define SH_LISTENERS_MAX 65536
+#define SH_SKIPPED_MAX 16384
+#define SH_LISTENERS_MAX 16384
 #define SH_SELECT_MAX 4096       /* entries of each selection map */
 #define SH_COUNTERS_MAX 64       /* room for names to come, so that one version can read another's */
 #define SH_REASONS_MAX 128
