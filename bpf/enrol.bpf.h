@@ -38,6 +38,7 @@ static __always_inline void sh_who_is_current(struct sh_who *who, struct tcp_soc
 	who->start_boottime_ns = task->group_leader->start_boottime;
 	who->tgid = task->tgid;
 	who->uid = SK(tp)->sk_uid.val;
+	who->nonblocking = sh_nonblocking(tp);
 }
 
 static __always_inline void sh_skip(struct sh_config *cfg, struct bpf_sock_ops *ops, struct tcp_sock *tp,
@@ -139,6 +140,7 @@ static __always_inline void on_listen(struct bpf_sock_ops *ops)
 	listener.cgroup = sh_cgroup_id(tp);
 	listener.tgid = who.tgid;
 	listener.uid = who.uid;
+	listener.nonblocking = who.nonblocking;
 	bpf_map_update_elem(&sh_listeners, &key, &listener, BPF_ANY);
 }
 
@@ -254,6 +256,7 @@ static __always_inline bool sh_who_listens(struct tcp_sock *tp, struct sh_who *w
 	who->start_boottime_ns = listener->start_boottime_ns;
 	who->tgid = listener->tgid;
 	who->uid = listener->uid;
+	who->nonblocking = listener->nonblocking;
 	return true;
 }
 

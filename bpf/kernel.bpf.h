@@ -14,6 +14,7 @@
 
 #define AF_INET 2
 #define AF_INET6 10
+#define O_NONBLOCK 04000
 #define SOL_SOCKET 1
 #define SOL_TCP 6
 #define EPERM 1
@@ -119,6 +120,12 @@ static __always_inline enum sh_reason sh_socket_obstacle(struct tcp_sock *tp)
 	if (SK(tp)->sk_filter || BPF_CORE_READ_BITFIELD_PROBED(tp, recvmsg_inq) || SK(tp)->sk_peek_off >= 0)
 		return SH_R_SOCKET_OPTION;
 	return SH_R_NONE;
+}
+
+/* Whether the descriptor is in non-blocking mode now. */
+static __always_inline bool sh_nonblocking(struct tcp_sock *tp)
+{
+	return BPF_CORE_READ(SK(tp), sk_socket, file, f_flags) & O_NONBLOCK;
 }
 
 /* The psock of a socket that is in a map, or NULL. `sk` may be any address; reads through it cannot fault. */

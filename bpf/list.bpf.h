@@ -108,6 +108,7 @@ int sh_iter_owners(struct bpf_iter__task_file *ctx)
 		BPF_CORE_READ_INTO(&owner.local_addr, sk, __sk_common.skc_v6_rcv_saddr);
 		BPF_CORE_READ_INTO(&owner.remote_addr, sk, __sk_common.skc_v6_daddr);
 	}
+	owner.nonblocking = file->f_flags & O_NONBLOCK ? 1 : 0;
 	sh_program_name(task, owner.program);
 	bpf_seq_write(ctx->meta->seq, &owner, sizeof(owner));
 	return 0;

@@ -35,7 +35,7 @@ static __always_inline bool sh_adopt_answer(struct sh_sock *st)
 }
 
 /* Another program writes this socket than the one it was enrolled for (exec, a descriptor passed on): it must be a receiver too. */
-static __always_inline bool sh_writer_changed(struct sh_config *cfg, struct sh_sock *st)
+static __always_inline bool sh_writer_changed(struct sh_config *cfg, struct tcp_sock *tp, struct sh_sock *st)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	__u64 mm = (__u64)task->mm;
@@ -49,6 +49,7 @@ static __always_inline bool sh_writer_changed(struct sh_config *cfg, struct sh_s
 		return false;
 	who.start_boottime_ns = task->group_leader->start_boottime;
 	who.tgid = task->tgid;
+	who.nonblocking = sh_nonblocking(tp);
 	if (sh_program_reason(cfg, &who))
 		return true;
 	__builtin_memcpy(st->program, who.program, SH_PROGRAM_NAME_BYTES);
@@ -147,7 +148,7 @@ static __always_inline __u32 sh_tcp_reason(struct sh_config *cfg, struct tcp_soc
 		st->run_msgs = 0;
 	}
 	st->run_msgs++;
-	if (sh_writer_changed(cfg, st)) {
+	if (sh_writer_changed(cfg, tp, st)) {
 		st->shared.rx_stopped = SH_R_EXEC;
 		st->state = SH_STATE_STOPPED;
 		return SH_R_EXEC;

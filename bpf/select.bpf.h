@@ -13,6 +13,8 @@ struct sh_who {
 	__u64 start_boottime_ns;
 	__u32 tgid;
 	__u32 uid;
+	__u32 nonblocking;
+	__u32 pad;
 };
 
 /* Whether a map's answer (0: no entry) excludes, given whether any include entry exists. */
@@ -109,6 +111,8 @@ static __always_inline enum sh_reason sh_program_reason(struct sh_config *cfg, c
 		return SH_R_PROGRAM_UNKNOWN;
 	if ((flags & SH_PROGRAM_FIONREAD) && !cfg->fionread_ok)
 		return SH_R_PROGRAM_FIONREAD;
+	if ((flags & SH_PROGRAM_BLOCKS) && !who->nonblocking)
+		return SH_R_BLOCKING;
 	if (!(flags & SH_PROGRAM_VERIFY))
 		return SH_R_NONE;
 	verdict = bpf_map_lookup_elem(&sh_processes, &process);

@@ -330,6 +330,7 @@ Result<void> Engine::scan_listeners() {
     listener.cgroup = owner.cgroup;
     listener.tgid = owner.tgid;
     listener.uid = owner.uid;
+    listener.nonblocking = owner.nonblocking;
     // What listen() recorded is not overwritten, but by the process that holds the socket now if that one is gone.
     if (bpf_map_update_elem(map, &key, &listener, BPF_NOEXIST) != 0 && errno != EEXIST)
       return unexpected(errno, "cannot record a listener");

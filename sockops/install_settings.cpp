@@ -54,7 +54,7 @@ Wanted<sh_program_key, uint32_t> wanted_programs(const Settings& settings) {
   Wanted<sh_program_key, uint32_t> wanted;
   for (const auto& entry : settings.receivers)
     wanted[program_key(entry.name)] |= SH_PROGRAM_RECEIVER | (entry.uses_fionread ? SH_PROGRAM_FIONREAD : 0) |
-                                       (entry.verify ? SH_PROGRAM_VERIFY : 0);
+                                       (entry.verify ? SH_PROGRAM_VERIFY : 0) | (entry.may_block ? SH_PROGRAM_BLOCKS : 0);
   for (const auto& name : settings.selection.programs.include) wanted[program_key(name)] |= SH_PROGRAM_INCLUDED;
   for (const auto& name : settings.selection.programs.exclude) wanted[program_key(name)] |= SH_PROGRAM_EXCLUDED;
   return wanted;

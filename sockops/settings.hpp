@@ -23,6 +23,7 @@ struct ProgramEntry {
   std::string name;               // at most 31 bytes; longer base names are cut likewise
   bool uses_fionread = false;     // relies on FIONREAD: left out where the kernel misreports it
   bool verify = false;            // the daemon inspects the process first (Go, splicing options)
+  bool may_block = false;         // may call recv() on a blocking socket: only sockets that are non-blocking at connect() or listen()
 };
 
 // One selector. An empty include list includes everything; exclude wins over include.

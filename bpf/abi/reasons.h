@@ -49,7 +49,8 @@
 	X(PEER_STOPPED, "peer-stopped", "the other end can no longer receive redirected bytes")                            \
 	X(REDIRECT_FAILED, "redirect-failed", "the kernel refused the redirect")                                           \
 	X(STREAM, "stream", "the connection became a one-way stream")                                                      \
-	X(GENERATION, "generation", "the socket belongs to a generation of shunt that is being replaced")
+	X(GENERATION, "generation", "the socket belongs to a generation of shunt that is being replaced")                  \
+	X(BLOCKING, "blocking", "the program may block in recv() here, which the kernel would end with EAGAIN")
 
 enum sh_reason {
 #define SH_REASON_ENUM(id, name, text) SH_R_##id,

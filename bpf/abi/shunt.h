@@ -140,6 +140,7 @@ enum sh_program_flags {
 	SH_PROGRAM_VERIFY = 1 << 2,   /* only after the daemon has inspected the process (sh_process) */
 	SH_PROGRAM_EXCLUDED = 1 << 3,
 	SH_PROGRAM_INCLUDED = 1 << 4, /* named by the selection's include list */
+	SH_PROGRAM_BLOCKS = 1 << 5,   /* only sockets that are non-blocking at connect() or listen() */
 };
 
 /* A process that the daemon has inspected: survives reuse of the pid by its start time. */
@@ -175,6 +176,8 @@ struct sh_listener {
 	sh_u64 cgroup;
 	sh_u32 tgid;
 	sh_u32 uid;
+	sh_u32 nonblocking; /* O_NONBLOCK at listen() */
+	sh_u32 pad;
 };
 
 /* What was learned about a destination. The key is a 64-bit hash of (address, port, client program), so that the passive
@@ -305,7 +308,7 @@ struct sh_owner {
 	sh_u8 remote_addr[SH_ADDR_BYTES];
 	sh_u16 local_port;
 	sh_u16 remote_port;
-	sh_u32 pad;
+	sh_u32 nonblocking; /* O_NONBLOCK of this descriptor */
 	char program[SH_PROGRAM_NAME_BYTES];
 };
 
@@ -327,7 +330,7 @@ SH_ASSERT_SIZE(sh_row_tail, 24);
 SH_ASSERT_SIZE(sh_shared, 16);
 SH_ASSERT_SIZE(sh_process_key, 16);
 SH_ASSERT_SIZE(sh_listener_key, 32);
-SH_ASSERT_SIZE(sh_listener, 56);
+SH_ASSERT_SIZE(sh_listener, 64);
 SH_ASSERT_SIZE(sh_profile, 96);
 SH_ASSERT_SIZE(sh_event, 128);
 
