@@ -204,6 +204,7 @@ Sample evaluate(const RunSpec& spec, const RunMemory& memory) {
   sample.p99_us = memory.latencies.quantile_ns(0.99) / 1000;
   sample.p999_us = memory.latencies.quantile_ns(0.999) / 1000;
   sample.queued_bytes_max = double(memory.queued_bytes_max);
+  sample.payload_bytes = spec.cell.kind == CellKind::ping_pong ? 2 * bytes : bytes;
   return sample;
 }
 

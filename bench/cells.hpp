@@ -53,7 +53,8 @@ struct Sample {
   double p99_us = 0;
   double p999_us = 0;
   double queued_bytes_max = 0;  // slow reader: sent and not yet read
-  double redirected_share = -1;  // of the bytes of the run's sockets; -1: no engine, or nothing known
+  double payload_bytes = 0;      // both ways; 0: not known
+  double redirected_share = -1;  // of the payload, or where that is not known of the enrolled sockets' bytes; -1: no engine
   std::string error;  // why the run failed; an integrity failure begins with "integrity:"
 };
 

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <bench/channel.hpp>
 #include <bench/memory.hpp>
 #include <fstream>
@@ -16,6 +17,7 @@ namespace {
 
 constexpr uint32_t kConnectionsPerAddress = 20000;  // fewer than there are ephemeral ports
 constexpr uint32_t kRequestBytes = 64;
+constexpr uint32_t kOtherFiles = 64;
 
 // Kernel memory that sockets, their psocks and socket storage live in.
 uint64_t kernel_memory_bytes() {
@@ -58,8 +60,17 @@ Result<void> exchange(Channel* from, Channel* to) {
   return to->receive_all(message, sizeof(message));
 }
 
+// How many connections one process can hold with both their ends, within the limit of open files that it was given.
+uint32_t connections_per_process() {
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  return uint32_t(std::min<rlim_t>(limit.rlim_max, 1u << 20) / 2 - kOtherFiles);
+}
+
 Result<void> open_all(uint32_t connections, std::vector<SocketChannel>* held) {
-  rlimit limit = {connections * 2 + 1024, connections * 2 + 1024};
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  limit.rlim_cur = limit.rlim_max;
   if (setrlimit(RLIMIT_NOFILE, &limit) != 0) return unexpected(errno, "raise the limit of open files");
   uint16_t port = 0;
   Result<UniqueFd> listener = listen_on_all(&port);
@@ -101,7 +112,9 @@ struct Holder {
   std::string said;
 
   ~Holder() {
-    release.reset();
+    // A byte, not the end of file: processes that were started later have a copy of this descriptor.
+    char byte = 0;
+    if (pid > 0 && write(release.get(), &byte, 1) != 1) kill(pid, SIGKILL);
     if (pid > 0) waitpid(pid, nullptr, 0);
   }
 };
@@ -140,9 +153,14 @@ Result<Json> measure_memory(EngineHost* host, Variant variant, uint32_t connecti
   uint64_t paired = 0, maps_bytes = 0;
   double each = 0;
   {
-    Holder holder;
-    auto held = start_holder(host->cgroup(name).procs_file(), connections, &holder);
-    if (!held) return unexpected(held.error());
+    std::vector<std::unique_ptr<Holder>> holders;
+    for (uint32_t left = connections; left > 0;) {
+      uint32_t some = std::min(left, connections_per_process());
+      holders.push_back(std::make_unique<Holder>());
+      auto held = start_holder(host->cgroup(name).procs_file(), some, holders.back().get());
+      if (!held) return unexpected(held.error());
+      left -= some;
+    }
     uint64_t after = kernel_memory_bytes();
     each = after > before ? double(after - before) / connections : 0;
     if (has_engine) {

@@ -150,7 +150,7 @@ std::string terminal_report(const Json& document) {
                   [](const Json&, const std::string&, const Json& result) { return number_cell(result, "cpu_ns_per_message", "{:.0f}"); });
   text += section(document, "bytes sent and not yet read, at most", {"slow-reader"},
                   [](const Json&, const std::string&, const Json& result) { return number_cell(result, "queued_bytes_max", "{:.0f}"); });
-  text += section(document, "share of the bytes of enrolled sockets that was redirected", {},
+  text += section(document, "share of the payload that was redirected (stacks: of what enrolled sockets sent)", {},
                   [](const Json&, const std::string&, const Json& result) { return number_cell(result, "redirected_share", "{:.3f}"); });
   return text + extra_sections(document);
 }

@@ -133,7 +133,7 @@ Result<Sample> Runner::run_one(const Cell& cell, Variant variant, double seconds
   // Attached only while its variant runs: the others see a kernel without it.
   if (auto attached = host_->attach(name); !attached) return unexpected(attached.error());
   Sample sample = run_cell(spec);
-  sample.redirected_share = host_->take_redirected(name).share();
+  sample.redirected_share = host_->take_redirected(name).share(sample.payload_bytes);
   if (auto detached = host_->detach(name); !detached) return unexpected(detached.error());
   return sample;
 }

@@ -16,8 +16,11 @@ namespace shunt::bench {
 struct Redirected {
   uint64_t fast_bytes = 0;
   uint64_t tcp_bytes = 0;
-  // -1: neither says anything
-  double share() const { return fast_bytes + tcp_bytes ? double(fast_bytes) / double(fast_bytes + tcp_bytes) : -1; }
+  // Of `payload_bytes`, or (0) of what the enrolled sockets sent; -1: there was nothing.
+  double share(double payload_bytes = 0) const {
+    double all = payload_bytes > 0 ? payload_bytes : double(fast_bytes + tcp_bytes);
+    return all > 0 ? double(fast_bytes) / all : -1;
+  }
 };
 
 class EngineHost {
