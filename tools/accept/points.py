@@ -94,12 +94,14 @@ def last_lines(text, characters=400):
 def measure(point, context):
     """{'number', 'kind', 'title', 'rows', 'holds', 'seconds'}"""
     began = time.monotonic()
+    rows = []
     try:
-        rows = list(point.measure(context))
+        for row in point.measure(context):
+            rows.append(row)
     except Failed as error:
-        rows = [Row("measurement", "failed", "done", False, str(error))]
+        rows.append(Row("measurement", "failed", "done", False, str(error)))
     except Exception as error:  # noqa: BLE001  # one broken measurement must not hide the others
-        rows = [Row("measurement", "failed", "done", False, f"{type(error).__name__}: {error}")]
+        rows.append(Row("measurement", "failed", "done", False, f"{type(error).__name__}: {error}"))
     judged = [row for row in rows if not row.informative]
     return {"number": point.number, "kind": point.kind, "title": point.title, "rows": [dataclasses.asdict(row) for row in rows],
             "holds": bool(judged) and all(row.holds for row in judged), "seconds": round(time.monotonic() - began, 1)}

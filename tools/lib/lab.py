@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import json
 import os
 import pathlib
 import signal
@@ -135,3 +136,10 @@ class Lab:
                 return
             time.sleep(0.1)
         raise LabError(f"{what} did not start:\n{log.read_text() if log.exists() else ''}")
+
+    def status(self):
+        """What `shunt status` says, as a document."""
+        code, text = self.shunt("-o", "json", "status")
+        if code != 0:
+            raise LabError(f"shunt status failed: {text}")
+        return json.loads(text)
