@@ -46,7 +46,7 @@ def run_job(kernel, name, options, build):
         if not program.exists():
             raise guest.GuestError(f"{program} is not there: build first")
         argv = [str(program), *map(here, options.argv[1:])]
-        status = guest.run(kernel, argv, files=[here(f) for f in options.file], programs=options.program,
+        status = guest.run(kernel, argv, files=[here(f) for f in options.file], programs=[here(p) for p in options.program],
                            modules=options.module, env=dict(item.split("=", 1) for item in options.env),
                            memory=options.memory, cpus=options.cpus, timeout=options.timeout, out=out)
     except Exception as error:  # noqa: BLE001  # whatever went wrong with one guest, the others still run
