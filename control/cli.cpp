@@ -40,12 +40,8 @@ class Progress {
 
 Cli::Cli(CliOptions options) : options_(std::move(options)), style_(Style::of_stdout()) {
   ConfigOutcome outcome = load_config(options_.config_file, options_.config_named);
-  if (!outcome.ok()) {
-    std::fprintf(
-        stderr,
-        "shunt: the configuration has errors ('shunt config validate' shows them): the default paths are used\n");
-    outcome.config = default_config();
-  }
+  // What is right in it still says where shuntd is to be found: a bad file must not keep anybody from asking.
+  if (!outcome.ok()) std::fprintf(stderr, "shunt: the configuration has errors: 'shunt config validate' shows them\n");
   config_ = std::move(outcome.config);
   if (!options_.socket.empty()) config_.daemon.socket = options_.socket;
 }
@@ -97,8 +93,8 @@ ExitCode Cli::status() {
   if (allowed != ExitCode::ok) return allowed;
   Snapshot snapshot;
   auto status = pinned_status(config_.paths);
-  if (!status) return fail(status.error());
-  if (status->generations.empty() && !status->attached) {
+  if (!status && status.error().code != ENOENT) return fail(status.error());
+  if (!status || (status->generations.empty() && !status->attached)) {
     return fail(ExitCode::not_running, Error{ENOENT, "shunt is not running: there is no daemon, and nothing is pinned",
                                              "systemctl start shuntd"});
   }
@@ -271,7 +267,8 @@ ExitCode Cli::drain_without_daemon(const std::string& timeout, bool keep_pins) {
     Progress progress(!options_.json);
     return drain_pinned(config_.paths, deadline, keep_pins, [&](uint32_t remaining) { progress.remaining(remaining); });
   };
-  const auto report = drain();
+  auto report = drain();
+  if (!report && report.error().code == ENOENT) report = DrainReport{};  // there is nothing to take back
   if (!report) return fail(report.error());
   if (!keep_pins) RunLock::remove_files(config_.daemon.socket);
   return drained(drain_document(*report), !keep_pins);

@@ -178,7 +178,8 @@ Result<void> Daemon::run() {
     log_info("waiting for the drain to end");
     drain_->thread.join();
   }
-  log_info("ended; the kernel side goes on", {{"remedy", "'shunt off' or 'shunt cleanup' stops that too"}});
+  const bool off = turned_off(config_.daemon.socket);
+  log_info("ended", {{"kernel_side", off ? "off" : "goes on"}, {"remedy", off ? "" : "'shunt cleanup' ends that too"}});
   return ran;
 }
 

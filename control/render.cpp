@@ -78,8 +78,12 @@ std::string headline(const Json& status, const Style& style) {
   const std::string mode = text_of(status, "mode");
   std::string line = "shunt is " + (mode == "on" ? style.green(mode) : style.yellow(mode));
   const auto daemon = status.find("daemon");
-  if (daemon == status.end())
-    return line + style.yellow(", shuntd is not running: the kernel side goes on by itself") + "\n";
+  if (daemon == status.end()) {
+    return line +
+           style.yellow(mode == "off" ? ", shuntd is not running"
+                                      : ", shuntd is not running: the kernel side goes on by itself") +
+           "\n";
+  }
   line += fmt::format(", shuntd {} runs as pid {} since {}\n", text_of(*daemon, "version"), number_of(*daemon, "pid"),
                       human_seconds(static_cast<double>(number_of(*daemon, "uptime_seconds"))));
   if (daemon->value("turned_off", false))

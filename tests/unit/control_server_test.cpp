@@ -50,10 +50,12 @@ class Client {
   void finish_sending() { shutdown(fd_.get(), SHUT_WR); }
   std::vector<Json> lines() {
     std::vector<Json> documents;
-    for (size_t end = heard.find('\n'); end != std::string::npos; end = heard.find('\n')) {
-      documents.push_back(Json::parse(heard.substr(0, end)));
-      heard.erase(0, end + 1);
+    size_t begin = 0;
+    for (size_t end = heard.find('\n'); end != std::string::npos; end = heard.find('\n', begin)) {
+      documents.push_back(Json::parse(heard.substr(begin, end - begin)));
+      begin = end + 1;
     }
+    heard.erase(0, begin);
     return documents;
   }
   std::string heard;

@@ -1,0 +1,77 @@
+# bash completion for shunt(1)
+
+_shunt() {
+    local cur prev words cword
+    _init_completion -s || return
+
+    local commands='status check list why monitor config on off reload bench cleanup version'
+    local states='unpaired spilled fast stopped'
+    local events='skipped enrolled paired left spill latch stopped closed verify'
+
+    case $prev in
+        -c | --config)
+            _filedir yaml
+            return
+            ;;
+        --socket)
+            _filedir
+            return
+            ;;
+        -o | --output)
+            COMPREPLY=($(compgen -W 'table json' -- "$cur"))
+            return
+            ;;
+        --pid)
+            COMPREPLY=($(compgen -W "$(command ps axo pid=)" -- "$cur"))
+            return
+            ;;
+        --state)
+            COMPREPLY=($(compgen -W "$states" -- "$cur"))
+            return
+            ;;
+        --event)
+            COMPREPLY=($(compgen -W "$events" -- "$cur"))
+            return
+            ;;
+        --timeout)
+            COMPREPLY=($(compgen -W '5s 10s 30s 1m' -- "$cur"))
+            return
+            ;;
+        --port | --program | --reason | --limit)
+            return
+            ;;
+    esac
+
+    local command='' i
+    for ((i = 1; i < cword; i++)); do
+        case ${words[i]} in
+            -c | --config | --socket | -o | --output) ((i++)) ;;
+            -*) ;;
+            *)
+                command=${words[i]}
+                break
+                ;;
+        esac
+    done
+
+    local options='--config --socket --output --help'
+    case $command in
+        '') options+=" --version" ;;
+        list) options+=' --pid --port --program --state --reason --limit' ;;
+        monitor) options+=' --pid --port --program --event --reason' ;;
+        off | cleanup) options+=' --timeout' ;;
+    esac
+    if [[ $cur == -* ]]; then
+        COMPREPLY=($(compgen -W "$options" -- "$cur"))
+    elif [[ -z $command ]]; then
+        COMPREPLY=($(compgen -W "$commands" -- "$cur"))
+    elif [[ $command == config ]]; then
+        if [[ $prev == validate ]]; then
+            _filedir yaml
+        else
+            COMPREPLY=($(compgen -W 'validate' -- "$cur"))
+        fi
+    elif [[ $command == why ]]; then
+        COMPREPLY=($(compgen -W "$(command ps axo pid=)" -- "$cur"))
+    fi
+} && complete -F _shunt shunt
