@@ -248,28 +248,50 @@ void run_in_child(const std::string& cgroup, std::vector<ProbeItem>& items) {
   items.push_back(make_item(begun, fatal("this trial " + how, "report this with the kernel's version and log")));
 }
 
+// The initial namespaces have fixed inode numbers (include/linux/proc_ns.h).
+Finding check_namespaces() {
+  static constexpr struct {
+    const char* path;
+    ino_t initial;
+    const char* name;
+  } kNamespaces[] = {{"/proc/self/ns/user", 0xEFFFFFFD, "user"},
+                     {"/proc/self/ns/pid", 0xEFFFFFFC, "pid"},
+                     {"/proc/self/ns/cgroup", 0xEFFFFFFB, "cgroup"}};
+  for (const auto& space : kNamespaces) {
+    struct stat status = {};
+    if (stat(space.path, &status) != 0) continue;  // a kernel without this kind has only the initial one
+    if (status.st_ino != space.initial)
+      return fatal(std::string("not in the initial ") + space.name + " namespace",
+                   "run it on the host itself, or in a container with the host's pid, user and cgroup namespaces");
+  }
+  return works("user, pid and cgroup namespaces are the initial ones");
+}
+
+Finding check_btf() {
+  if (access("/sys/kernel/btf/vmlinux", R_OK) == 0) return works("/sys/kernel/btf/vmlinux");
+  return fatal("/sys/kernel/btf/vmlinux is not readable", "use a kernel with CONFIG_DEBUG_INFO_BTF");
+}
+
+Finding check_cgroup_mount(const std::string& root) {
+  if (!root.empty()) return works(root);
+  return fatal("no cgroup v2 is mounted",
+               "mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with systemd.unified_cgroup_hierarchy=1");
+}
+
 void run_on_host(const std::string& wanted_root, std::vector<ProbeItem>& items) {
   std::string root = wanted_root.empty() ? find_mount("cgroup2") : wanted_root;
-  if (root.empty()) {
-    items.push_back(make_item("cgroup2-mount", fatal("no cgroup v2 is mounted",
-                                                     "mount -t cgroup2 none /sys/fs/cgroup (or boot with "
-                                                     "systemd.unified_cgroup_hierarchy=1)")));
-    return;
+  items.push_back(make_item("initial-namespaces", check_namespaces()));
+  items.push_back(make_item("cgroup2-mount", check_cgroup_mount(root)));
+  items.push_back(make_item("btf", check_btf()));
+  for (const ProbeItem& item : items) {
+    if (item.verdict == ProbeVerdict::fatal) return;
   }
   PrivateCgroup cgroup(root);
   if (cgroup.error()) {
-    items.push_back(
-        make_item("cgroup2-mount", fatal("cannot make a cgroup in " + root + ": " + strerror(cgroup.error()),
-                                         "run as root, with the cgroup file system writable")));
+    items.push_back(make_item("laboratory", fatal("cannot make a cgroup in " + root + ": " + strerror(cgroup.error()),
+                                                  "run as root, with the cgroup file system writable")));
     return;
   }
-  items.push_back(make_item("cgroup2-mount", works(root)));
-  if (access("/sys/kernel/btf/vmlinux", R_OK) != 0) {
-    items.push_back(
-        make_item("btf", fatal("/sys/kernel/btf/vmlinux is not readable", "use a kernel with CONFIG_DEBUG_INFO_BTF")));
-    return;
-  }
-  items.push_back(make_item("btf", works("/sys/kernel/btf/vmlinux")));
   run_in_child(cgroup.path(), items);
 }
 

@@ -9,7 +9,6 @@
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <cstring>
@@ -42,29 +41,6 @@ Finding try_read_kernel(Lab& lab) {
   lab.peek_address(0);
   if (lab.troubled()) return {};
   return works(lockdown.empty() ? "kernel memory is readable" : "kernel memory is readable, lockdown " + lockdown);
-}
-
-// The initial namespaces have fixed inode numbers (include/linux/proc_ns.h).
-Finding try_initial_namespaces(Lab& lab) {
-  static constexpr struct {
-    const char* path;
-    ino_t initial;
-    const char* name;
-  } kNamespaces[] = {{"/proc/self/ns/user", 0xEFFFFFFD, "user"},
-                     {"/proc/self/ns/pid", 0xEFFFFFFC, "pid"},
-                     {"/proc/self/ns/cgroup", 0xEFFFFFFB, "cgroup"}};
-  for (const auto& space : kNamespaces) {
-    struct stat status = {};
-    if (stat(space.path, &status) != 0) continue;  // a kernel without this kind has only the initial one
-    if (status.st_ino != space.initial)
-      return fatal(fmt::format("not in the initial {} namespace", space.name),
-                   "run it on the host itself, or in a container with the host's pid, user and cgroup namespaces");
-  }
-  probe_peek answer = lab.peek_address(0);
-  if (!lab.troubled() && answer.tgid != static_cast<uint32_t>(getpid()))
-    return fatal("the kernel knows this process by another pid: /proc belongs to another pid namespace",
-                 "run it in the host's pid namespace");
-  return works("pid, user and cgroup namespaces are the initial ones");
 }
 
 Finding try_sockops(Lab& lab) {
@@ -251,7 +227,6 @@ Finding try_iterator(Lab& lab) {
 std::vector<Trial> attachment_trials() {
   return {
       {"bpf-permission", {}, true, try_read_kernel},
-      {"initial-namespaces", {"probe_read"}, true, try_initial_namespaces},
       {"sockops-attach", {"probe_sockops"}, true, try_sockops},
       {"sockhash", {"probe_sockops", "probe_msg", "probe_msg_mode"}, true, try_sockhash},
       {"sk-storage", {"probe_sockops", "probe_msg_mode"}, true, try_sk_storage},

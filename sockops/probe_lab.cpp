@@ -15,25 +15,43 @@
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
+#include <cstring>
+#include <sstream>
 
 namespace shunt {
 
 namespace {
 
 std::string last_line;
+bool verifier_spoke = false;
 
-// Keeps the last line that says what failed; the verifier's log ends with statistics, which say nothing.
+bool starts_with(const std::string& text, const char* prefix) { return text.rfind(prefix, 0) == 0; }
+
+// The last line of a verifier's log that is not statistics: what it objects to.
+std::string objection(const std::string& log) {
+  std::istringstream lines(log);
+  std::string found;
+  for (std::string line; std::getline(lines, line);) {
+    bool statistics =
+        starts_with(line, "processed ") || starts_with(line, "verification time") || starts_with(line, "stack depth");
+    if (!line.empty() && !statistics && line.find(" PROG LOAD LOG --") == std::string::npos) found = line;
+  }
+  return found;
+}
+
+// Keeps what libbpf says last; a verifier's objection is worth more than the failures that follow from it.
 int keep_last_line(libbpf_print_level level, const char* format, va_list args) {
-  if (level != LIBBPF_WARN) return 0;
-  char text[4096];
-  vsnprintf(text, sizeof(text), format, args);
-  std::string line(text);
-  while (!line.empty() && (line.back() == '\n' || line.back() == ' ')) line.pop_back();
-  if (line.find("-- BEGIN PROG LOAD LOG") != std::string::npos ||
-      line.find("-- END PROG LOAD LOG") != std::string::npos)
-    return 0;
-  size_t cut = line.find('\n');
-  if (!line.empty() && line.find("failed to load object") == std::string::npos) last_line = line.substr(0, cut);
+  if (level != LIBBPF_WARN || verifier_spoke) return 0;
+  std::vector<char> text(1 << 16);
+  vsnprintf(text.data(), text.size(), format, args);
+  std::string line(text.data());
+  if (line.find("-- BEGIN PROG LOAD LOG --") != std::string::npos) {
+    line = objection(line);
+    verifier_spoke = !line.empty();
+  }
+  if (starts_with(line, "libbpf: ")) line.erase(0, strlen("libbpf: "));
+  if (line.empty() || starts_with(line, "failed to load ")) return 0;  // the object: the program was named before
+  last_line = line.substr(0, line.find('\n'));
   return 0;
 }
 
@@ -96,6 +114,7 @@ Result<void> Lab::try_load(const std::vector<std::string>& refused) {
   }
   if (is_refused("probe_ring")) bpf_map__set_autocreate(skel_->maps.sh_ring, false);
   last_line.clear();
+  verifier_spoke = false;
   if (int error = probe_bpf::load(skel_)) return unexpected(Error{-error, last_line, {}});
   return {};
 }

@@ -39,7 +39,7 @@ inline Finding missing(std::string found, std::string meaning) {
   return {ProbeVerdict::missing, std::move(found), std::move(meaning), {}};
 }
 inline Finding fatal(std::string found, std::string remedy) {
-  return {ProbeVerdict::fatal, std::move(found), "the shortcut cannot run on this kernel", std::move(remedy)};
+  return {ProbeVerdict::fatal, std::move(found), "the shortcut cannot run", std::move(remedy)};
 }
 
 }  // namespace shunt
