@@ -1,5 +1,5 @@
-// The self-test of the kernel: every behaviour that the shortcut depends on is tried in a private cgroup and network namespace;
-// nothing is decided by the kernel's version.
+// The self-test of the kernel: every behaviour that the shortcut depends on is tried in a private cgroup and network
+// namespace; nothing is decided by the kernel's version.
 #pragma once
 
 #include <base/result.hpp>
@@ -9,14 +9,14 @@
 namespace shunt {
 
 enum class ProbeVerdict {
-  ok,        // works as the shortcut likes it
-  quirk,     // works differently; `meaning` says what is done about it
-  missing,   // not there, and not needed
-  fatal,     // the shortcut cannot run; `remedy` says what to do
+  ok,       // works as the shortcut likes it
+  quirk,    // works differently; `meaning` says what is done about it
+  missing,  // not there, and not needed
+  fatal,    // the shortcut cannot run; `remedy` says what to do
 };
 
 struct ProbeItem {
-  std::string name;     // stable, kebab-case: "fionread-redirected"
+  std::string name;  // stable, kebab-case: "fionread-redirected"
   ProbeVerdict verdict = ProbeVerdict::ok;
   std::string found;    // what was seen, in a few words
   std::string meaning;  // what follows from it
@@ -27,12 +27,12 @@ struct ProbeItem {
 // What the engine decides by.
 struct ProbeReport {
   std::vector<ProbeItem> items;
-  bool usable = false;              // no item is fatal
-  bool verdict_works = false;       // a pass-all sk_skb verdict on the sockhash keeps order, bytes, FIN and window
-  bool fionread_redirected = false; // FIONREAD counts redirected bytes
-  bool fionread_tcp = false;        // FIONREAD counts TCP bytes of a socket in the map without a verdict
-  bool fionread_verdict = false;    // the same with the pass-all verdict
-  bool rmem_charged = false;        // redirected bytes are charged to the reader's sk_rmem_alloc
+  bool usable = false;               // no item is fatal
+  bool verdict_works = false;        // a pass-all sk_skb verdict on the sockhash keeps order, bytes, FIN and window
+  bool fionread_redirected = false;  // FIONREAD counts redirected bytes
+  bool fionread_tcp = false;         // FIONREAD counts TCP bytes of a socket in the map without a verdict
+  bool fionread_verdict = false;     // the same with the pass-all verdict
+  bool rmem_charged = false;         // redirected bytes are charged to the reader's sk_rmem_alloc
 };
 
 // Takes a second or two. Needs root. Leaves nothing behind. `cgroup_root` empty: the cgroup v2 mount is found.
