@@ -50,6 +50,8 @@ const char* kind_name(CellKind kind) {
       return "slow-reader";
     case CellKind::set_option:
       return "setsockopt";
+    case CellKind::set_option_echo:
+      return "setsockopt-echo";
   }
   return "?";
 }
@@ -204,7 +206,7 @@ Sample evaluate(const RunSpec& spec, const RunMemory& memory) {
   sample.p99_us = memory.latencies.quantile_ns(0.99) / 1000;
   sample.p999_us = memory.latencies.quantile_ns(0.999) / 1000;
   sample.queued_bytes_max = double(memory.queued_bytes_max);
-  sample.payload_bytes = spec.cell.kind == CellKind::ping_pong ? 2 * bytes : bytes;
+  sample.payload_bytes = spec.cell.kind == CellKind::ping_pong || spec.cell.kind == CellKind::set_option_echo ? 2 * bytes : bytes;
   return sample;
 }
 
@@ -222,6 +224,7 @@ const char* Cell::unit() const {
     case CellKind::slow_reader:
       return "B/s";
     case CellKind::ping_pong:
+    case CellKind::set_option_echo:
       return "round trips/s";
     case CellKind::connect:
       return "connections/s";
@@ -240,7 +243,8 @@ std::vector<Cell> all_cells(int cpus_available) {
     }
     cells.push_back({CellKind::connect, 640, cpus});
     cells.push_back({CellKind::slow_reader, 16 << 10, cpus});
-    if (cpus == 1) cells.push_back({CellKind::set_option, 64, cpus});
+    if (cpus > 1) continue;  // what the hook costs does not depend on where the other end is
+    for (CellKind kind : {CellKind::set_option, CellKind::set_option_echo}) cells.push_back({kind, 64, cpus});
   }
   return cells;
 }
@@ -248,7 +252,9 @@ std::vector<Cell> all_cells(int cpus_available) {
 bool cell_has_variant(const Cell& cell, Variant variant) {
   if (variant == Variant::half) return cell.kind == CellKind::one_way || cell.kind == CellKind::ping_pong;
   if (cell.kind == CellKind::connect) return variant != Variant::shm;
-  if (cell.kind == CellKind::set_option) return variant != Variant::unix && variant != Variant::shm;
+  if (cell.kind == CellKind::set_option || cell.kind == CellKind::set_option_echo) {
+    return variant != Variant::unix && variant != Variant::shm;
+  }
   return true;
 }
 

@@ -30,7 +30,7 @@ struct VariantInfo {
 extern const std::vector<VariantInfo> kVariants;
 const VariantInfo& variant_info(Variant variant);
 
-enum class CellKind { one_way, ping_pong, connect, slow_reader, set_option };
+enum class CellKind { one_way, ping_pong, connect, slow_reader, set_option, set_option_echo };
 
 struct Cell {
   CellKind kind = CellKind::one_way;

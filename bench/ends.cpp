@@ -66,7 +66,9 @@ SocketAddress address_of(const RunSpec& spec) {
 }
 
 bool wants_no_delay(const RunSpec& spec) {
-  return spec.variant != Variant::unix && (spec.cell.kind == CellKind::ping_pong || spec.cell.kind == CellKind::set_option);
+  const CellKind kind = spec.cell.kind;
+  return spec.variant != Variant::unix &&
+         (kind == CellKind::ping_pong || kind == CellKind::set_option || kind == CellKind::set_option_echo);
 }
 
 Result<std::unique_ptr<Channel>> accept_channel(const RunSpec& spec, const RunSignals& signals, RunMemory* memory) {
@@ -187,6 +189,9 @@ Result<void> drive_ping_pong(const RunSpec& spec, Channel* channel, RunMemory* m
   const uint64_t deadline_ns = meter.deadline_ns(spec.seconds);
   for (uint64_t sent_ns = now_ns(); sent_ns < deadline_ns;) {
     stamp(&message, report.messages);
+    if (spec.cell.kind == CellKind::set_option_echo) {
+      if (auto set = set_no_delay(channel->fd()); !set) return set;
+    }
     if (auto sent = channel->send_all(message.data(), bytes); !sent) return sent;
     if (auto received = channel->receive_all(answer.data(), bytes); !received) return received;
     uint64_t received_ns = now_ns();
@@ -294,6 +299,7 @@ Result<void> drive(const RunSpec& spec, const RunSignals& signals, RunMemory* me
   if (!channel) return unexpected(channel.error());
   switch (spec.cell.kind) {
     case CellKind::ping_pong:
+    case CellKind::set_option_echo:
       return drive_ping_pong(spec, channel->get(), memory);
     case CellKind::set_option:
       return drive_set_option(spec, channel->get(), memory);

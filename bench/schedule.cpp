@@ -28,6 +28,7 @@ const char* group_of(CellKind kind) {
     case CellKind::slow_reader:
       return "slow-reader";
     case CellKind::set_option:
+    case CellKind::set_option_echo:
       return "setsockopt";
   }
   return "";

@@ -152,8 +152,6 @@ error_log {1}/{2}.err;
 events {{ worker_connections 1024; }}
 http {{
   access_log off;
-  sendfile on;
-  tcp_nopush on;
   default_type text/html;
   client_body_temp_path {1}/{2}.body;
   proxy_temp_path {1}/{2}.proxy;
@@ -166,8 +164,10 @@ http {{
                      kServerUser, folder, name, http);
 }
 
-std::string nginx_static(const std::string& folder, const std::string& listen) {
-  return fmt::format("  server {{ listen {}; root {}/www; }}", listen, folder);
+// With nginx's own defaults; `as_debian`: with the two settings that Debian's nginx.conf adds, which send the head of a
+// response with a corked write and the file with sendfile().
+std::string nginx_static(const std::string& folder, const std::string& listen, bool as_debian = false) {
+  return fmt::format("  server {{ listen {}; root {}/www; {}}}", listen, folder, as_debian ? "sendfile on; tcp_nopush on; " : "");
 }
 
 // A sidecar as meshes configure it: HTTP/1.1 upstream with kept connections.
@@ -231,18 +231,21 @@ Result<void> ready_for_wrk(RunningStack* stack, const StackContext& context, con
   return {};
 }
 
-Result<std::unique_ptr<RunningStack>> start_nginx(const StackContext& context) {
+Result<std::unique_ptr<RunningStack>> start_one_nginx(const StackContext& context, bool as_debian) {
   auto stack = std::make_unique<RunningStack>();
   Result<uint16_t> port = free_port();
   if (!port) return unexpected(port.error());
   if (auto written = write_content(context.folder); !written) return unexpected(written.error());
   std::string listen = fmt::format("127.0.0.1:{}", *port);
-  auto started = start_nginx_process(stack.get(), context, "server", nginx_static(context.folder, listen));
+  auto started = start_nginx_process(stack.get(), context, "server", nginx_static(context.folder, listen, as_debian));
   if (!started) return unexpected(started.error());
   WrkTarget target = {fmt::format("http://{}/index.html", listen), context.folder, -1};
   if (auto ready = ready_for_wrk(stack.get(), context, target); !ready) return unexpected(ready.error());
   return stack;
 }
+
+Result<std::unique_ptr<RunningStack>> start_nginx(const StackContext& context) { return start_one_nginx(context, false); }
+Result<std::unique_ptr<RunningStack>> start_nginx_debian(const StackContext& context) { return start_one_nginx(context, true); }
 
 Result<void> run_all(const std::vector<std::string>& lines, int netns_fd) {
   for (const std::string& line : lines) {
@@ -420,6 +423,7 @@ Result<std::unique_ptr<RunningStack>> start_postgres(const StackContext& context
 
 const std::vector<StackKind> kStacks = {
     {"nginx", "wrk -> nginx", {"wrk", "nginx", "curl"}, {1, 16, 128}, start_nginx},
+    {"nginx-sendfile", "wrk -> nginx with Debian's sendfile and tcp_nopush", {"wrk", "nginx", "curl"}, {1, 16, 128}, start_nginx_debian},
     {"nginx-chain", "wrk -> nginx -> nginx -> nginx, sidecars in two namespaces", {"wrk", "nginx", "curl", "ip", "iptables"}, {16}, start_nginx_chain},
     {"haproxy-chain", "wrk -> haproxy -> haproxy -> nginx, sidecars in two namespaces", {"wrk", "nginx", "haproxy", "curl", "ip", "iptables"}, {16}, start_haproxy_chain},
     {"redis", "redis-benchmark -t get", {"redis-server", "redis-benchmark", "redis-cli"}, {16}, start_redis},
