@@ -1,5 +1,5 @@
-// Addresses as they are shown and as they are written by people. The 16-byte form is that of bpf/abi: network order, IPv4 as
-// v4-mapped IPv6.
+// Addresses as they are shown and as they are written by people. The 16-byte form is that of bpf/abi: network order,
+// IPv4 as v4-mapped IPv6.
 #pragma once
 
 #include <arpa/inet.h>
@@ -17,7 +17,9 @@ using Address = std::array<uint8_t, 16>;
 
 inline constexpr uint8_t kV4MappedPrefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
-inline bool is_v4_mapped(const uint8_t* addr) { return std::memcmp(addr, kV4MappedPrefix, sizeof(kV4MappedPrefix)) == 0; }
+inline bool is_v4_mapped(const uint8_t* addr) {
+  return std::memcmp(addr, kV4MappedPrefix, sizeof(kV4MappedPrefix)) == 0;
+}
 
 inline std::string format_address(const uint8_t* addr) {
   char text[INET6_ADDRSTRLEN] = {};
