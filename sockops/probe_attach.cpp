@@ -89,7 +89,7 @@ Finding try_isn_pairing(Lab& lab) {
 Finding try_tcp_state(Lab& lab) {
   Pair pair = lab.connect();
   if (send(pair.client.get(), "x", 1, 0) != 1) lab.trouble(errno_error(errno, "send"));
-  wait_readable(pair.server.get(), 200);
+  wait_readable(pair.server.get(), kPatienceMs);
   probe_peek client = lab.peek(pair.client.get()), server = lab.peek(pair.server.get());
   if (lab.troubled()) return {};
   if (client.snd_una != client.write_seq || server.rcv_nxt != client.write_seq ||

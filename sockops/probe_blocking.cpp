@@ -52,12 +52,14 @@ class BlockedReader {
   BlockedReader& operator=(const BlockedReader&) = delete;
 
   void interrupt() { kill(child_, SIGUSR1); }
+  // Still blocked is only what sleeps after that time: a process that was woken and waits for a CPU is waited for.
   Outcome outcome(int timeout_ms) {
     Outcome result;
     pollfd wanted = {reading_.get(), POLLIN, 0};
-    result.still_blocked = poll(&wanted, 1, timeout_ms) != 1;
-    if (!result.still_blocked && read(reading_.get(), &result, sizeof(result)) != sizeof(result))
-      result.still_blocked = true;
+    bool ended = poll(&wanted, 1, timeout_ms) == 1;
+    for (int waited_ms = timeout_ms; !ended && !asleep() && waited_ms < kPatienceMs; waited_ms += 5)
+      ended = poll(&wanted, 1, 5) == 1;
+    result.still_blocked = !ended || read(reading_.get(), &result, sizeof(result)) != sizeof(result);
     return result;
   }
 
@@ -74,15 +76,19 @@ class BlockedReader {
     result.error = result.size < 0 ? errno : 0;
     _exit(write(report_to, &result, sizeof(result)) == sizeof(result) ? 0 : 1);
   }
-  // The state after the program's name in /proc/PID/stat; two looks, because it may sleep briefly before recv().
-  void wait_until_asleep() {
-    for (int asleep = 0, tries = 0; asleep < 2 && tries < 200; tries++) {
+  // The state after the program's name in /proc/PID/stat.
+  bool asleep() const {
+    UniqueFd stat(open(fmt::format("/proc/{}/stat", child_).c_str(), O_RDONLY | O_CLOEXEC));
+    char text[256] = {};
+    if (read(stat.get(), text, sizeof(text) - 1) <= 0) return false;
+    const char* name_end = strrchr(text, ')');
+    return name_end && name_end[1] == ' ' && name_end[2] == 'S';
+  }
+  // Two looks, because it may sleep briefly before recv().
+  void wait_until_asleep() const {
+    for (int seen = 0, tries = 0; seen < 2 && tries < 2 * kPatienceMs; tries++) {
       usleep(500);
-      UniqueFd stat(open(fmt::format("/proc/{}/stat", child_).c_str(), O_RDONLY | O_CLOEXEC));
-      char text[256] = {};
-      if (read(stat.get(), text, sizeof(text) - 1) <= 0) return;
-      const char* name_end = strrchr(text, ')');
-      if (name_end && name_end[1] == ' ' && name_end[2] == 'S') asleep++;
+      if (asleep()) seen++;
     }
   }
 

@@ -208,7 +208,7 @@ Pair Lab::connect(const PairOptions& options) {
     setsockopt(pair.client.get(), SOL_SOCKET, SO_SNDBUFFORCE, &options.client_sndbuf, sizeof(int));
   if (::connect(pair.client.get(), generic, length) != 0) trouble(errno_error(errno, "cannot connect to 127.0.0.1"));
   pollfd incoming = {accept_from, POLLIN, 0};
-  if (poll(&incoming, 1, 500) == 1)
+  if (poll(&incoming, 1, kPatienceMs) == 1)
     pair.server.reset(accept4(accept_from, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (!pair.server) trouble(errno_error(ETIMEDOUT, "cannot accept a connection"));
   fcntl(pair.client.get(), F_SETFL, O_NONBLOCK);
@@ -297,6 +297,7 @@ int fionread(int fd) {
 }
 
 int settled_fionread(int fd, int wanted, int timeout_ms) {
+  wait_readable(fd, kPatienceMs);
   for (int waited_ms = 0;; waited_ms++) {
     int bytes = fionread(fd);
     if (bytes == wanted || waited_ms >= timeout_ms) return bytes;

@@ -91,11 +91,15 @@ class Lab {
   Error trouble_;
 };
 
+// How long to wait for what must come: on a loaded machine a woken process, or the kernel's own threads, may wait for
+// seconds.
+constexpr int kPatienceMs = 4000;
+
 // Waits until the socket is readable (or at its end).
 bool wait_readable(int fd, int timeout_ms);
 int fionread(int fd);
-// FIONREAD once it is `wanted` or does not become so.
-int settled_fionread(int fd, int wanted, int timeout_ms = 60);
+// FIONREAD of a readable socket, once it is `wanted` or does not become so.
+int settled_fionread(int fd, int wanted, int timeout_ms = 20);
 uint64_t cookie_of(int fd);
 // The last line that libbpf logged in this thread of control.
 const std::string& libbpf_last_line();

@@ -40,7 +40,7 @@ Finding try_redirect(Lab& lab) {
   probe_peek before = lab.peek(pair.client.get());
   if (send(pair.client.get(), "\x5a\xa5", 2, 0) != 2) lab.trouble(errno_error(errno, "send"));
   unsigned char got[4] = {};
-  wait_readable(pair.server.get(), 200);
+  wait_readable(pair.server.get(), kPatienceMs);
   ssize_t size = recv(pair.server.get(), got, sizeof(got), 0);
   probe_peek after = lab.peek(pair.client.get());
   probe_sock client = lab.storage(pair.client.get());
@@ -61,7 +61,7 @@ Finding try_tail_call_swap(Lab& lab) {
   for (int i = 0; i < kMessages; i++) {
     lab.set_message_program(i % 2 ? "probe_msg_pass" : "probe_msg_mode");
     lab.send_message(pair, 1);
-    if (wait_readable(pair.server.get(), 200)) received += recv(pair.server.get(), buffer, sizeof(buffer), 0);
+    if (wait_readable(pair.server.get(), kPatienceMs)) received += recv(pair.server.get(), buffer, sizeof(buffer), 0);
   }
   lab.set_message_program("probe_msg_mode");
   probe_sock client = lab.storage(pair.client.get());
@@ -200,7 +200,7 @@ Finding try_rtt_delete(Lab& lab) {
   bool enrolled = lab.in_map(PROBE_MAP_PLAIN, cookie);
   lab.send_message(pair, 100);
   std::string answer(1000, 'a');
-  wait_readable(pair.server.get(), 200);
+  wait_readable(pair.server.get(), kPatienceMs);
   if (send(pair.server.get(), answer.data(), answer.size(), 0) != 1000) lab.trouble(errno_error(errno, "send"));
   int bytes = settled_fionread(pair.client.get(), 1000);
   probe_sock client = lab.storage(pair.client.get());

@@ -62,7 +62,7 @@ class CheckedStream {
   bool latch_holds() {
     if (mode_ == PROBE_REDIRECT) return true;
     if (sent_ != received_) return false;
-    for (int tries = 0; tries < 50; tries++) {
+    for (int tries = 0; tries < kPatienceMs; tries++) {
       if (drained()) return ++latches_, true;
       usleep(1000);
     }
@@ -82,7 +82,7 @@ class CheckedStream {
         server.msgs_queued, server.skbs_queued, server.rcv_wnd);
   }
   void check_drained() {
-    for (int tries = 0; tries < 50 && !drained(); tries++) usleep(1000);
+    for (int tries = 0; tries < kPatienceMs && !drained(); tries++) usleep(1000);
     if (!drained()) wrong_ = "at the end " + state();
   }
   void choose(probe_mode mode) {
@@ -98,7 +98,7 @@ class CheckedStream {
     return sent > 0;
   }
   void read_some(size_t size) {
-    if (!wait_readable(pair_.server.get(), 400)) {
+    if (!wait_readable(pair_.server.get(), kPatienceMs)) {
       wrong_ = fmt::format("stalled: {} sent, {} read, {}", sent_, received_, state());
       return;
     }
@@ -154,7 +154,7 @@ Finding try_verdict_window(Lab& lab) {
                         ? send(pair.client.get(), buffer.data(), std::min(buffer.size(), total - sent), MSG_NOSIGNAL)
                         : 0;
       if (put > 0) sent += put;
-      if (!wait_readable(pair.server.get(), put > 0 ? 0 : 400)) {
+      if (!wait_readable(pair.server.get(), put > 0 ? 0 : kPatienceMs)) {
         if (put > 0) continue;
         return quirk(fmt::format("stalled with a buffer of {}: {} sent, {} read", rcvbuf, sent, received),
                      "the verdict is not used");
@@ -209,7 +209,7 @@ FinResult run_fin(Lab& lab, const FinRun& run) {
       usleep(1000);
       result.packets_waiting = lab.peek(pair.server.get()).skbs_queued;
     }
-    if (!wait_readable(pair.server.get(), 400)) return result.stalled = true, result;
+    if (!wait_readable(pair.server.get(), kPatienceMs)) return result.stalled = true, result;
     ssize_t got = recv(pair.server.get(), buffer.data(), buffer.size(), 0);
     if (got == 0 || lab.troubled()) return result;
     if (got > 0) result.received += got;
@@ -266,8 +266,10 @@ Finding try_verdict_reset(Lab& lab) {
   usleep(1000);
   char buffer[4096];
   size_t received = 0;
-  ssize_t got;
-  while ((got = recv(pair.server.get(), buffer, sizeof(buffer), 0)) > 0) received += got;
+  ssize_t got = 0;
+  while (wait_readable(pair.server.get(), kPatienceMs) &&
+         (got = recv(pair.server.get(), buffer, sizeof(buffer), 0)) > 0)
+    received += got;
   int error = got < 0 ? errno : 0;
   if (lab.troubled()) return {};
   if (received == kBytes && error == ECONNRESET) return works("a reset arrives after the bytes before it");
