@@ -327,7 +327,8 @@ static __always_inline void on_passive(struct bpf_sock_ops *ops, struct sh_confi
 }
 
 /* May the socket be taken out of the sockhash now? Its queue would be destroyed, and with the verdict attached a reader blocked
- * in recv() would get EAGAIN on a blocking socket: both must be absent. A writer blocked for memory is harmless. */
+ * in recv() would get EAGAIN on a blocking socket: both must be absent. A writer is harmless, because its call holds the psock: one
+ * that is blocked for memory, or one that is just releasing the socket's lock and so processes this very packet. */
 static __always_inline bool sh_may_leave(struct tcp_sock *tp)
 {
 	struct sk_psock *psock = sh_psock(SK(tp));
@@ -336,7 +337,9 @@ static __always_inline bool sh_may_leave(struct tcp_sock *tp)
 	if (!psock || !sh_psock_empty(psock))
 		return false;
 	inside = BPF_CORE_READ(psock, refcnt.refs.counter) - 1;
-	return inside == 0 || (inside == 1 && SK(tp)->sk_write_pending == 1);
+	if (inside != 1)
+		return inside == 0;
+	return SK(tp)->sk_write_pending == 1 || (SK(tp)->sk_lock.owned && !sh_somebody_waits(SK(tp)));
 }
 
 /* Runs before the packet that brought the sample is queued, so an active end whose peer is not here leaves before it can read
@@ -389,6 +392,8 @@ static __always_inline void on_close(struct bpf_sock_ops *ops, struct sh_config 
 		return;
 	if (st->peer_cookie)
 		sh_profile_learn(cfg, st);
+	else
+		sh_profile_no_peer(st->profile);
 	counts = sh_counted();
 	if (counts) {
 		counts->counters[SH_C_FAST_MSGS] += st->fast_msgs;

@@ -20,6 +20,7 @@
 #define EPERM 1
 #define ENOENT 2
 #define EBUSY 16
+#define ENOPROTOOPT 92
 #define EOPNOTSUPP 95
 #define E2BIG 7
 #define ENOMEM 12
@@ -126,6 +127,36 @@ static __always_inline enum sh_reason sh_socket_obstacle(struct tcp_sock *tp)
 static __always_inline bool sh_nonblocking(struct tcp_sock *tp)
 {
 	return BPF_CORE_READ(SK(tp), sk_socket, file, f_flags) & O_NONBLOCK;
+}
+
+#define SEND_SHUTDOWN 2
+
+/* TCP answers a send on such a socket with EPIPE or its error: it must see the message. */
+static __always_inline bool sh_cannot_send(struct tcp_sock *tp)
+{
+	return (SK(tp)->sk_shutdown & SEND_SHUTDOWN) || SK(tp)->sk_err;
+}
+
+#define SH_WAITERS_MAX 8
+
+/* Is somebody asleep in a call on the socket? Entries of epoll have no task; those of recv(), send() and poll() do. Too many to
+ * look at counts as yes. */
+static __always_inline bool sh_somebody_waits(struct sock *sk)
+{
+	struct socket_wq *wq = BPF_CORE_READ(sk, sk_wq);
+	void *head = (void *)wq + bpf_core_field_offset(struct socket_wq, wait.head);
+	struct list_head *at = BPF_CORE_READ(wq, wait.head.next);
+	struct wait_queue_entry *entry;
+
+	for (int i = 0; i < SH_WAITERS_MAX; i++) {
+		if (!at || (void *)at == head)
+			return !at;
+		entry = (void *)at - bpf_core_field_offset(struct wait_queue_entry, entry);
+		if (BPF_CORE_READ(entry, private))
+			return true;
+		at = BPF_CORE_READ(at, next);
+	}
+	return true;
 }
 
 /* The psock of a socket that is in a map, or NULL. `sk` may be any address; reads through it cannot fault. */

@@ -48,10 +48,32 @@ static __always_inline enum sh_reason sh_option_reason(int level, int name)
 	return SH_R_NONE;
 }
 
-static __always_inline int sh_refuse(int errno_value)
+/* The errno that refuses the option, as a kernel without it would; 0: it is not refused. */
+static __always_inline int sh_option_errno(int level, int name)
 {
-	bpf_set_retval(-errno_value);
+	if (level == SOL_TCP)
+		return name == TCP_ULP ? ENOENT : name == TCP_INQ ? ENOPROTOOPT : 0;
+	switch (name) {
+	case SO_ZEROCOPY:
+	case SO_PEEK_OFF: return EOPNOTSUPP;
+	case SO_TIMESTAMP_OLD:
+	case SO_TIMESTAMPNS_OLD:
+	case SO_TIMESTAMPING_OLD:
+	case SO_TIMESTAMP_NEW:
+	case SO_TIMESTAMPNS_NEW:
+	case SO_TIMESTAMPING_NEW: return ENOPROTOOPT;
+	}
 	return 0;
+}
+
+/* Turning an option off is always allowed: SO_PEEK_OFF with -1, the others with 0. */
+static __always_inline bool sh_turns_off(struct bpf_sockopt *ctx)
+{
+	int *value = ctx->optval;
+
+	if ((void *)(value + 1) > ctx->optval_end)
+		return false;
+	return ctx->level == SOL_SOCKET && ctx->optname == SO_PEEK_OFF ? *value < 0 : *value == 0;
 }
 
 SEC("cgroup/setsockopt")
@@ -60,6 +82,7 @@ int sh_setsockopt(struct bpf_sockopt *ctx)
 	enum sh_reason reason = sh_option_reason(ctx->level, ctx->optname);
 	struct sh_config *cfg;
 	struct sh_sock *st;
+	int refusal;
 
 	if (!reason || !ctx->sk)
 		return 1;
@@ -67,10 +90,13 @@ int sh_setsockopt(struct bpf_sockopt *ctx)
 	st = bpf_sk_storage_get(&sh_sockets, ctx->sk, 0, 0);
 	if (!st || !cfg || !(st->flags & SH_SOCK_IN_MAP))
 		return 1;
-	if (reason == SH_R_ULP)
-		return sh_refuse(ENOENT); /* as without the tls module */
-	if (reason == SH_R_ZEROCOPY)
-		return sh_refuse(EOPNOTSUPP);
+	if (reason != SH_R_ULP && sh_turns_off(ctx))
+		return 1;
+	refusal = sh_option_errno(ctx->level, ctx->optname);
+	if (refusal) {
+		bpf_set_retval(-refusal);
+		return 0;
+	}
 	st->shared.rx_stopped = reason;
 	st->state = SH_STATE_STOPPED;
 	st->reason = reason;

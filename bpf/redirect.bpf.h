@@ -133,6 +133,8 @@ static __always_inline __u32 sh_tcp_reason(struct sh_config *cfg, struct tcp_soc
 
 	if (cfg->mode != SH_MODE_ON)
 		return SH_R_OFF;
+	if (sh_cannot_send(tp))
+		return SH_R_CLOSING;
 	if (!st->peer_cookie && !sh_adopt_answer(st))
 		return SH_R_NO_PEER;
 	bpf_probe_read_kernel(&peer, sizeof(peer), (void *)st->peer_storage);
