@@ -1,10 +1,10 @@
 // What is shipped: the programs that may receive redirected bytes, and what is left alone.
 //
-// A receiver takes its bytes with read, readv, recv, recvfrom or recvmsg and is content with what it gets. It does not
-// splice from its sockets, does not ask for MSG_WAITALL, does not discard with recv(NULL, MSG_TRUNC), and does not wait
-// with SO_RCVLOWAT. It reads after poll or epoll, or with non-blocking descriptors: a recv() that *blocks* on a socket
-// in a map answers EAGAIN to any wake-up without data (a signal, SIGSTOP and SIGCONT, another thread that reads or
-// sends).
+// A receiver takes its bytes with read, readv, recv, recvfrom or recvmsg and is content with what it gets. It does
+// not splice from its sockets, does not ask for MSG_WAITALL, does not discard with recv(NULL, MSG_TRUNC), and does
+// not wait with SO_RCVLOWAT. It reads after poll or epoll, or with non-blocking descriptors: a recv() that *blocks*
+// on a socket in a map answers EAGAIN to any wake-up without data (a signal, SIGSTOP and SIGCONT, another thread that
+// reads or sends).
 //
 // "Checked by strace" means: its reads of TCP sockets were recorded while it did its usual work, large and small, and
 // were of these kinds only.
@@ -24,27 +24,24 @@ namespace {
 //  - dotnet: FIONREAD, and never tried here.
 const std::vector<ProgramEntry> kServers = {
     // epoll, recv and readv of non-blocking sockets. FIONREAD after a read tells it whether to read again, with an
-    // edge-triggered
-    // epoll: a wrong 0 stalls it for good. Checked by strace with nginx 1.22 serving, proxying and taking uploads.
+    // edge-triggered epoll: a wrong 0 stalls it for good. Checked by strace with nginx 1.22 serving, proxying and
+    // taking uploads.
     {.name = "nginx", .uses_fionread = true},
-    // epoll, recv of non-blocking sockets; recv(NULL, MSG_TRUNC) only where it falls back to a plain recv. The splicing
-    // options
-    // make it splice: the daemon looks for them in its configuration. Checked by strace with haproxy 2.6, HTTP, without
-    // them.
+    // epoll, recv of non-blocking sockets; recv(NULL, MSG_TRUNC) only where it falls back to a plain recv. The
+    // splicing options make it splice: the daemon looks for them in its configuration. Checked by strace with haproxy
+    // 2.6, HTTP, without them.
     {.name = "haproxy", .verify = true},
     // epoll, read of non-blocking sockets. Checked by strace with redis-server 7.0 under redis-benchmark.
     {.name = "redis-server"},
     // libevent, read of non-blocking sockets. Checked by strace with memcached 1.6.
     {.name = "memcached"},
-    // recv of non-blocking sockets, then epoll; SO_KEEPALIVE and TCP_NODELAY only. Checked by strace with PostgreSQL 15
-    // under psql
-    // and pgbench.
+    // recv of non-blocking sockets, then epoll; SO_KEEPALIVE and TCP_NODELAY only. Checked by strace with PostgreSQL
+    // 15 under psql and pgbench.
     {.name = "postgres"},
     // libev, read of non-blocking sockets. Checked by strace with nghttpd 1.52.
     {.name = "nghttpd"},
-    // libevent, readv of non-blocking sockets; listener filters look with MSG_PEEK, which works on redirected bytes. By
-    // its
-    // documentation; not tried.
+    // libevent, readv of non-blocking sockets; listener filters look with MSG_PEEK, which works on redirected bytes.
+    // By its documentation; not tried.
     {.name = "envoy"},
 };
 
@@ -52,8 +49,7 @@ const std::vector<ProgramEntry> kClients = {
     // poll, recv of non-blocking sockets. Checked by strace with curl 7.88, down- and uploads.
     {.name = "curl"},
     // epoll, read of non-blocking sockets. It asks FIONREAD only after a read that filled its buffer, and a wrong 0
-    // only sends it
-    // back to a level-triggered epoll. Checked by strace with wrk 4.1.
+    // only sends it back to a level-triggered epoll. Checked by strace with wrk 4.1.
     {.name = "wrk"},
     // libev, read of non-blocking sockets. Checked by strace with h2load 1.52.
     {.name = "h2load"},
@@ -66,23 +62,20 @@ const std::vector<ProgramEntry> kClients = {
 
 // The base name in /proc/PID/exe carries the version.
 const std::vector<ProgramEntry> kLanguages = {
-    // libuv: epoll, read of non-blocking sockets; streams are piped through user space. Checked by strace with node 20,
-    // as server
-    // and client. Debian's is "node", older ones "nodejs".
+    // libuv: epoll, read of non-blocking sockets; streams are piped through user space. Checked by strace with node
+    // 20, as server and client. Debian's is "node", older ones "nodejs".
     {.name = "node"},
     {.name = "nodejs"},
     // asyncio and every socket with a timeout: non-blocking, epoll or poll, recv. A socket without a timeout blocks in
-    // recv(): a
-    // signal, a stop or a debugger then shows as BlockingIOError instead of being invisible. Checked by strace with
-    // Python 3.11:
-    // urllib, asyncio, http.server.
-    {.name = "python3"},
-    {.name = "python3.9"},
-    {.name = "python3.10"},
-    {.name = "python3.11"},
-    {.name = "python3.12"},
-    {.name = "python3.13"},
-    {.name = "python3.14"},
+    // recv()
+    // and stays on TCP. Checked by strace with Python 3.11: urllib, asyncio, http.server.
+    {.name = "python3", .may_block = true},
+    {.name = "python3.9", .may_block = true},
+    {.name = "python3.10", .may_block = true},
+    {.name = "python3.11", .may_block = true},
+    {.name = "python3.12", .may_block = true},
+    {.name = "python3.13", .may_block = true},
+    {.name = "python3.14", .may_block = true},
 };
 
 }  // namespace
@@ -93,10 +86,10 @@ std::vector<ProgramEntry> shipped_receivers() {
   return all;
 }
 
-// Connections between applications and their sidecars are what the shortcut is for: the sidecars' data ports (Istio and
-// Kuma 15001 and 15006, Linkerd 4140, Consul 21000) and users (Istio 1337, Linkerd 2102, Kuma 5678) are therefore *not*
-// excluded. What carries encrypted tunnels, configuration or administration of a mesh is left alone: it is not request
-// traffic of applications, and an operator who looks for a fault there must not find another mechanism in it.
+// Connections between applications and their sidecars are what the shortcut is for: the sidecars' data ports (Istio
+// and Kuma 15001 and 15006, Linkerd 4140, Consul 21000) and users (Istio 1337, Linkerd 2102, Kuma 5678) are therefore
+// *not* excluded. What carries encrypted tunnels, configuration or administration of a mesh is left alone: it is not
+// request traffic of applications, and an operator who looks for a fault there must not find another mechanism in it.
 Selection default_selection() {
   Selection selection;
   selection.ports.exclude = {
