@@ -301,6 +301,15 @@ std::string send_after_zerocopy(Connection& c) {
 
 // ---- waiting ----
 
+int wait_for_event(int epoll, int limit_ms) {
+  epoll_event event{};
+  int count;
+  do {
+    count = epoll_wait(epoll, &event, 1, limit_ms);
+  } while (count < 0 && errno == EINTR);
+  return count;
+}
+
 std::string edges(Connection& c) {
   const UniqueFd epoll(epoll_create1(EPOLL_CLOEXEC));
   epoll_event event{};
@@ -309,8 +318,8 @@ std::string edges(Connection& c) {
   std::string seen;
   for (int i = 0; i < 3; ++i) {
     send_all(c.client.get(), "e");
-    seen += std::to_string(epoll_wait(epoll.get(), &event, 1, 1000));
-    seen += std::to_string(epoll_wait(epoll.get(), &event, 1, 30));  // no second event for the same byte
+    seen += std::to_string(wait_for_event(epoll.get(), 1000));
+    seen += std::to_string(wait_for_event(epoll.get(), 30));  // no second event for the same byte
   }
   return seen + received(c.server.get(), 10);
 }

@@ -87,6 +87,24 @@ uint64_t Accelerated::reason_count(sh_reason which) {
   return must(engine_ ? engine_->counters() : pinned_counters(paths_), "read the counters").reasons[which];
 }
 
+std::string Accelerated::summary() {
+  static constexpr const char* kNames[] = {
+#define SH_COUNTER_NAME(id, name, help) name,
+      SH_COUNTERS(SH_COUNTER_NAME)
+#undef SH_COUNTER_NAME
+  };
+  const Counters counters = must(engine_ ? engine_->counters() : pinned_counters(paths_), "read the counters");
+  std::string text;
+  for (int i = 0; i < SH_COUNTER_COUNT; ++i) {
+    if (counters.counters[i] > 0) text += fmt::format("{} {}, ", kNames[i], counters.counters[i]);
+  }
+  text += "reasons:";
+  for (uint32_t i = 0; i < SH_REASON_COUNT; ++i) {
+    if (counters.reasons[i] > 0) text += fmt::format(" {} {}", reason_name(i), counters.reasons[i]);
+  }
+  return text;
+}
+
 bool Accelerated::is_fast(const Connection& connection) {
   for (const int fd : {connection.client.get(), connection.server.get()}) {
     const auto found = row(fd);

@@ -40,6 +40,7 @@ class Accelerated {
   std::optional<Row> row(int fd);  // of one of our sockets
   uint64_t counter(sh_counter which);
   uint64_t reason_count(sh_reason which);
+  std::string summary();  // all counters and reasons that are not 0
 
   // Requests and responses until both directions are on the shortcut; false if that never happens.
   bool make_fast(const Connection& connection);

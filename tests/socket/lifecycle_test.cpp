@@ -1,0 +1,263 @@
+// The engine comes and goes in the middle of checked traffic: nothing lost, nothing broken, and in the end nothing
+// left.
+#include <bpf/bpf.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "support/accelerated.hpp"
+
+namespace shunt::test {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+constexpr uint64_t kConnections = 2000;
+
+// The traffic checker as a program inside the cgroup, so that its sockets outlive what happens here.
+class Traffic {
+ public:
+  explicit Traffic(const Cgroup& cgroup, uint64_t connections = kConnections)
+      : checker_(Child::exec({SHUNT_TRAFFIC_PROGRAM, "--connections", std::to_string(connections), "--at-once", "100",
+                              "--cgroup", cgroup.path(), "--process-share", "1", "-o", "json"},
+                             dir_ / "out")) {}
+
+  bool running() const { return kill(checker_.pid(), 0) == 0 && read_text(dir_ / "out").empty(); }
+
+  void expect_exact(uint64_t connections = kConnections) {
+    const int code = checker_.wait(seconds(120));
+    const std::string output = read_text(dir_ / "out");
+    ASSERT_EQ(code, 0) << output;
+    EXPECT_EQ(nlohmann::json::parse(output)["connections"], connections);
+  }
+
+ private:
+  TempDir dir_;
+  Child checker_;
+};
+
+// Long streams in both directions, so that live connections see every change.
+class Streams {
+ public:
+  explicit Streams(const Cgroup& cgroup, int count, uint64_t bytes_each) : bytes_each_(bytes_each) {
+    const InCgroup inside(cgroup);
+    for (int i = 0; i < count; ++i) connections_.push_back(connect_pair());
+  }
+
+  std::vector<Connection>& connections() { return connections_; }
+
+  void start() {
+    for (size_t i = 0; i < connections_.size(); ++i) {
+      threads_.emplace_back([this, i] { exchange(connections_[i], i); });
+    }
+  }
+  ~Streams() {
+    for (std::thread& thread : threads_) thread.join();
+  }
+  bool finish() {
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+    return errors_.load() == 0;
+  }
+  bool running() const { return ended_.load() < connections_.size(); }
+
+ private:
+  // Requests of any size, each answered: mostly on the shortcut, sometimes not.
+  void exchange(const Connection& connection, uint64_t seed) {
+    uint64_t moved = 0;
+    for (uint64_t turn = 0; moved < bytes_each_; ++turn) {
+      const size_t bytes = turn % 7 == 0 ? 60000 : 100 + turn % 1000;
+      const std::string request = pattern(seed * 1000003 + turn, bytes);
+      send_all(connection.client.get(), request);
+      if (receive_exactly(connection.server.get(), bytes, seconds(30)) != request) break;
+      send_all(connection.server.get(), request);
+      if (receive_exactly(connection.client.get(), bytes, seconds(30)) != request) break;
+      moved += 2 * bytes;
+    }
+    if (moved < bytes_each_) errors_.fetch_add(1);
+    ended_.fetch_add(1);
+  }
+
+  uint64_t bytes_each_;
+  std::vector<Connection> connections_;
+  std::vector<std::thread> threads_;
+  std::atomic<uint64_t> ended_{0};
+  std::atomic<int> errors_{0};
+};
+
+uint32_t programs_attached(const Cgroup& cgroup) {
+  const UniqueFd fd(open(cgroup.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  uint32_t count = 0;
+  for (const bpf_attach_type type : {BPF_CGROUP_SOCK_OPS, BPF_CGROUP_SETSOCKOPT, BPF_CGROUP_GETSOCKOPT}) {
+    uint32_t ids[64], flags = 0, found = 64;
+    if (bpf_prog_query(fd.get(), type, 0, &flags, ids, &found) == 0) count += found;
+  }
+  return count;
+}
+
+size_t pins(const Accelerated& shortcut) {
+  std::error_code none;
+  size_t count = 0;
+  for (auto it = std::filesystem::recursive_directory_iterator(shortcut.paths().pin_dir, none);
+       !none && it != std::filesystem::recursive_directory_iterator(); ++it) {
+    ++count;
+  }
+  return count;
+}
+
+template <typename T>
+bool gives(const Result<T>& result, const char* what) {
+  if (!result) ADD_FAILURE() << what << ": " << result.error().to_string();
+  return result.has_value();
+}
+
+TEST(Lifecycle, PinsAreForRootOnly) {
+  Accelerated shortcut;
+  struct stat info {};
+  ASSERT_EQ(stat(shortcut.paths().pin_dir.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0700u);
+  EXPECT_EQ(info.st_uid, 0u);
+}
+
+TEST(Lifecycle, NewConnectionsAreAcceleratedWithoutTheEngine) {
+  Accelerated shortcut;
+  const InCgroup inside(shortcut.cgroup());
+  shortcut.destroy_engine();
+  for (int i = 0; i < 10; ++i) {
+    const Connection connection = connect_pair();
+    EXPECT_TRUE(shortcut.make_fast(connection)) << describe(shortcut.row(connection.client.get()));
+  }
+}
+
+TEST(Lifecycle, TheEngineDiesAndReturnsUnderTraffic) {
+  Accelerated shortcut;
+  Traffic traffic(shortcut.cgroup());
+  Streams streams(shortcut.cgroup(), 20, 8 << 20);
+  streams.start();
+  for (int i = 0; i < 5; ++i) {
+    shortcut.destroy_engine();
+    std::this_thread::sleep_for(milliseconds(100));
+    shortcut.open_engine();
+    std::this_thread::sleep_for(milliseconds(100));
+  }
+  EXPECT_TRUE(streams.finish());
+  traffic.expect_exact();
+  EXPECT_GT(shortcut.counter(SH_C_PAIRS), kConnections / 2);
+}
+
+TEST(Lifecycle, DetachUnderTrafficAndAttachAgain) {
+  Accelerated shortcut;
+  Traffic traffic(shortcut.cgroup());
+  Streams streams(shortcut.cgroup(), 20, 8 << 20);
+  streams.start();
+  for (int i = 0; i < 3; ++i) {
+    std::this_thread::sleep_for(milliseconds(200));
+    const auto drained = shortcut.engine().detach(seconds(5));
+    if (gives(drained, "detach")) {
+      EXPECT_TRUE(drained->clean()) << describe(drained->kept);
+    }
+    EXPECT_EQ(programs_attached(shortcut.cgroup()), 0u);
+    EXPECT_TRUE(gives(shortcut.engine().attach(), "attach"));
+  }
+  EXPECT_TRUE(streams.finish());
+  traffic.expect_exact();
+}
+
+// What `shunt cleanup` does when the daemon is dead.
+TEST(Lifecycle, DrainWithTheEngineDeadLeavesNothing) {
+  Accelerated shortcut;
+  Traffic traffic(shortcut.cgroup());
+  Streams streams(shortcut.cgroup(), 20, 8 << 20);
+  streams.start();
+  std::this_thread::sleep_for(milliseconds(300));
+  EXPECT_GT(programs_attached(shortcut.cgroup()), 0u);
+  shortcut.destroy_engine();
+  EXPECT_TRUE(streams.running());
+  const auto drained = drain_pinned(shortcut.paths(), seconds(20), false);
+  if (gives(drained, "drain_pinned")) {
+    EXPECT_TRUE(drained->clean()) << describe(drained->kept);
+  }
+  EXPECT_EQ(programs_attached(shortcut.cgroup()), 0u);
+  EXPECT_EQ(pins(shortcut), 0u);
+  EXPECT_TRUE(streams.finish());
+  traffic.expect_exact();
+}
+
+// A queue that nobody reads is not destroyed: the socket stays, is named, and its bytes arrive when they are asked for.
+TEST(Lifecycle, AnUnreadQueueSurvivesTheDrain) {
+  Accelerated shortcut;
+  const InCgroup inside(shortcut.cgroup());
+  const Connection connection = connect_pair();
+  ASSERT_TRUE(shortcut.make_fast(connection));
+  const std::string unread = pattern(1, 5000);
+  send_all(connection.client.get(), unread);
+  auto drained = shortcut.engine().detach(milliseconds(500));
+  ASSERT_TRUE(gives(drained, "detach"));
+  ASSERT_EQ(drained->kept.size(), 1u);
+  EXPECT_EQ(drained->kept[0].raw.sock.shared.cookie, socket_cookie(connection.server.get()));
+  send_all(connection.client.get(), unread);
+  EXPECT_TRUE(receive_exactly(connection.server.get(), 10000) == unread + unread);
+  EXPECT_TRUE(ping_pong(connection, 10));
+  drained = drain_pinned(shortcut.paths(), seconds(5), true);
+  ASSERT_TRUE(gives(drained, "drain_pinned"));
+  EXPECT_TRUE(drained->clean()) << describe(drained->kept);
+  EXPECT_TRUE(ping_pong(connection, 10));
+}
+
+// Connections that are older than the attachment, or were drained, are plain TCP: FIONREAD counts.
+TEST(Lifecycle, ADrainedConnectionIsPlainTcp) {
+  Accelerated shortcut;
+  const InCgroup inside(shortcut.cgroup());
+  const Connection connection = connect_pair();
+  ASSERT_TRUE(shortcut.make_fast(connection));
+  const auto drained = shortcut.engine().detach(seconds(5));
+  ASSERT_TRUE(gives(drained, "detach"));
+  EXPECT_TRUE(drained->clean()) << describe(drained->kept);
+  ASSERT_TRUE(ping_pong(connection, 20));
+  send_all(connection.client.get(), std::string(321, 'p'));
+  wait_readable(connection.server.get(), seconds(1));
+  EXPECT_EQ(readable_bytes(connection.server.get()), 321);
+}
+
+TEST(Lifecycle, SettingsChangeUnderTraffic) {
+  Accelerated shortcut;
+  Traffic traffic(shortcut.cgroup());
+  for (int i = 0; i < 8; ++i) {
+    Settings settings = plain_settings();
+    settings.spill_bytes = i % 2 ? 4096 : 512 * 1024;
+    settings.spill_messages = i % 2 ? 4 : 512;
+    settings.firewall_interval = milliseconds(i % 3 * 10);
+    settings.profile = i % 2;
+    shortcut.apply(settings);
+    std::this_thread::sleep_for(milliseconds(100));
+  }
+  traffic.expect_exact();
+}
+
+TEST(Lifecycle, NothingIsLeftAfterAnEngine) {
+  const auto groups = [] {
+    size_t count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(Cgroup::mount_point())) count += entry.is_directory();
+    return count;
+  };
+  const size_t before = groups();
+  Paths paths;
+  {
+    Accelerated shortcut;
+    paths = shortcut.paths();
+    const InCgroup inside(shortcut.cgroup());
+    const Connection connection = connect_pair();
+    EXPECT_TRUE(shortcut.make_fast(connection));
+  }
+  EXPECT_EQ(groups(), before);
+  EXPECT_FALSE(std::filesystem::exists(paths.pin_dir));
+}
+
+}  // namespace
+}  // namespace shunt::test
