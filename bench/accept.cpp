@@ -33,7 +33,8 @@ std::vector<Bar> bars() {
   all.push_back({"nginx/c128", "shortcut", "plain", "value", 1.3, 1.39});
   all.push_back({"nginx-chain/c16", "shortcut", "plain", "value", 1.4, 1.47});
   all.push_back({"haproxy-chain/c16", "shortcut", "plain", "value", 1.3, 1.33});
-  for (const char* cell : {"ping-pong/64B/1cpu", "one-way/64KiB/1cpu", "connect/1cpu", "setsockopt-echo/1cpu", "setsockopt/1cpu"}) {
+  for (const char* cell :
+       {"ping-pong/64B/1cpu", "one-way/64KiB/1cpu", "connect/1cpu", "setsockopt-echo/1cpu", "setsockopt/1cpu"}) {
     all.push_back({cell, "excluded", "plain", "value", 0.99, 0});
   }
   all.push_back({"one-way/256KiB/1cpu", "half", "plain", "value", 0.97, 0});
@@ -47,7 +48,11 @@ Json judge(const Json& document, const Bar& bar) {
                                     latency ? bar.variant : bar.base, latency ? ", p50" : "")},
                {"cell", bar.cell},
                {"ratio",
-                {{"median", ratio.median}, {"low", ratio.low}, {"high", ratio.high}, {"coverage", ratio.coverage}, {"rounds", ratio.count}}},
+                {{"median", ratio.median},
+                 {"low", ratio.low},
+                 {"high", ratio.high},
+                 {"coverage", ratio.coverage},
+                 {"rounds", ratio.count}}},
                {"bar", bar.bar},
                {"holds", ratio.count > 0 && ratio.high >= bar.bar}};
   json["verdict"] = ratio.count == 0 ? "not measured" : ratio.high >= bar.bar ? "holds" : "FALLS SHORT";

@@ -116,9 +116,7 @@ struct Pipes {
     finished[0].reset(fds[0]), finished[1].reset(fds[1]);
     return true;
   }
-  RunSignals signals() const {
-    return {listening[0].get(), listening[1].get(), finished[0].get(), finished[1].get()};
-  }
+  RunSignals signals() const { return {listening[0].get(), listening[1].get(), finished[0].get(), finished[1].get()}; }
 };
 
 pid_t fork_end(const RunSpec& spec, End end, bool is_server, Pipes* pipes, RunMemory* memory) {
@@ -161,7 +159,8 @@ bool reap(Child* client, Child* server, double seconds) {
   auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds + kRunGraceSeconds);
   bool all_well = watch_child(client) && watch_child(server);
   while (all_well && (client->pid || server->pid)) {
-    pollfd fds[2] = {{client->pid ? client->pidfd.get() : -1, POLLIN, 0}, {server->pid ? server->pidfd.get() : -1, POLLIN, 0}};
+    pollfd fds[2] = {{client->pid ? client->pidfd.get() : -1, POLLIN, 0},
+                     {server->pid ? server->pidfd.get() : -1, POLLIN, 0}};
     auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     int ready = left.count() > 0 ? poll(fds, 2, int(left.count())) : 0;
     if (ready < 0 && errno == EINTR) continue;
@@ -206,7 +205,8 @@ Sample evaluate(const RunSpec& spec, const RunMemory& memory) {
   sample.p99_us = memory.latencies.quantile_ns(0.99) / 1000;
   sample.p999_us = memory.latencies.quantile_ns(0.999) / 1000;
   sample.queued_bytes_max = double(memory.queued_bytes_max);
-  sample.payload_bytes = spec.cell.kind == CellKind::ping_pong || spec.cell.kind == CellKind::set_option_echo ? 2 * bytes : bytes;
+  sample.payload_bytes =
+      spec.cell.kind == CellKind::ping_pong || spec.cell.kind == CellKind::set_option_echo ? 2 * bytes : bytes;
   return sample;
 }
 

@@ -53,8 +53,9 @@ struct Sample {
   double p99_us = 0;
   double p999_us = 0;
   double queued_bytes_max = 0;  // slow reader: sent and not yet read
-  double payload_bytes = 0;      // both ways; 0: not known
-  double redirected_share = -1;  // of the payload, or where that is not known of the enrolled sockets' bytes; -1: no engine
+  double payload_bytes = 0;     // both ways; 0: not known
+  double redirected_share =
+      -1;             // of the payload, or where that is not known of the enrolled sockets' bytes; -1: no engine
   std::string error;  // why the run failed; an integrity failure begins with "integrity:"
 };
 
@@ -62,7 +63,7 @@ struct RunSpec {
   Cell cell;
   Variant variant = Variant::plain;
   double seconds = 0.3;
-  uint16_t port = 0;                // TCP variants
+  uint16_t port = 0;             // TCP variants
   std::string cgroup_of_client;  // the files that take the ends into their cgroups; empty: they stay
   std::string cgroup_of_server;
   int cpu_of_client = 0;

@@ -18,7 +18,8 @@ uint64_t hash_of(const std::vector<unsigned char>& bytes) {
 
 std::vector<unsigned char> stream(const Pattern& pattern, size_t bytes) {
   std::vector<unsigned char> all;
-  for (size_t offset = 0; offset < bytes; offset += 1024) all.insert(all.end(), pattern.at(offset), pattern.at(offset) + 1024);
+  for (size_t offset = 0; offset < bytes; offset += 1024)
+    all.insert(all.end(), pattern.at(offset), pattern.at(offset) + 1024);
   return all;
 }
 
@@ -80,7 +81,8 @@ TEST_P(EachVariantWithoutEngine, RunsEveryKindOfCellWithItsIntegrityChecked) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Channels, EachVariantWithoutEngine, testing::Values(Variant::plain, Variant::unix, Variant::shm),
+INSTANTIATE_TEST_SUITE_P(Channels, EachVariantWithoutEngine,
+                         testing::Values(Variant::plain, Variant::unix, Variant::shm),
                          [](const auto& param) { return variant_info(param.param).name; });
 
 TEST(RunCell, SaysWhyAnEndCouldNotRun) {

@@ -1,4 +1,5 @@
-// The ways of bytes between two processes that the cells compare: TCP, Unix stream sockets, and a ring in shared memory.
+// The ways of bytes between two processes that the cells compare: TCP, Unix stream sockets, and a ring in shared
+// memory.
 #pragma once
 
 #include <atomic>

@@ -23,9 +23,12 @@ struct Metric {
   double Sample::*field;
 };
 constexpr Metric kMetrics[] = {
-    {"cpu_ns_per_byte", &Sample::cpu_ns_per_byte}, {"cpu_ns_per_message", &Sample::cpu_ns_per_message},
-    {"p50_us", &Sample::p50_us},                   {"p99_us", &Sample::p99_us},
-    {"p999_us", &Sample::p999_us},                 {"queued_bytes_max", &Sample::queued_bytes_max},
+    {"cpu_ns_per_byte", &Sample::cpu_ns_per_byte},
+    {"cpu_ns_per_message", &Sample::cpu_ns_per_message},
+    {"p50_us", &Sample::p50_us},
+    {"p99_us", &Sample::p99_us},
+    {"p999_us", &Sample::p999_us},
+    {"queued_bytes_max", &Sample::queued_bytes_max},
 };
 
 std::vector<double> column(const std::vector<Sample>& samples, double Sample::*field) {
@@ -99,20 +102,20 @@ Json make_document(const Plan& plan, int rounds_done, const std::vector<Series>&
   document["kind"] = "shunt-bench";
   document["format"] = kDocumentFormat;
   document["environment"] = describe_environment();
-  document["plan"] = {{"rounds", plan.rounds},
-                      {"rounds_done", rounds_done},
-                      {"seconds", plan.seconds},
-                      {"stack_seconds", plan.stack_seconds},
-                      {"stack_cpus", plan.stack_cpus},
-                      {"seed", plan.seed},
+  document["plan"] = {{"rounds", plan.rounds},         {"rounds_done", rounds_done},
+                      {"seconds", plan.seconds},       {"stack_seconds", plan.stack_seconds},
+                      {"stack_cpus", plan.stack_cpus}, {"seed", plan.seed},
                       {"interrupted", interrupted()}};
   document["method"] = {
-      {"ratio", "of each round's value to that of plain TCP in the same round, higher is better; the median over the rounds"},
+      {"ratio",
+       "of each round's value to that of plain TCP in the same round, higher is better; the median over the rounds"},
       {"interval",
-       "of the median by order statistics: x(k) to x(n+1-k) of the n sorted ratios, k the largest with 1 - 2 P(Binomial(n, "
+       "of the median by order statistics: x(k) to x(n+1-k) of the n sorted ratios, k the largest with 1 - 2 "
+       "P(Binomial(n, "
        "1/2) < k) >= 0.95; below six rounds minimum and maximum, and coverage says what they are worth"},
       {"integrity",
-       "one-way: XXH3 of all bytes sent against all bytes received; ping-pong and connect: numbered messages, every 64th "
+       "one-way: XXH3 of all bytes sent against all bytes received; ping-pong and connect: numbered messages, every "
+       "64th "
        "compared whole; wrk: each answer of a run before the timed ones compared with the file"},
       {"hashing", "one-way runs include hashing by the reader, at environment.hash_bytes_per_s, in every variant"}};
   for (const VariantInfo& info : kVariants) document["variants"][info.name] = info.text;

@@ -1,5 +1,5 @@
-// The report as one JSON document: what `-o json` prints, and what the tables, the page, the comparison and the bars are made
-// from, so that they cannot say anything else.
+// The report as one JSON document: what `-o json` prints, and what the tables, the page, the comparison and the bars
+// are made from, so that they cannot say anything else.
 #pragma once
 
 #include <base/result.hpp>

@@ -101,7 +101,8 @@ Result<std::unique_ptr<Channel>> connect_channel(const RunSpec& spec, const RunS
 
 Result<void> serve_stream(const RunSpec& spec, Channel* channel, RunMemory* memory) {
   bool slow = spec.cell.kind == CellKind::slow_reader;
-  std::vector<unsigned char> buffer(slow ? kSlowReadBytes : std::max<size_t>(kReceiveBufferBytes, spec.cell.message_bytes));
+  std::vector<unsigned char> buffer(slow ? kSlowReadBytes
+                                         : std::max<size_t>(kReceiveBufferBytes, spec.cell.message_bytes));
   StreamHash hash;
   EndReport& report = memory->server;
   Meter meter(&report);
@@ -154,13 +155,15 @@ void stamp(std::vector<unsigned char>* message, uint64_t number) {
   std::memcpy(message->data() + message->size() - sizeof(number), &number, sizeof(number));
 }
 
-Result<void> check(const std::vector<unsigned char>& message, const std::vector<unsigned char>& expected, uint64_t number) {
+Result<void> check(const std::vector<unsigned char>& message, const std::vector<unsigned char>& expected,
+                   uint64_t number) {
   uint64_t first, last;
   std::memcpy(&first, message.data(), sizeof(first));
   std::memcpy(&last, message.data() + message.size() - sizeof(last), sizeof(last));
   bool whole = number % kFullCheckEvery == 0;
   if (first == number && last == number && (!whole || message == expected)) return {};
-  return unexpected(Error{EBADMSG, "integrity: message " + std::to_string(number) + " is not the one that was sent", {}});
+  return unexpected(
+      Error{EBADMSG, "integrity: message " + std::to_string(number) + " is not the one that was sent", {}});
 }
 
 Result<void> serve_ping_pong(const RunSpec& spec, Channel* channel, RunMemory* memory) {

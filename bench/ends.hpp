@@ -1,5 +1,5 @@
-// The two ends of a run: what the client and the server process of each kind of cell do. They share one mapping with the
-// harness, where each leaves what it measured.
+// The two ends of a run: what the client and the server process of each kind of cell do. They share one mapping with
+// the harness, where each leaves what it measured.
 #pragma once
 
 #include <bench/cells.hpp>

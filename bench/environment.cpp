@@ -74,7 +74,8 @@ Json describe_environment() {
   all["usable_cpus"] = usable_cpus().size();
   std::string governor = first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
   all["governor"] = governor.empty() ? "unknown" : governor;
-  all["command_line_mitigations"] = first_line("/proc/cmdline").find("mitigations=off") != std::string::npos ? "off" : "default";
+  all["command_line_mitigations"] =
+      first_line("/proc/cmdline").find("mitigations=off") != std::string::npos ? "off" : "default";
   all["mitigations"] = mitigations();
   all["load_average"] = first_line("/proc/loadavg");
   std::istringstream memory(first_line("/proc/meminfo"));

@@ -1,5 +1,5 @@
-// One round trip over each kind of channel, under Google Benchmark: for profilers and for comparing single changes. Both ends
-// are on one CPU. With root also the shortcut; without, its benchmark says why it is skipped.
+// One round trip over each kind of channel, under Google Benchmark: for profilers and for comparing single changes.
+// Both ends are on one CPU. With root also the shortcut; without, its benchmark says why it is skipped.
 #include <benchmark/benchmark.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -121,7 +121,8 @@ bool move_to(const std::string& procs_file) {
 
 void ping_pong_shortcut(benchmark::State& state) {
   if (!engine_host) return state.SkipWithError(engine_error.c_str());
-  if (auto attached = engine_host->attach(kEngine); !attached) return state.SkipWithError(attached.error().to_string().c_str());
+  if (auto attached = engine_host->attach(kEngine); !attached)
+    return state.SkipWithError(attached.error().to_string().c_str());
   bool moved = move_to(engine_host->cgroup(kEngine).procs_file());
   if (moved) {
     ping_pong_plain(state);
@@ -130,7 +131,8 @@ void ping_pong_shortcut(benchmark::State& state) {
   }
   if (!move_to(engine_host->cgroup("plain").procs_file())) state.SkipWithError("cannot leave the cgroup");
   state.counters["redirected"] = engine_host->take_redirected(kEngine).share();
-  if (auto detached = engine_host->detach(kEngine); !detached) state.SkipWithError(detached.error().to_string().c_str());
+  if (auto detached = engine_host->detach(kEngine); !detached)
+    state.SkipWithError(detached.error().to_string().c_str());
 }
 
 #define PING_PONG(name) BENCHMARK(name)->Arg(64)->Arg(1024)->Arg(16384)->UseRealTime()

@@ -11,7 +11,8 @@ namespace {
 constexpr double kLabelWidth = 190, kPlotWidth = 640, kLineHeight = 15, kCellGap = 8, kAxisHeight = 34;
 
 // Colours that stay apart for the colour-blind (Okabe and Ito).
-constexpr const char* kColours[] = {"#000000", "#d55e00", "#e69f00", "#cc79a7", "#999999", "#0072b2", "#009e73", "#56b4e9"};
+constexpr const char* kColours[] = {"#000000", "#d55e00", "#e69f00", "#cc79a7",
+                                    "#999999", "#0072b2", "#009e73", "#56b4e9"};
 
 constexpr const char* kHead = R"(<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{0}</title>
@@ -26,11 +27,16 @@ svg text{{font:12px system-ui,sans-serif}} .legend span{{margin-right:1.2rem}} .
 std::string escape(const std::string& text) {
   std::string safe;
   for (char c : text) {
-    if (c == '&') safe += "&amp;";
-    else if (c == '<') safe += "&lt;";
-    else if (c == '>') safe += "&gt;";
-    else if (c == '"') safe += "&quot;";
-    else safe += c;
+    if (c == '&')
+      safe += "&amp;";
+    else if (c == '<')
+      safe += "&lt;";
+    else if (c == '>')
+      safe += "&gt;";
+    else if (c == '"')
+      safe += "&quot;";
+    else
+      safe += c;
   }
   return safe;
 }
@@ -51,7 +57,8 @@ struct PlotRow {
 // A logarithmic axis that holds all dots.
 class Axis {
  public:
-  explicit Axis(const std::vector<PlotRow>& rows, double reference) : low_(reference > 0 ? reference : 1e300), high_(reference) {
+  explicit Axis(const std::vector<PlotRow>& rows, double reference)
+      : low_(reference > 0 ? reference : 1e300), high_(reference) {
     for (const PlotRow& row : rows) {
       for (const Dot& dot : row.dots) {
         low_ = std::min(low_, dot.low);
@@ -61,9 +68,7 @@ class Axis {
     low_ /= 1.1;
     high_ *= 1.1;
   }
-  double x(double value) const {
-    return kLabelWidth + kPlotWidth * std::log(value / low_) / std::log(high_ / low_);
-  }
+  double x(double value) const { return kLabelWidth + kPlotWidth * std::log(value / low_) / std::log(high_ / low_); }
   // 1, 2, 5 times a power of ten; of the powers only where many.
   std::vector<double> ticks() const {
     std::vector<double> all;
@@ -85,7 +90,8 @@ class Axis {
 std::string draw_dot(const Axis& axis, const Dot& dot, double y) {
   const char* colour = kColours[dot.colour % std::size(kColours)];
   return fmt::format(
-      "<g><title>{}</title><line x1=\"{:.1f}\" x2=\"{:.1f}\" y1=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\" stroke-width=\"2\"/>"
+      "<g><title>{}</title><line x1=\"{:.1f}\" x2=\"{:.1f}\" y1=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\" "
+      "stroke-width=\"2\"/>"
       "<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4\" fill=\"{}\"/></g>\n",
       escape(dot.title), axis.x(dot.low), axis.x(dot.high), y, y, colour, axis.x(dot.value), y, colour);
 }
@@ -97,13 +103,15 @@ std::string draw_plot(const std::vector<PlotRow>& rows, double reference) {
   std::string svg = fmt::format("<svg width=\"{0}\" height=\"{1}\" viewBox=\"0 0 {0} {1}\" role=\"img\">\n",
                                 kLabelWidth + kPlotWidth + 20, height);
   for (double tick : axis.ticks()) {
-    svg += fmt::format("<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"20\" y2=\"{1}\" stroke=\"#ddd\"/>"
-                       "<text x=\"{0:.1f}\" y=\"13\" text-anchor=\"middle\">{2:g}</text>\n",
-                       axis.x(tick), height, tick);
+    svg += fmt::format(
+        "<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"20\" y2=\"{1}\" stroke=\"#ddd\"/>"
+        "<text x=\"{0:.1f}\" y=\"13\" text-anchor=\"middle\">{2:g}</text>\n",
+        axis.x(tick), height, tick);
   }
   if (reference > 0) {
-    svg += fmt::format("<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"18\" y2=\"{1}\" stroke=\"#111\" stroke-dasharray=\"4 3\"/>\n",
-                       axis.x(reference), height);
+    svg += fmt::format(
+        "<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"18\" y2=\"{1}\" stroke=\"#111\" stroke-dasharray=\"4 3\"/>\n",
+        axis.x(reference), height);
   }
   double y = kAxisHeight;
   for (const PlotRow& row : rows) {
@@ -170,8 +178,9 @@ std::vector<PlotRow> latency_rows(const Json& document) {
       if (!result.contains("p50_us") || !result.contains("p99_us")) continue;
       double p50 = result.at("p50_us"), p99 = result.at("p99_us");
       double last = result.value("p999_us", p99);
-      row.dots.push_back({colour_of(document, variant), p50, p50, std::max(p50, last),
-                          fmt::format("{} {}: p50 {:.1f}, p99 {:.1f}, p99.9 {:.1f} us", row.label, variant, p50, p99, last)});
+      row.dots.push_back(
+          {colour_of(document, variant), p50, p50, std::max(p50, last),
+           fmt::format("{} {}: p50 {:.1f}, p99 {:.1f}, p99.9 {:.1f} us", row.label, variant, p50, p99, last)});
     }
     if (!row.dots.empty()) rows.push_back(row);
   }
@@ -182,11 +191,11 @@ std::vector<PlotRow> latency_rows(const Json& document) {
 
 std::string html_report(const Json& document) {
   std::string html = fmt::format(fmt::runtime(kHead), "shunt bench");
-  html += fmt::format("<p>{}, {}, {} usable CPUs, {}. Dots are medians of rounds in which all variants ran in turns, lines their "
-                      "95 % intervals. The dashed line is plain TCP; right of it is faster.</p>\n",
-                      escape(document.at("environment").at("cpu")), escape(document.at("environment").at("kernel")),
-                      document.at("environment").at("usable_cpus").get<int>(),
-                      escape(document.at("environment").at("time")));
+  html += fmt::format(
+      "<p>{}, {}, {} usable CPUs, {}. Dots are medians of rounds in which all variants ran in turns, lines their "
+      "95 % intervals. The dashed line is plain TCP; right of it is faster.</p>\n",
+      escape(document.at("environment").at("cpu")), escape(document.at("environment").at("kernel")),
+      document.at("environment").at("usable_cpus").get<int>(), escape(document.at("environment").at("time")));
   html += legend(document);
   for (const std::string& group : groups_of(document)) {
     std::vector<PlotRow> rows = ratio_rows(document, group);
@@ -201,15 +210,17 @@ std::string html_report(const Json& document) {
   for (const auto& [name, text] : document.at("method").items()) {
     html += fmt::format("<dt><b>{}</b></dt><dd>{}</dd>", escape(name), escape(text.get<std::string>()));
   }
-  html += "</dl>\n<details><summary>all data</summary><pre>" + escape(document.dump(1)) + "</pre></details>\n</body></html>\n";
+  html += "</dl>\n<details><summary>all data</summary><pre>" + escape(document.dump(1)) +
+          "</pre></details>\n</body></html>\n";
   return html;
 }
 
 std::string html_comparison(const Json& comparison, const Json& before, const Json& after) {
   std::string html = fmt::format(fmt::runtime(kHead), "shunt bench: comparison");
-  html += fmt::format("<p>before: shunt {} at {}; after: shunt {} at {}. Each variant has two lines, before and after.</p>\n",
-                      escape(before.at("environment").at("shunt")), escape(before.at("environment").at("time")),
-                      escape(after.at("environment").at("shunt")), escape(after.at("environment").at("time")));
+  html += fmt::format(
+      "<p>before: shunt {} at {}; after: shunt {} at {}. Each variant has two lines, before and after.</p>\n",
+      escape(before.at("environment").at("shunt")), escape(before.at("environment").at("time")),
+      escape(after.at("environment").at("shunt")), escape(after.at("environment").at("time")));
   html += legend(after);
   std::vector<PlotRow> rows;
   for (const Json& cell : comparison.at("cells")) {

@@ -16,8 +16,8 @@ namespace {
 // The numbers are those of the shunt command, which runs this program.
 enum ExitCode { kOk = 0, kFailed = 1, kUsage = 2, kKernelUnusable = 5, kPermission = 6 };
 
-constexpr double kQuickSecondsMax = 85;        // leaves room for the last round and the teardown within two minutes
-constexpr double kQuickStackSecondsMax = 45;   // synthetic cells then get what is left
+constexpr double kQuickSecondsMax = 85;       // leaves room for the last round and the teardown within two minutes
+constexpr double kQuickStackSecondsMax = 45;  // synthetic cells then get what is left
 constexpr uint32_t kMemoryConnections = 10000;
 constexpr uint32_t kHeldConnections = 100000;
 
@@ -42,11 +42,17 @@ struct Options {
 };
 
 void add_options(CLI::App* app, Options* options) {
-  app->add_option("--cells", options->cells, "only cells whose name contains one of these, e.g. ping-pong,one-way/64B,nginx")->delimiter(',');
-  app->add_option("--variants", options->variants, "only these: plain, shortcut, first, pass, excluded, half, unix, shm")->delimiter(',');
-  app->add_option("--rounds", options->rounds, "rounds, in each of which every variant runs once (default 9)")->check(CLI::Range(1, 1000));
+  app->add_option("--cells", options->cells,
+                  "only cells whose name contains one of these, e.g. ping-pong,one-way/64B,nginx")
+      ->delimiter(',');
+  app->add_option("--variants", options->variants,
+                  "only these: plain, shortcut, first, pass, excluded, half, unix, shm")
+      ->delimiter(',');
+  app->add_option("--rounds", options->rounds, "rounds, in each of which every variant runs once (default 9)")
+      ->check(CLI::Range(1, 1000));
   app->add_option("--seconds", options->seconds, "length of one run (default 0.3)")->check(CLI::Range(0.01, 60.0));
-  app->add_option("--stack-seconds", options->stack_seconds, "length of one run of a stack (default 2)")->check(CLI::Range(1.0, 60.0));
+  app->add_option("--stack-seconds", options->stack_seconds, "length of one run of a stack (default 2)")
+      ->check(CLI::Range(1.0, 60.0));
   app->add_option("--stack-cpus", options->stack_cpus, "1: each stack on one CPU; 2: on all")->check(CLI::Range(1, 2));
   app->add_option("--seed", options->seed, "of the order of the variants (default: the time)");
   app->add_flag("--quick", options->quick, "short runs, all within two minutes");
@@ -61,7 +67,8 @@ void add_options(CLI::App* app, Options* options) {
   app->add_flag("--list", options->list, "name the cells and variants, and end");
   app->set_version_flag("--version", SHUNT_VERSION);
   app->footer(
-      "Exit codes: 0 done; 1 a run or an integrity check failed, or with --accept a bar was missed; 2 wrong usage; 5 the kernel "
+      "Exit codes: 0 done; 1 a run or an integrity check failed, or with --accept a bar was missed; 2 wrong usage; 5 "
+      "the kernel "
       "cannot run the shortcut; 6 root is needed.");
 }
 
@@ -75,17 +82,20 @@ int fail(const Error& error) {
 }
 
 bool matches(const std::string& name, const std::vector<std::string>& filters) {
-  return filters.empty() ||
-         std::any_of(filters.begin(), filters.end(), [&](const std::string& filter) { return name.find(filter) != std::string::npos; });
+  return filters.empty() || std::any_of(filters.begin(), filters.end(), [&](const std::string& filter) {
+           return name.find(filter) != std::string::npos;
+         });
 }
 
 Result<std::vector<Variant>> chosen_variants(const std::vector<std::string>& names) {
   std::vector<Variant> variants;
   for (const VariantInfo& info : kVariants) {
-    if (names.empty() || std::find(names.begin(), names.end(), info.name) != names.end()) variants.push_back(info.variant);
+    if (names.empty() || std::find(names.begin(), names.end(), info.name) != names.end())
+      variants.push_back(info.variant);
   }
   for (const std::string& name : names) {
-    bool known = std::any_of(kVariants.begin(), kVariants.end(), [&](const VariantInfo& info) { return info.name == name; });
+    bool known =
+        std::any_of(kVariants.begin(), kVariants.end(), [&](const VariantInfo& info) { return info.name == name; });
     if (!known) return unexpected(Error{EINVAL, "no variant is called " + name, "see --list"});
   }
   return variants;
@@ -96,6 +106,9 @@ Result<Plan> make_plan(const Options& options) {
   Result<std::vector<Variant>> variants = chosen_variants(options.variants);
   if (!variants) return unexpected(variants.error());
   plan.variants = *variants;
+  // The limit and the passing variant have no bar.
+  if (options.accept && options.variants.empty())
+    std::erase_if(plan.variants, [](Variant variant) { return variant == Variant::shm || variant == Variant::pass; });
   for (const Cell& cell : all_cells(int(usable_cpus().size()))) {
     if (!options.only_stacks && matches(cell.name(), options.cells)) plan.cells.push_back(cell);
   }
@@ -116,13 +129,15 @@ Result<Plan> make_plan(const Options& options) {
 }
 
 bool needs_engine(const Plan& plan) {
-  return std::any_of(plan.variants.begin(), plan.variants.end(), [](Variant variant) { return variant_info(variant).needs_engine; });
+  return std::any_of(plan.variants.begin(), plan.variants.end(),
+                     [](Variant variant) { return variant_info(variant).needs_engine; });
 }
 
 // Each stack's programs, before an hour is spent on the others.
 Result<void> check_programs(const Plan& plan) {
   for (const StackKind& kind : kStacks) {
-    bool wanted = std::any_of(plan.stacks.begin(), plan.stacks.end(), [&](const StackCell& cell) { return cell.stack == kind.name; });
+    bool wanted = std::any_of(plan.stacks.begin(), plan.stacks.end(),
+                              [&](const StackCell& cell) { return cell.stack == kind.name; });
     for (const char* program : kind.programs) {
       if (!wanted || program_exists(program)) continue;
       return unexpected(Error{ENOENT, fmt::format("{} is not installed, which {} needs", program, kind.name),
@@ -227,12 +242,14 @@ int bench(const Options& options) {
     auto opened = EngineHost::open();
     if (!opened) return fail(opened.error());
     host = std::move(*opened);
-    if (auto prepared = prepare_engines(*plan, host.get(), options.memory || options.accept); !prepared) return fail(prepared.error());
+    if (auto prepared = prepare_engines(*plan, host.get(), options.memory || options.accept); !prepared)
+      return fail(prepared.error());
   }
   Result<Json> document = measure(options, *plan, host.get());
   if (!document) return fail(document.error());
   bool hold = !options.accept || judge_bars(&*document);
-  if (int code = publish(options, *document, terminal_report(*document), html_report(*document)); code != kOk) return code;
+  if (int code = publish(options, *document, terminal_report(*document), html_report(*document)); code != kOk)
+    return code;
   std::vector<std::string> failed = failures(*document);
   for (const std::string& failure : failed) fprintf(stderr, "shunt-bench: failed: %s\n", failure.c_str());
   return failed.empty() && hold && !interrupted() ? kOk : kFailed;
@@ -244,7 +261,9 @@ int bench(const Options& options) {
 int main(int argc, char** argv) {
   using namespace shunt::bench;
   Options options;
-  CLI::App app("Measures local connections: plain TCP, with Shunt, Unix sockets and shared memory, in interleaved rounds.", "shunt bench");
+  CLI::App app(
+      "Measures local connections: plain TCP, with Shunt, Unix sockets and shared memory, in interleaved rounds.",
+      "shunt bench");
   add_options(&app, &options);
   try {
     app.parse(argc, argv);

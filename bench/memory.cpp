@@ -137,7 +137,8 @@ Result<void> start_holder(const std::string& cgroup_procs, uint32_t connections,
   char line[256];
   ssize_t got = read(report_read.get(), line, sizeof(line));
   holder->said.assign(line, got > 0 ? size_t(got) : 0);
-  if (holder->said != "ok") return unexpected(Error{EIO, "holding " + std::to_string(connections) + " connections: " + holder->said, {}});
+  if (holder->said != "ok")
+    return unexpected(Error{EIO, "holding " + std::to_string(connections) + " connections: " + holder->said, {}});
   return {};
 }
 
@@ -173,7 +174,11 @@ Result<Json> measure_memory(EngineHost* host, Variant variant, uint32_t connecti
   if (has_engine) {
     if (auto detached = host->detach(name); !detached) return unexpected(detached.error());
   }
-  return Json{{"variant", name}, {"connections", connections}, {"paired", paired}, {"bytes_per_connection", each}, {"maps_bytes", maps_bytes}};
+  return Json{{"variant", name},
+              {"connections", connections},
+              {"paired", paired},
+              {"bytes_per_connection", each},
+              {"maps_bytes", maps_bytes}};
 }
 
 }  // namespace shunt::bench

@@ -1,5 +1,5 @@
-// The payload of one-way streams: a pseudo-random pattern whose length is prime, so that no lost, repeated or exchanged run of
-// messages leaves the stream as it should be; and the hash that both ends compare.
+// The payload of one-way streams: a pseudo-random pattern whose length is prime, so that no lost, repeated or exchanged
+// run of messages leaves the stream as it should be; and the hash that both ends compare.
 #pragma once
 
 #include <cstddef>

@@ -12,7 +12,8 @@ using Rows = std::vector<std::vector<std::string>>;
 
 // Width in characters of a terminal: bytes that continue a UTF-8 character do not count.
 size_t width_of(const std::string& text) {
-  return size_t(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+  return size_t(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
 }
 
 // The first row is the head. Columns without any content are left out.
@@ -78,7 +79,9 @@ std::string value_cell(const Json& cell, const std::string& variant, const Json&
 
 std::string latency_cell(const Json&, const std::string&, const Json& result) {
   if (!result.contains("p50_us")) return "";
-  auto number = [&](const char* name) { return result.contains(name) ? fmt::format("{:.1f}", result.at(name).get<double>()) : "-"; };
+  auto number = [&](const char* name) {
+    return result.contains(name) ? fmt::format("{:.1f}", result.at(name).get<double>()) : "-";
+  };
   return number("p50_us") + " / " + number("p99_us") + " / " + number("p999_us");
 }
 
@@ -89,14 +92,14 @@ std::string number_cell(const Json& result, const char* field, const char* forma
 std::string environment_text(const Json& document) {
   const Json& environment = document.at("environment");
   const Json& plan = document.at("plan");
-  return fmt::format("shunt {} on {}\n{}, {} of {} CPUs, governor {}, mitigations {}, load {}\n{} of {} rounds, {} s a run{}\n\n",
-                     environment.at("shunt").get<std::string>(), environment.at("kernel").get<std::string>(),
-                     environment.at("cpu").get<std::string>(), environment.at("usable_cpus").get<int>(),
-                     environment.at("cores").get<int>(), environment.at("governor").get<std::string>(),
-                     environment.at("command_line_mitigations").get<std::string>(),
-                     environment.at("load_average").get<std::string>(), plan.at("rounds_done").get<int>(),
-                     plan.at("rounds").get<int>(), plan.at("seconds").get<double>(),
-                     plan.at("interrupted").get<bool>() ? "; INTERRUPTED" : "");
+  return fmt::format(
+      "shunt {} on {}\n{}, {} of {} CPUs, governor {}, mitigations {}, load {}\n{} of {} rounds, {} s a run{}\n\n",
+      environment.at("shunt").get<std::string>(), environment.at("kernel").get<std::string>(),
+      environment.at("cpu").get<std::string>(), environment.at("usable_cpus").get<int>(),
+      environment.at("cores").get<int>(), environment.at("governor").get<std::string>(),
+      environment.at("command_line_mitigations").get<std::string>(), environment.at("load_average").get<std::string>(),
+      plan.at("rounds_done").get<int>(), plan.at("rounds").get<int>(), plan.at("seconds").get<double>(),
+      plan.at("interrupted").get<bool>() ? "; INTERRUPTED" : "");
 }
 
 std::string extra_sections(const Json& document) {
@@ -106,7 +109,8 @@ std::string extra_sections(const Json& document) {
     Rows rows = {{"", "connections", "paired", "kernel memory each", "maps"}};
     for (const Json& row : document.at("memory")) {
       rows.push_back({row.at("variant"), std::to_string(row.at("connections").get<uint64_t>()),
-                      std::to_string(row.at("paired").get<uint64_t>()), fmt::format("{:.0f} B", row.at("bytes_per_connection").get<double>()),
+                      std::to_string(row.at("paired").get<uint64_t>()),
+                      fmt::format("{:.0f} B", row.at("bytes_per_connection").get<double>()),
                       fmt::format("{:.1f} MiB", row.at("maps_bytes").get<double>() / (1 << 20))});
     }
     text += table(rows) + "\n";
@@ -117,8 +121,10 @@ std::string extra_sections(const Json& document) {
     for (const Json& bar : document.at("bars")) {
       const Json& ratio = bar.at("ratio");
       std::string prototype = bar.contains("prototype") ? fmt::format("{:.2f}", bar.at("prototype").get<double>()) : "";
-      rows.push_back({bar.at("name"), ratio_text(ratio, ""), fmt::format("{:.2f}", bar.at("bar").get<double>()), prototype,
-                      bar.at("verdict").get<std::string>() + (bar.value("below_prototype", false) ? ", below the prototype" : "")});
+      rows.push_back({bar.at("name"), ratio_text(ratio, ""), fmt::format("{:.2f}", bar.at("bar").get<double>()),
+                      prototype,
+                      bar.at("verdict").get<std::string>() +
+                          (bar.value("below_prototype", false) ? ", below the prototype" : "")});
     }
     text += table(rows) + "\n";
   }
@@ -142,16 +148,26 @@ std::string ratio_text(const Json& ratio, const std::string& mark) {
 
 std::string terminal_report(const Json& document) {
   std::string text = environment_text(document);
-  text += section(document, "ratio to plain TCP, median and 95 % interval; ▼ slower, ▲ faster than plain", {}, value_cell);
-  text += section(document, "round trip, p50 / p99 / p99.9 in microseconds", {"ping-pong", "connect", "setsockopt", "stacks"}, latency_cell);
+  text +=
+      section(document, "ratio to plain TCP, median and 95 % interval; ▼ slower, ▲ faster than plain", {}, value_cell);
+  text += section(document, "round trip, p50 / p99 / p99.9 in microseconds",
+                  {"ping-pong", "connect", "setsockopt", "stacks"}, latency_cell);
   text += section(document, "CPU time of both ends, ns per byte", {"one-way", "slow-reader"},
-                  [](const Json&, const std::string&, const Json& result) { return number_cell(result, "cpu_ns_per_byte", "{:.3f}"); });
+                  [](const Json&, const std::string&, const Json& result) {
+                    return number_cell(result, "cpu_ns_per_byte", "{:.3f}");
+                  });
   text += section(document, "CPU time of both ends, ns per request", {"ping-pong", "connect", "setsockopt", "stacks"},
-                  [](const Json&, const std::string&, const Json& result) { return number_cell(result, "cpu_ns_per_message", "{:.0f}"); });
+                  [](const Json&, const std::string&, const Json& result) {
+                    return number_cell(result, "cpu_ns_per_message", "{:.0f}");
+                  });
   text += section(document, "bytes sent and not yet read, at most", {"slow-reader"},
-                  [](const Json&, const std::string&, const Json& result) { return number_cell(result, "queued_bytes_max", "{:.0f}"); });
+                  [](const Json&, const std::string&, const Json& result) {
+                    return number_cell(result, "queued_bytes_max", "{:.0f}");
+                  });
   text += section(document, "share of the payload that was redirected (stacks: of what enrolled sockets sent)", {},
-                  [](const Json&, const std::string&, const Json& result) { return number_cell(result, "redirected_share", "{:.3f}"); });
+                  [](const Json&, const std::string&, const Json& result) {
+                    return number_cell(result, "redirected_share", "{:.3f}");
+                  });
   return text + extra_sections(document);
 }
 
@@ -184,8 +200,10 @@ std::string terminal_comparison(const Json& comparison) {
     for (const auto& [variant, entry] : cell.at("variants").items()) {
       bool has_ratio = entry.contains("mark");
       rows.push_back({cell.at("name"), variant, rate_text(entry.at("before"), entry.at("unit")),
-                      rate_text(entry.at("after"), entry.at("unit")), has_ratio ? ratio_text(entry.at("ratio_before"), "") : "",
-                      has_ratio ? ratio_text(entry.at("ratio_after"), "") : "", has_ratio ? entry.at("mark").get<std::string>() : ""});
+                      rate_text(entry.at("after"), entry.at("unit")),
+                      has_ratio ? ratio_text(entry.at("ratio_before"), "") : "",
+                      has_ratio ? ratio_text(entry.at("ratio_after"), "") : "",
+                      has_ratio ? entry.at("mark").get<std::string>() : ""});
     }
   }
   return rows.size() == 1 ? "the two reports have no cell in common\n"

@@ -63,7 +63,8 @@ TEST(Document, LatencyRatiosAreHigherWhenBetter) {
 
 TEST(Bars, HoldWhenTheIntervalReachesThemAndNotWhenNothingWasMeasured) {
   Plan plan;
-  Json document = make_document(plan, 9, {series("ping-pong/64B/1cpu", "shortcut", 1.5), series("ping-pong/1KiB/1cpu", "shortcut", 1.2)});
+  Json document = make_document(
+      plan, 9, {series("ping-pong/64B/1cpu", "shortcut", 1.5), series("ping-pong/1KiB/1cpu", "shortcut", 1.2)});
   EXPECT_FALSE(judge_bars(&document));
   auto verdict = [&](const std::string& cell) {
     for (const Json& bar : document.at("bars")) {

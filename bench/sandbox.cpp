@@ -14,6 +14,7 @@
 #include <base/mounts.hpp>
 #include <bench/sandbox.hpp>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -23,6 +24,7 @@ namespace shunt::bench {
 namespace {
 
 volatile sig_atomic_t interrupt_signal = 0;
+constexpr const char* kPrefix = "shunt-bench-";
 constexpr auto kTermGrace = std::chrono::seconds(5);
 constexpr const char* kSearchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -53,7 +55,8 @@ void become(const Command& command, const std::string& path, int output_fd) {
   }
   if (!command.user.empty()) {
     passwd* user = getpwnam(command.user.c_str());
-    if (!user || initgroups(user->pw_name, user->pw_gid) != 0 || setgid(user->pw_gid) != 0 || setuid(user->pw_uid) != 0) {
+    if (!user || initgroups(user->pw_name, user->pw_gid) != 0 || setgid(user->pw_gid) != 0 ||
+        setuid(user->pw_uid) != 0) {
       return;
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL);  // setuid() clears it
@@ -108,7 +111,40 @@ std::string last_line(const std::string& text) {
   return last;
 }
 
+// Kills what is in a cgroup and removes it. Sockets and processes that have just ended hold it for a moment.
+void remove_cgroup(const std::string& path) {
+  UniqueFd killer(open((path + "/cgroup.kill").c_str(), O_WRONLY | O_CLOEXEC));
+  if (killer && write(killer.get(), "1", 1) != 1) return;
+  for (int tries = 0; tries < 200 && rmdir(path.c_str()) != 0 && errno == EBUSY; tries++) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+}
+
+// Those entries of a folder that carry the pid of a harness that is gone.
+std::vector<std::filesystem::path> orphans(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> found;
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, none)) {
+    std::string name = entry.path().filename();
+    if (name.rfind(kPrefix, 0) != 0) continue;
+    pid_t pid = atoi(name.c_str() + strlen(kPrefix));
+    if (pid > 0 && kill(pid, 0) != 0 && errno == ESRCH) found.push_back(entry.path());
+  }
+  return found;
+}
+
 }  // namespace
+
+void sweep_leftovers() {
+  std::error_code none;  // what cannot be removed now is left for the next time
+  for (const auto& cgroup : orphans(find_mount("cgroup2"))) {
+    for (const auto& entry : std::filesystem::directory_iterator(cgroup, none)) {
+      if (entry.is_directory(none)) remove_cgroup(entry.path());
+    }
+    remove_cgroup(cgroup);
+  }
+  for (const auto& folder : orphans(std::filesystem::temp_directory_path())) std::filesystem::remove_all(folder, none);
+}
 
 bool interrupted() { return interrupt_signal != 0; }
 
@@ -129,11 +165,7 @@ Result<Cgroup> Cgroup::make(const std::string& path) {
 }
 
 Cgroup::~Cgroup() {
-  if (path_.empty()) return;
-  // Sockets and processes that have just ended hold it for a moment.
-  for (int tries = 0; tries < 200 && rmdir(full_.c_str()) != 0 && errno == EBUSY; tries++) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
+  if (!path_.empty()) remove_cgroup(full_);
 }
 
 double Cgroup::cpu_seconds() const {
@@ -146,7 +178,8 @@ double Cgroup::cpu_seconds() const {
 }
 
 Result<TempDir> TempDir::make() {
-  std::string path = (std::filesystem::temp_directory_path() / "shunt-bench-XXXXXX").string();
+  std::string path =
+      (std::filesystem::temp_directory_path() / (kPrefix + std::to_string(getpid()) + "-XXXXXX")).string();
   if (!mkdtemp(path.data())) return unexpected(errno, "make a temporary folder");
   chmod(path.c_str(), 0755);
   return TempDir(path);
@@ -197,7 +230,8 @@ Result<std::string> run_command(const Command& command, double seconds_max) {
     open = got > 0;
     if (got > 0) text.append(buffer, size_t(got));
   }
-  int status = wait_until(*pid, interrupted() ? std::chrono::steady_clock::now() : deadline + std::chrono::milliseconds(50));
+  int status =
+      wait_until(*pid, interrupted() ? std::chrono::steady_clock::now() : deadline + std::chrono::milliseconds(50));
   if (status == -1) {
     kill(-*pid, SIGKILL);
     waitpid(*pid, nullptr, 0);
@@ -221,7 +255,8 @@ Result<UniqueFd> make_netns() {
     }
     made = loopback_up();
     fd.reset(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
-  }).join();
+  })
+      .join();
   if (!made) return unexpected(made.error());
   if (!fd) return unexpected(ENOENT, "/proc/thread-self/ns/net");
   return fd;

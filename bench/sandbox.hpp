@@ -14,7 +14,11 @@ namespace shunt::bench {
 bool interrupted();
 void catch_interrupts();
 
-// A cgroup below the cgroup v2 mount, removed at the end. Children first.
+// Ends and removes what a harness that was killed left behind: servers whose parent does not take them along, its
+// cgroups and folders. Known by the pid in their name, which nobody has any more.
+void sweep_leftovers();
+
+// A cgroup below the cgroup v2 mount. At the end, what still runs in it is killed and it is removed. Children first.
 class Cgroup {
  public:
   static Result<Cgroup> make(const std::string& path);  // "/shunt-bench-1/plain", below the mount

@@ -79,8 +79,7 @@ Result<void> prepare_engines(const Plan& plan, EngineHost* host, bool also_memor
 }
 
 Runner::Runner(const Plan& plan, EngineHost* host, Progress progress)
-    : plan_(plan), host_(host), progress_(std::move(progress)), random_(plan.seed), cpus_(usable_cpus()),
-      started_(std::chrono::steady_clock::now()) {
+    : plan_(plan), host_(host), progress_(std::move(progress)), random_(plan.seed) {
   size_t stack_runs = 0;
   for (Variant variant : kStackVariants) stack_runs += has(plan.variants, variant) ? plan.stacks.size() : 0;
   steps_ = (plan.cells.size() * plan.variants.size() + stack_runs) * size_t(plan.rounds);
@@ -126,7 +125,8 @@ Result<Sample> Runner::run_one(const Cell& cell, Variant variant, double seconds
   spec.cpu_of_client = cpus_.front();
   spec.cpu_of_server = cell.cpus > 1 ? cpus_.at(1) : cpus_.front();
   if (!variant_info(variant).needs_engine) {
-    if (variant == Variant::plain && host_) spec.cgroup_of_client = spec.cgroup_of_server = host_->cgroup("plain").procs_file();
+    if (variant == Variant::plain && host_)
+      spec.cgroup_of_client = spec.cgroup_of_server = host_->cgroup("plain").procs_file();
     return run_cell(spec);
   }
   spec.cgroup_of_client = host_->cgroup(name).procs_file();
@@ -157,6 +157,7 @@ Result<void> Runner::run_round(const Cell& cell, Series* series) {
     tell(fmt::format("round {} of {}: {} {}", rounds_done_ + 1, plan_.rounds, cell.name(), name));
     Result<Sample> sample = run_one(cell, variant, plan_.seconds);
     if (!sample) return unexpected(sample.error());
+    if (interrupted()) return {};  // the signal went to the ends of the run too
     series->samples[name].push_back(*sample);
   }
   return {};
@@ -200,7 +201,8 @@ Result<std::vector<Series>> Runner::run_stack(const StackKind& kind, const std::
     context.cgroup_procs = cgroup.procs_file();
     context.cpu_seconds = [&cgroup] { return cgroup.cpu_seconds(); };
     context.cpu = plan_.stack_cpus == 1 ? cpus_.front() : -1;
-    if (auto made = run_command({.argv = {"install", "-d", "-m", "755", context.folder}}, 5); !made) return unexpected(made.error());
+    if (auto made = run_command({.argv = {"install", "-d", "-m", "755", context.folder}}, 5); !made)
+      return unexpected(made.error());
     tell(fmt::format("start {} for {}", kind.name, variant_info(variant).name));
     auto started = kind.start(context);
     if (!started) return unexpected(started.error());
@@ -217,6 +219,7 @@ Result<std::vector<Series>> Runner::run_stack(const StackKind& kind, const std::
         // Round -1 warms up, teaches the profile, and compares each answer with the file.
         auto sample = run_load(running[variant].get(), variant, cells[i], round < 0);
         if (!sample) return unexpected(sample.error());
+        if (interrupted()) return all;
         if (round >= 0) steps_done_++;
         if (round >= 0 || !sample->error.empty()) all[i].samples[variant_info(variant).name].push_back(*sample);
       }
@@ -237,7 +240,9 @@ Result<std::vector<Series>> Runner::run_stacks() {
                  [&](const StackCell& cell) { return cell.stack == kind.name; });
     if (cells.empty() || interrupted()) continue;
     auto series = run_stack(kind, cells);
-    if (!series) return unexpected(Error{series.error().code, std::string(kind.name) + ": " + series.error().message, series.error().remedy});
+    if (!series)
+      return unexpected(
+          Error{series.error().code, std::string(kind.name) + ": " + series.error().message, series.error().remedy});
     std::move(series->begin(), series->end(), std::back_inserter(all));
   }
   if (accelerated) {

@@ -1,5 +1,5 @@
-// Rounds: in each, every variant of a cell runs once, directly after one another and in shuffled order, so that what drifts on
-// the machine hits all of them alike. Ratios are taken within a round.
+// Rounds: in each, every variant of a cell runs once, directly after one another and in shuffled order, so that what
+// drifts on the machine hits all of them alike. Ratios are taken within a round.
 #pragma once
 
 #include <bench/cells.hpp>
@@ -26,10 +26,10 @@ struct Plan {
   std::vector<StackCell> stacks;
   std::vector<Variant> variants;
   int rounds = 9;
-  double seconds = 0.3;        // of one run of a cell
-  double stack_seconds = 2;    // of one run of a stack
-  int stack_cpus = 1;          // 1: everything on one CPU; else on all
-  double seconds_max = 0;      // no further round is begun after this; 0: none
+  double seconds = 0.3;      // of one run of a cell
+  double stack_seconds = 2;  // of one run of a stack
+  int stack_cpus = 1;        // 1: everything on one CPU; else on all
+  double seconds_max = 0;    // no further round is begun after this; 0: none
   uint64_t seed = 1;
 };
 
@@ -60,16 +60,16 @@ class Runner {
   EngineHost* host_;
   Progress progress_;
   std::mt19937_64 random_;
-  std::vector<int> cpus_;
+  std::vector<int> cpus_ = usable_cpus();
   std::map<std::string, uint16_t> ports_;
-  std::chrono::steady_clock::time_point started_;
+  std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   size_t steps_ = 0;
   size_t steps_done_ = 0;
   int rounds_done_ = 0;
 };
 
-// Engines for all variants of the plan that need one, each in its cgroup, and a cgroup for those that do not. `also_memory`:
-// that of the shortcut is needed although no cell is.
+// Engines for all variants of the plan that need one, each in its cgroup, and a cgroup for those that do not.
+// `also_memory`: that of the shortcut is needed although no cell is.
 Result<void> prepare_engines(const Plan& plan, EngineHost* host, bool also_memory);
 
 }  // namespace shunt::bench

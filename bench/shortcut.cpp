@@ -51,12 +51,15 @@ Settings synthetic_settings() {
 
 Result<std::unique_ptr<EngineHost>> EngineHost::open() {
   if (geteuid() != 0) {
-    return unexpected(Error{EPERM, "the variants with Shunt need root", "run as root, or leave them out with --variants"});
+    return unexpected(
+        Error{EPERM, "the variants with Shunt need root", "run as root, or leave them out with --variants"});
   }
+  sweep_leftovers();
   if (auto mounted = private_bpffs(); !mounted) return unexpected(mounted.error());
   ProbeReport probe = probe_kernel();
   if (!probe.usable) {
-    return unexpected(Error{ENOTSUP, "this kernel cannot run the shortcut: " + fatal_items(probe), "see `shunt check`"});
+    return unexpected(
+        Error{ENOTSUP, "this kernel cannot run the shortcut: " + fatal_items(probe), "see `shunt check`"});
   }
   Result<Cgroup> top = Cgroup::make("/shunt-bench-" + std::to_string(getpid()));
   if (!top) return unexpected(top.error());

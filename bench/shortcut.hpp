@@ -1,5 +1,5 @@
-// Shunt as the harness turns it on: the engine itself, without a daemon, on cgroups of the harness' own and with its pins in a
-// bpffs that only this process sees. Nothing is left when the process ends.
+// Shunt as the harness turns it on: the engine itself, without a daemon, on cgroups of the harness' own and with its
+// pins in a bpffs that only this process sees. Nothing is left when the process ends.
 #pragma once
 
 #include <atomic>

@@ -167,7 +167,8 @@ http {{
 // With nginx's own defaults; `as_debian`: with the two settings that Debian's nginx.conf adds, which send the head of a
 // response with a corked write and the file with sendfile().
 std::string nginx_static(const std::string& folder, const std::string& listen, bool as_debian = false) {
-  return fmt::format("  server {{ listen {}; root {}/www; {}}}", listen, folder, as_debian ? "sendfile on; tcp_nopush on; " : "");
+  return fmt::format("  server {{ listen {}; root {}/www; {}}}", listen, folder,
+                     as_debian ? "sendfile on; tcp_nopush on; " : "");
 }
 
 // A sidecar as meshes configure it: HTTP/1.1 upstream with kept connections.
@@ -244,8 +245,12 @@ Result<std::unique_ptr<RunningStack>> start_one_nginx(const StackContext& contex
   return stack;
 }
 
-Result<std::unique_ptr<RunningStack>> start_nginx(const StackContext& context) { return start_one_nginx(context, false); }
-Result<std::unique_ptr<RunningStack>> start_nginx_debian(const StackContext& context) { return start_one_nginx(context, true); }
+Result<std::unique_ptr<RunningStack>> start_nginx(const StackContext& context) {
+  return start_one_nginx(context, false);
+}
+Result<std::unique_ptr<RunningStack>> start_nginx_debian(const StackContext& context) {
+  return start_one_nginx(context, true);
+}
 
 Result<void> run_all(const std::vector<std::string>& lines, int netns_fd) {
   for (const std::string& line : lines) {
@@ -258,8 +263,8 @@ Result<void> run_all(const std::vector<std::string>& lines, int netns_fd) {
   return {};
 }
 
-// Two namespaces as of two pods. In the client's, what root sends to the application is turned to the sidecar, which runs as
-// another user and is left alone; in the server's, what arrives for the application is.
+// Two namespaces as of two pods. In the client's, what root sends to the application is turned to the sidecar, which
+// runs as another user and is left alone; in the server's, what arrives for the application is.
 Result<void> make_pods(RunningStack* stack) {
   for (int i = 0; i < 2; i++) {
     Result<UniqueFd> netns = make_netns();
@@ -268,15 +273,16 @@ Result<void> make_pods(RunningStack* stack) {
   }
   int client = stack->namespaces[0].get(), server = stack->namespaces[1].get();
   std::string server_path = fmt::format("/proc/{}/fd/{}", getpid(), server);
-  auto made = run_all({"ip link add eth0 type veth peer name eth0 netns " + server_path,
-                       "ip addr add 10.99.0.1/24 dev eth0", "ip link set eth0 up",
-                       fmt::format("iptables -w -t nat -A OUTPUT -p tcp --dport {} -m owner --uid-owner 0 -j REDIRECT --to-ports {}",
-                                   kChainPort, kOutboundPort)},
-                      client);
+  auto made = run_all(
+      {"ip link add eth0 type veth peer name eth0 netns " + server_path, "ip addr add 10.99.0.1/24 dev eth0",
+       "ip link set eth0 up",
+       fmt::format("iptables -w -t nat -A OUTPUT -p tcp --dport {} -m owner --uid-owner 0 -j REDIRECT --to-ports {}",
+                   kChainPort, kOutboundPort)},
+      client);
   if (!made) return made;
   return run_all({"ip addr add 10.99.0.2/24 dev eth0", "ip link set eth0 up",
-                  fmt::format("iptables -w -t nat -A PREROUTING -p tcp --dport {} -j REDIRECT --to-ports {}", kChainPort,
-                              kInboundPort)},
+                  fmt::format("iptables -w -t nat -A PREROUTING -p tcp --dport {} -j REDIRECT --to-ports {}",
+                              kChainPort, kInboundPort)},
                  server);
 }
 
@@ -302,18 +308,23 @@ Result<std::unique_ptr<RunningStack>> start_chain(const StackContext& context, b
   return stack;
 }
 
-Result<std::unique_ptr<RunningStack>> start_nginx_chain(const StackContext& context) { return start_chain(context, false); }
-Result<std::unique_ptr<RunningStack>> start_haproxy_chain(const StackContext& context) { return start_chain(context, true); }
+Result<std::unique_ptr<RunningStack>> start_nginx_chain(const StackContext& context) {
+  return start_chain(context, false);
+}
+Result<std::unique_ptr<RunningStack>> start_haproxy_chain(const StackContext& context) {
+  return start_chain(context, true);
+}
 
 // redis-benchmark knows only a number of requests: each run takes what the last one's rate makes of the time.
 Sample run_redis_benchmark(const StackContext& context, uint16_t port, int concurrency, double seconds, double* rate) {
   Sample sample;
   uint64_t requests = std::max<uint64_t>(5000, uint64_t(*rate * seconds));
   double cpu_before = context.cpu_seconds();
-  Result<std::string> text = run_command(
-      in_context(context, {"redis-benchmark", "-p", std::to_string(port), "-c", std::to_string(concurrency), "-n",
-                           std::to_string(requests), "-r", std::to_string(kKeysOfRedis), "-d", "64", "-t", "get", "--csv"}),
-      seconds * 20 + 20);
+  Result<std::string> text =
+      run_command(in_context(context, {"redis-benchmark", "-p", std::to_string(port), "-c", std::to_string(concurrency),
+                                       "-n", std::to_string(requests), "-r", std::to_string(kKeysOfRedis), "-d", "64",
+                                       "-t", "get", "--csv"}),
+                  seconds * 20 + 20);
   double cpu_ns = (context.cpu_seconds() - cpu_before) * 1e9;
   if (!text) {
     sample.error = text.error().to_string();
@@ -341,16 +352,27 @@ Result<std::unique_ptr<RunningStack>> start_redis(const StackContext& context) {
   Result<uint16_t> port = free_port();
   if (!port) return unexpected(port.error());
   std::string log = context.folder + "/servers.log", port_text = std::to_string(*port);
-  auto started = start_server(stack.get(), in_context(context, {"redis-server", "--port", port_text, "--bind", "127.0.0.1",
-                                                                "--save", "", "--appendonly", "no", "--dir", context.folder}),
+  auto started = start_server(stack.get(),
+                              in_context(context, {"redis-server", "--port", port_text, "--bind", "127.0.0.1", "--save",
+                                                   "", "--appendonly", "no", "--dir", context.folder}),
                               log);
   if (!started) return unexpected(started.error());
   Command probe;
   probe.argv = {"redis-cli", "-p", port_text, "ping"};
   if (auto ready = wait_ready(stack.get(), probe, log); !ready) return unexpected(ready.error());
   Command fill;
-  fill.argv = {"redis-benchmark", "-p", port_text, "-n", std::to_string(2 * kKeysOfRedis), "-r", std::to_string(kKeysOfRedis),
-               "-d", "64", "-t", "set", "-q"};
+  fill.argv = {"redis-benchmark",
+               "-p",
+               port_text,
+               "-n",
+               std::to_string(2 * kKeysOfRedis),
+               "-r",
+               std::to_string(kKeysOfRedis),
+               "-d",
+               "64",
+               "-t",
+               "set",
+               "-q"};
   if (auto filled = run_command(fill, 60); !filled) return unexpected(filled.error());
   auto rate = std::make_shared<double>(20000);
   stack->load = [context, port, rate](int concurrency, double seconds, bool) {
@@ -370,12 +392,13 @@ std::string postgres_folder() {
   return folder;
 }
 
-Sample run_pgbench(const StackContext& context, const std::string& bin, uint16_t port, int concurrency, double seconds) {
+Sample run_pgbench(const StackContext& context, const std::string& bin, uint16_t port, int concurrency,
+                   double seconds) {
   Sample sample;
   int whole_seconds = std::max(1, int(std::lround(seconds)));
-  Command command = in_context(context, {bin + "/pgbench", "-h", "127.0.0.1", "-p", std::to_string(port), "-U", kDatabaseUser,
-                                         "-S", "-n", "-j", "1", "-c", std::to_string(concurrency), "-T",
-                                         std::to_string(whole_seconds), "postgres"});
+  Command command = in_context(
+      context, {bin + "/pgbench", "-h", "127.0.0.1", "-p", std::to_string(port), "-U", kDatabaseUser, "-S", "-n", "-j",
+                "1", "-c", std::to_string(concurrency), "-T", std::to_string(whole_seconds), "postgres"});
   command.user = kDatabaseUser;
   double cpu_before = context.cpu_seconds();
   Result<std::string> text = run_command(command, whole_seconds + 30);
@@ -399,11 +422,13 @@ Result<std::unique_ptr<RunningStack>> start_postgres(const StackContext& context
   }
   Command make;
   make.user = kDatabaseUser;
-  make.argv = {bin + "/initdb", "-D", data, "-U", kDatabaseUser, "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"};
+  make.argv = {bin + "/initdb", "-D",        data, "-U",   kDatabaseUser, "-A",
+               "trust",         "--no-sync", "-E", "UTF8", "--locale=C"};
   if (auto made = run_command(make, 120); !made) return unexpected(made.error());
   std::string port_text = std::to_string(*port);
-  Command serve = in_context(context, {bin + "/postgres", "-D", data, "-p", port_text, "-c", "listen_addresses=127.0.0.1",
-                                       "-c", "unix_socket_directories=", "-c", "fsync=off"});
+  Command serve =
+      in_context(context, {bin + "/postgres", "-D", data, "-p", port_text, "-c", "listen_addresses=127.0.0.1", "-c",
+                           "unix_socket_directories=", "-c", "fsync=off"});
   serve.user = kDatabaseUser;
   if (auto started = start_server(stack.get(), serve, log); !started) return unexpected(started.error());
   Command probe;
@@ -411,7 +436,8 @@ Result<std::unique_ptr<RunningStack>> start_postgres(const StackContext& context
   if (auto ready = wait_ready(stack.get(), probe, log); !ready) return unexpected(ready.error());
   Command fill;
   fill.user = kDatabaseUser;
-  fill.argv = {bin + "/pgbench", "-h", "127.0.0.1", "-p", port_text, "-U", kDatabaseUser, "-i", "-q", "-s", "1", "postgres"};
+  fill.argv = {bin + "/pgbench", "-h", "127.0.0.1", "-p", port_text, "-U",
+               kDatabaseUser,    "-i", "-q",        "-s", "1",       "postgres"};
   if (auto filled = run_command(fill, 120); !filled) return unexpected(filled.error());
   stack->load = [context, bin, port](int concurrency, double seconds, bool) {
     return run_pgbench(context, bin, *port, concurrency, seconds);
@@ -423,9 +449,21 @@ Result<std::unique_ptr<RunningStack>> start_postgres(const StackContext& context
 
 const std::vector<StackKind> kStacks = {
     {"nginx", "wrk -> nginx", {"wrk", "nginx", "curl"}, {1, 16, 128}, start_nginx},
-    {"nginx-sendfile", "wrk -> nginx with Debian's sendfile and tcp_nopush", {"wrk", "nginx", "curl"}, {1, 16, 128}, start_nginx_debian},
-    {"nginx-chain", "wrk -> nginx -> nginx -> nginx, sidecars in two namespaces", {"wrk", "nginx", "curl", "ip", "iptables"}, {16}, start_nginx_chain},
-    {"haproxy-chain", "wrk -> haproxy -> haproxy -> nginx, sidecars in two namespaces", {"wrk", "nginx", "haproxy", "curl", "ip", "iptables"}, {16}, start_haproxy_chain},
+    {"nginx-sendfile",
+     "wrk -> nginx with Debian's sendfile and tcp_nopush",
+     {"wrk", "nginx", "curl"},
+     {1, 16, 128},
+     start_nginx_debian},
+    {"nginx-chain",
+     "wrk -> nginx -> nginx -> nginx, sidecars in two namespaces",
+     {"wrk", "nginx", "curl", "ip", "iptables"},
+     {16},
+     start_nginx_chain},
+    {"haproxy-chain",
+     "wrk -> haproxy -> haproxy -> nginx, sidecars in two namespaces",
+     {"wrk", "nginx", "haproxy", "curl", "ip", "iptables"},
+     {16},
+     start_haproxy_chain},
     {"redis", "redis-benchmark -t get", {"redis-server", "redis-benchmark", "redis-cli"}, {16}, start_redis},
     {"pgbench", "pgbench -S", {}, {8}, start_postgres},
 };

@@ -13,11 +13,11 @@
 namespace shunt::bench {
 
 struct StackContext {
-  std::string folder;        // for configurations, logs and data of this stack and variant
-  std::string cgroup_procs;  // of the variant
+  std::string folder;                   // for configurations, logs and data of this stack and variant
+  std::string cgroup_procs;             // of the variant
   std::function<double()> cpu_seconds;  // of the variant's cgroup
-  int cpu = -1;              // all on this CPU; -1: on all
-  int index = 0;             // of the variant: makes addresses and ports differ
+  int cpu = -1;                         // all on this CPU; -1: on all
+  int index = 0;                        // of the variant: makes addresses and ports differ
 };
 
 // A running stack. Goes with its owner: load generators, servers, namespaces, files.

@@ -18,10 +18,10 @@ struct Interval {
   size_t count = 0;
 };
 
-// The interval of the median by order statistics, which assumes nothing about the distribution: with n independent values
-// sorted x(1) … x(n), the true median lies in [x(k), x(n+1-k)] with probability 1 - 2 * P(Binomial(n, 1/2) < k). k is the
-// largest that keeps the probability at `level` or above. Fewer than six values cannot reach 95 %: then k = 1 (minimum and
-// maximum), and `coverage` says what that is worth.
+// The interval of the median by order statistics, which assumes nothing about the distribution: with n independent
+// values sorted x(1) … x(n), the true median lies in [x(k), x(n+1-k)] with probability 1 - 2 * P(Binomial(n, 1/2) < k).
+// k is the largest that keeps the probability at `level` or above. Fewer than six values cannot reach 95 %: then k = 1
+// (minimum and maximum), and `coverage` says what that is worth.
 Interval median_interval(std::vector<double> values, double level = 0.95);
 
 // P(Binomial(n, 1/2) < k).
