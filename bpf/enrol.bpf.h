@@ -305,6 +305,21 @@ static __always_inline __u32 sh_pair_passive(struct bpf_sock_ops *ops, struct sh
 	return SH_R_NONE;
 }
 
+/* The passive end does not pair: takes the active one out at once, while its connect() is under way or it has done nothing yet. If
+ * it is already inside a call it leaves by itself (on_rtt). */
+static __always_inline void sh_evict(const struct sh_end *active)
+{
+	struct sock *sk = (void *)active->sock;
+	__u64 cookie = active->cookie;
+	struct sk_psock *psock;
+
+	if (BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) != (__s64)cookie)
+		return;
+	psock = sh_psock(sk);
+	if (psock && sh_psock_empty(psock) && BPF_CORE_READ(psock, refcnt.refs.counter) == 1)
+		bpf_map_delete_elem(&sh_socks, &cookie);
+}
+
 static __always_inline void on_passive(struct bpf_sock_ops *ops, struct sh_config *cfg)
 {
 	struct tcp_sock *tp = sh_tcp_sock(ops);
@@ -321,8 +336,10 @@ static __always_inline void on_passive(struct bpf_sock_ops *ops, struct sh_confi
 	peer = *record;
 	bpf_map_delete_elem(&sh_isns, &key);
 	me.reason = sh_pair_passive(ops, cfg, tp, &peer, &me);
-	if (me.reason)
+	if (me.reason) {
 		sh_count_reason(me.reason);
+		sh_evict(&peer);
+	}
 	bpf_map_update_elem(&sh_answers, &peer.cookie, &me, BPF_ANY);
 }
 
@@ -367,7 +384,7 @@ static __always_inline void on_rtt(struct bpf_sock_ops *ops, struct sh_config *c
 	}
 	st->reason = answer ? answer->reason : SH_R_NO_PEER;
 	st->state = SH_STATE_STOPPED;
-	if (!sh_may_leave(tp)) {
+	if (sh_psock(SK(tp)) && !sh_may_leave(tp)) {
 		sh_count(SH_C_LEAVE_LATER, 1);
 		return;
 	}
