@@ -6,6 +6,7 @@
  *   active ESTABLISHED   on_active         into the sockhash; leave a record under the two sequence numbers
  *   passive ESTABLISHED  on_passive        take the record; into the sockhash; answer the active end
  *   first RTT sample     on_rtt            active end: no answer, so no local peer: leave the sockhash
+ *   the peer's FIN       on_fin            did it close with unread bytes?
  *   CLOSE                on_close          add up, learn
  */
 #ifndef SHUNT_ENROL_BPF_H
@@ -396,6 +397,22 @@ static __always_inline void on_rtt(struct bpf_sock_ops *ops, struct sh_config *c
 	sh_count_reason(st->reason);
 	sh_tell(cfg, st, SH_EV_LEFT, st->reason);
 	sh_want_callbacks(ops, 0, BPF_SOCK_OPS_RTT_CB_FLAG);
+}
+
+/* The peer's FIN. A TCP that is closed with unread bytes sends RST, but unread bytes in a psock queue are not seen by close(): a
+ * sender that is blocked on the closed window would learn of it only at the next window probe. The daemon resets it. */
+static __always_inline void on_fin(struct bpf_sock_ops *ops)
+{
+	struct tcp_sock *tp = sh_tcp_sock(ops);
+	struct sh_sock *st = tp ? sh_storage(tp, 0) : 0;
+	struct sock *peer;
+
+	if (!st || !st->peer_cookie || tp->snd_una == tp->write_seq)
+		return;
+	peer = (void *)st->peer_sock;
+	if (BPF_CORE_READ(peer, __sk_common.skc_cookie.counter) == (__s64)st->peer_cookie &&
+	    BPF_CORE_READ(peer, sk_shutdown) == SHUTDOWN_MASK)
+		sh_emit_sock(st, SH_EV_ABANDONED, SH_R_PEER_GONE);
 }
 
 static __always_inline void on_close(struct bpf_sock_ops *ops, struct sh_config *cfg)

@@ -130,6 +130,7 @@ static __always_inline bool sh_nonblocking(struct tcp_sock *tp)
 }
 
 #define SEND_SHUTDOWN 2
+#define SHUTDOWN_MASK 3
 
 /* TCP answers a send on such a socket with EPIPE or its error: it must see the message. */
 static __always_inline bool sh_cannot_send(struct tcp_sock *tp)

@@ -33,6 +33,8 @@ int sh_sock_ops(struct bpf_sock_ops *ops)
 	case BPF_SOCK_OPS_STATE_CB:
 		if (ops->args[1] == BPF_TCP_CLOSE)
 			on_close(ops, cfg);
+		else if (ops->args[1] == BPF_TCP_CLOSE_WAIT)
+			on_fin(ops);
 		break;
 	}
 	return 1;

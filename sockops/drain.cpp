@@ -1,15 +1,10 @@
 // Taking live sockets out of the map, and removing what is pinned.
 #include <bpf/bpf.h>
-#include <dirent.h>
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sched.h>
-#include <sys/stat.h>
 
-#include <cstring>
-#include <set>
 #include <sockops/engine.hpp>
 #include <sockops/install_settings.hpp>
+#include <sockops/namespaces.hpp>
 #include <sockops/pins.hpp>
 #include <thread>
 
@@ -21,37 +16,21 @@ constexpr int kProgressEvery = 10;
 
 using Clock = std::chrono::steady_clock;
 
-// One descriptor for each network namespace that a process lives in or that `ip netns` keeps.
-std::vector<UniqueFd> network_namespaces() {
-  std::vector<UniqueFd> found;
-  std::set<ino_t> seen;
-  auto add = [&](const std::string& path) {
-    UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    struct stat info = {};
-    if (fd && fstat(fd.get(), &info) == 0 && seen.insert(info.st_ino).second) found.push_back(std::move(fd));
-  };
-  add("/proc/self/ns/net");
-  for (const auto& name : list_dir("/proc"))
-    if (isdigit(static_cast<unsigned char>(name[0]))) add("/proc/" + name + "/ns/net");
-  for (const auto& name : list_dir("/run/netns")) add("/run/netns/" + name);
-  return found;
-}
-
-// Runs the iterator that takes quiet sockets out, in each namespace; it sees only those of the namespace it is opened in.
+// Runs the iterator that takes quiet sockets out, in each namespace; it sees only those of the namespace it is opened
+// in.
 Result<uint32_t> leave_once(const Generation& generation, const std::vector<UniqueFd>& namespaces) {
   auto program = open_pin(generation.dir + "/prog_iter_leave");
   if (!program) return program.error().code == ENOENT ? Result<uint32_t>(0) : unexpected(program.error());
   uint32_t left = 0;
   Result<void> result;
-  std::thread worker([&] {
-    for (const auto& ns : namespaces) {
-      if (setns(ns.get(), CLONE_NEWNET) != 0) continue;  // the namespace's last process has ended
-      auto cookies = run_iterator(program->get(), -1);
-      if (!cookies) result = unexpected(cookies.error());
-      else left += static_cast<uint32_t>(cookies->size() / sizeof(uint64_t));
-    }
+  in_namespaces(namespaces, [&] {
+    auto cookies = run_iterator(program->get(), -1);
+    if (!cookies)
+      result = unexpected(cookies.error());
+    else
+      left += static_cast<uint32_t>(cookies->size() / sizeof(uint64_t));
+    return true;
   });
-  worker.join();
   if (!result) return unexpected(result.error());
   return left;
 }

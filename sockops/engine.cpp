@@ -9,8 +9,10 @@
 #include <cstdarg>
 #include <cstring>
 #include <sockops/install_settings.hpp>
+#include <sockops/namespaces.hpp>
 #include <sockops/owners.hpp>
 #include <sockops/pins.hpp>
+#include <utility>
 
 #if SH_LAYOUT_VERSION == 1
 #include "shunt.skel.h"
@@ -65,7 +67,8 @@ Result<Skeleton> open_skeleton(const Paths& paths, const std::string& dir) {
     std::string name = bpf_map__name(map);
     if (bpf_map__is_internal(map)) continue;
     std::string path = (is_crossing_map(name) ? crossing_dir(paths) : dir) + "/" + name;
-    if (int err = bpf_map__set_pin_path(map, path.c_str()); err != 0) return unexpected(err, "cannot place map " + name);
+    if (int err = bpf_map__set_pin_path(map, path.c_str()); err != 0)
+      return unexpected(err, "cannot place map " + name);
   }
   return skeleton;
 }
@@ -79,6 +82,23 @@ Result<Skeleton> load_skeleton(const Paths& paths, const std::string& dir) {
   return skeleton;
 }
 
+// Where the records of one read of the ring go: to the caller, but for those that the engine answers itself.
+struct EventSink {
+  const std::function<void(const sh_event&)>* on_event = nullptr;
+  std::vector<sh_event> abandoned;
+};
+
+int take_event(void* context, void* data, size_t bytes) {
+  auto* sink = static_cast<EventSink*>(context);
+  if (bytes < sizeof(sh_event)) return 0;
+  const auto& event = *static_cast<const sh_event*>(data);
+  if (event.kind == SH_EV_ABANDONED)
+    sink->abandoned.push_back(event);
+  else if (sink->on_event)
+    (*sink->on_event)(event);
+  return 0;
+}
+
 }  // namespace
 
 struct Engine::State {
@@ -88,7 +108,7 @@ struct Engine::State {
   Generation generation;
   Skeleton skeleton;
   std::unique_ptr<ring_buffer, RingCloser> ring;
-  const std::function<void(const sh_event&)>* on_event = nullptr;
+  EventSink sink;
 
   int map(const std::string& name) const {
     bpf_map* found = bpf_object__find_map_by_name(skeleton->obj, name.c_str());
@@ -103,12 +123,6 @@ struct Engine::State {
 };
 
 namespace {
-
-int forward_event(void* context, void* data, size_t bytes) {
-  auto* on_event = *static_cast<const std::function<void(const sh_event&)>**>(context);
-  if (on_event && bytes >= sizeof(sh_event)) (*on_event)(*static_cast<const sh_event*>(data));
-  return 0;
-}
 
 // A pinned generation without sockets, other than the one in force, has nothing left to do.
 void remove_empty_generations(const Paths& paths, const Generation& in_force) {
@@ -157,7 +171,8 @@ Result<void> Engine::State::pin_programs() const {
   return {};
 }
 
-// The programs of sockets that are enrolled from now on, and the program behind the dispatcher, which live sockets run too.
+// The programs of sockets that are enrolled from now on, and the program behind the dispatcher, which live sockets run
+// too.
 Result<void> Engine::State::wire_socket_map() const {
   uint32_t slot = 0;
   int judge = bpf_program__fd(skeleton->progs.sh_msg_judge);
@@ -195,7 +210,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const Paths& wanted, const ProbeRep
   auto& s = *engine->state_;
   if (auto pinned = s.pin_programs(); !pinned) return unexpected(pinned.error());
   if (auto wired = s.wire_socket_map(); !wired) return unexpected(wired.error());
-  s.ring.reset(ring_buffer__new(s.map("sh_events"), forward_event, &s.on_event, nullptr));
+  s.ring.reset(ring_buffer__new(s.map("sh_events"), take_event, &s.sink, nullptr));
   if (!s.ring) return unexpected(errno, "cannot open the event ring");
   remove_empty_generations(s.paths, s.generation);
   return engine;
@@ -210,9 +225,10 @@ Result<void> Engine::apply(const Settings& settings) {
   return status && status->attached ? attach() : Result<void>{};
 }
 
-// Attaches through a pinned link. A link that is there already, of this or an older generation, is updated in place: there is no
-// moment without a program.
-Result<void> Engine::State::attach_cgroup(const std::string& cgroup, const bpf_program* program, const char* kind) const {
+// Attaches through a pinned link. A link that is there already, of this or an older generation, is updated in place:
+// there is no moment without a program.
+Result<void> Engine::State::attach_cgroup(const std::string& cgroup, const bpf_program* program,
+                                          const char* kind) const {
   auto id = cgroup_id(paths, cgroup);
   if (!id) return unexpected(id.error());
   std::string pin = fmt::format("{}/{}-{}", links_dir(paths), kind, *id);
@@ -224,9 +240,11 @@ Result<void> Engine::State::attach_cgroup(const std::string& cgroup, const bpf_p
   std::string dir = paths.cgroup_root + (cgroup.starts_with('/') ? "" : "/") + cgroup;
   UniqueFd fd(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd) return unexpected(errno, "cannot open " + dir);
-  UniqueFd link(bpf_link_create(bpf_program__fd(program), fd.get(), bpf_program__expected_attach_type(program), nullptr));
+  UniqueFd link(
+      bpf_link_create(bpf_program__fd(program), fd.get(), bpf_program__expected_attach_type(program), nullptr));
   if (!link)
-    return unexpected(errno, "cannot attach to " + dir, errno == EPERM ? "another program forbids more: bpftool cgroup show" : "");
+    return unexpected(errno, "cannot attach to " + dir,
+                      errno == EPERM ? "another program forbids more: bpftool cgroup show" : "");
   if (int err = bpf_obj_pin(link.get(), pin.c_str()); err != 0) return unexpected(err, "cannot pin " + pin);
   return {};
 }
@@ -284,10 +302,14 @@ Result<std::vector<ProfileRow>> Engine::profiles() const {
 int Engine::events_fd() const { return ring_buffer__epoll_fd(state_->ring.get()); }
 
 Result<int> Engine::read_events(const std::function<void(const sh_event&)>& on_event) {
-  state_->on_event = &on_event;
+  auto& sink = state_->sink;
+  sink.on_event = &on_event;
   int read = ring_buffer__consume(state_->ring.get());
-  state_->on_event = nullptr;
+  sink.on_event = nullptr;
+  auto abandoned = std::exchange(sink.abandoned, {});
   if (read < 0) return unexpected(read, "cannot read the event ring");
+  for (const auto& event : abandoned)
+    if (auto reset = reset_socket(event); !reset) return unexpected(reset.error());
   return read;
 }
 
@@ -296,8 +318,8 @@ void Engine::want_events(bool wanted) {
   (void)written;  // a monitor without events shows none; nothing else depends on it
 }
 
-// The kernel side left an unverified entry under (pid, start time): every such entry of this pid gets the verdict. A stale one
-// belongs to a process that is gone.
+// The kernel side left an unverified entry under (pid, start time): every such entry of this pid gets the verdict. A
+// stale one belongs to a process that is gone.
 Result<void> Engine::verify_process(uint32_t tgid) {
   int map = state_->map("sh_processes");
   sh_process verdict = {};
@@ -306,7 +328,8 @@ Result<void> Engine::verify_process(uint32_t tgid) {
   for (int more = bpf_map_get_next_key(map, nullptr, &next); more == 0; more = bpf_map_get_next_key(map, &key, &next)) {
     key = next;
     sh_process now = {};
-    if (key.tgid != tgid || bpf_map_lookup_elem(map, &key, &now) != 0 || now.reason != SH_R_PROGRAM_UNVERIFIED) continue;
+    if (key.tgid != tgid || bpf_map_lookup_elem(map, &key, &now) != 0 || now.reason != SH_R_PROGRAM_UNVERIFIED)
+      continue;
     if (bpf_map_update_elem(map, &key, &verdict, BPF_EXIST) != 0 && errno != ENOENT)
       return unexpected(errno, fmt::format("cannot record the verdict on process {}", tgid));
   }

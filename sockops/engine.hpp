@@ -1,5 +1,5 @@
-// The engine: loads the BPF programs, attaches them, keeps them pinned, and answers questions about them. One engine at a time
-// owns a pin folder (a lock file in the runtime folder of the daemon says so); reading functions work beside it.
+// The engine: loads the BPF programs, attaches them, keeps them pinned, and answers questions about them. One engine at
+// a time owns a pin folder (a lock file in the runtime folder of the daemon says so); reading functions work beside it.
 #pragma once
 
 #include <bpf/abi/shunt.h>
@@ -27,7 +27,7 @@ struct Paths {
 };
 
 struct Row {
-  sh_row raw;               // as the kernel sees it
+  sh_row raw;  // as the kernel sees it
   // What the kernel does not know:
   std::string unit;         // systemd unit or cgroup path of the socket's cgroup; empty if unknown
   uint32_t generation = 0;  // which generation of the programs it belongs to
@@ -40,9 +40,9 @@ struct Counters {
 
 struct Status {
   bool attached = false;
-  uint32_t mode = 0;          // enum sh_mode
+  uint32_t mode = 0;  // enum sh_mode
   uint32_t generation = 0;
-  std::vector<uint32_t> generations;  // all that still have sockets
+  std::vector<uint32_t> generations;       // all that still have sockets
   std::vector<std::string> attach_points;  // cgroup paths
   bool verdict = false;
   uint64_t memory_bytes = 0;  // of maps and programs, from their fdinfo
@@ -56,8 +56,8 @@ struct ProfileRow {
 };
 
 struct DrainReport {
-  uint32_t left = 0;              // sockets taken out of the map
-  std::vector<Row> kept;          // sockets that could not be taken out: somebody is inside a call, or bytes are unread
+  uint32_t left = 0;      // sockets taken out of the map
+  std::vector<Row> kept;  // sockets that could not be taken out: somebody is inside a call, or bytes are unread
   bool clean() const { return kept.empty(); }
 };
 
@@ -66,8 +66,8 @@ using DrainProgress = std::function<void(uint32_t remaining)>;
 
 class Engine {
  public:
-  // Loads the programs, or adopts the pinned ones of the same layout and swaps in this build's code. Nothing is attached yet.
-  // Errors name what the kernel lacks and the remedy.
+  // Loads the programs, or adopts the pinned ones of the same layout and swaps in this build's code. Nothing is
+  // attached yet. Errors name what the kernel lacks and the remedy.
   static Result<std::unique_ptr<Engine>> open(const Paths& paths, const ProbeReport& probe, const Settings& settings);
   ~Engine();  // leaves the pins and everything attached: the kernel side goes on
 
@@ -83,12 +83,15 @@ class Engine {
   Result<Counters> counters() const;
   Result<std::vector<ProfileRow>> profiles() const;
 
-  // Events. The ring is read by one reader at a time; `on_event` gets each record. Returns how many were read.
+  // Events. The ring is read by one reader at a time; `on_event` gets each record, but for SH_EV_ABANDONED, which the
+  // engine answers itself by resetting the socket. Returns how many were read.
   int events_fd() const;  // epoll-able
   Result<int> read_events(const std::function<void(const sh_event&)>& on_event);
-  void want_events(bool wanted);  // whether the programs write informative records (requests to verify are always written)
+  void want_events(
+      bool wanted);  // whether the programs write informative records (requests to verify are always written)
 
-  // Answers an SH_EV_VERIFY: inspects the process and puts the verdict in force. Unknown or gone processes are no error.
+  // Answers an SH_EV_VERIFY: inspects the process and puts the verdict in force. Unknown or gone processes are no
+  // error.
   Result<void> verify_process(uint32_t tgid);
   // Finds listeners that are older than the programs, in all network namespaces.
   Result<void> scan_listeners();
@@ -106,7 +109,7 @@ struct WhyQuery {
 };
 
 struct WhyRow {
-  std::string local;   // "127.0.0.1:80"
+  std::string local;  // "127.0.0.1:80"
   std::string remote;
   std::string program;
   uint32_t tgid = 0;

@@ -39,7 +39,8 @@ using Wanted = std::map<K, V, KeyLess>;
 template <typename K, typename V>
 Result<void> replace_entries(int map, const Wanted<K, V>& wanted, const char* what) {
   for (const auto& [key, value] : wanted)
-    if (bpf_map_update_elem(map, &key, &value, BPF_ANY) != 0) return unexpected(errno, std::string("cannot write ") + what);
+    if (bpf_map_update_elem(map, &key, &value, BPF_ANY) != 0)
+      return unexpected(errno, std::string("cannot write ") + what);
   std::vector<K> stale;
   K key = {}, next = {};
   for (int more = bpf_map_get_next_key(map, nullptr, &next); more == 0; more = bpf_map_get_next_key(map, &key, &next)) {
@@ -54,7 +55,8 @@ Wanted<sh_program_key, uint32_t> wanted_programs(const Settings& settings) {
   Wanted<sh_program_key, uint32_t> wanted;
   for (const auto& entry : settings.receivers)
     wanted[program_key(entry.name)] |= SH_PROGRAM_RECEIVER | (entry.uses_fionread ? SH_PROGRAM_FIONREAD : 0) |
-                                       (entry.verify ? SH_PROGRAM_VERIFY : 0) | (entry.may_block ? SH_PROGRAM_BLOCKS : 0);
+                                       (entry.verify ? SH_PROGRAM_VERIFY : 0) |
+                                       (entry.may_block ? SH_PROGRAM_BLOCKS : 0);
   for (const auto& name : settings.selection.programs.include) wanted[program_key(name)] |= SH_PROGRAM_INCLUDED;
   for (const auto& name : settings.selection.programs.exclude) wanted[program_key(name)] |= SH_PROGRAM_EXCLUDED;
   return wanted;
@@ -77,19 +79,23 @@ Result<void> install_ports(int map, const InOut<PortRange>& ports) {
   for (uint32_t port = 0; port < wanted.size(); port++) {
     uint8_t now = 0;
     if (bpf_map_lookup_elem(map, &port, &now) == 0 && now == wanted[port]) continue;
-    if (bpf_map_update_elem(map, &port, &wanted[port], BPF_ANY) != 0) return unexpected(errno, "cannot write the selected ports");
+    if (bpf_map_update_elem(map, &port, &wanted[port], BPF_ANY) != 0)
+      return unexpected(errno, "cannot write the selected ports");
   }
   return {};
 }
 
 Result<void> check_limits(const Settings& settings) {
   const auto& s = settings.selection;
-  size_t most = std::max({s.cidrs.include.size() + s.cidrs.exclude.size(), s.cgroups.include.size() + s.cgroups.exclude.size(),
-                          s.users.include.size() + s.users.exclude.size(),
-                          s.programs.include.size() + s.programs.exclude.size() + settings.receivers.size()});
+  size_t most =
+      std::max({s.cidrs.include.size() + s.cidrs.exclude.size(), s.cgroups.include.size() + s.cgroups.exclude.size(),
+                s.users.include.size() + s.users.exclude.size(),
+                s.programs.include.size() + s.programs.exclude.size() + settings.receivers.size()});
   if (most > SH_SELECT_MAX)
-    return unexpected(Error{E2BIG, "a selection list has " + std::to_string(most) + " entries, at most " +
-                                       std::to_string(SH_SELECT_MAX) + " are possible", "use wider entries"});
+    return unexpected(Error{E2BIG,
+                            "a selection list has " + std::to_string(most) + " entries, at most " +
+                                std::to_string(SH_SELECT_MAX) + " are possible",
+                            "use wider entries"});
   if (settings.profile_sample == 0 || (settings.profile_sample & (settings.profile_sample - 1)) != 0)
     return unexpected(Error{EINVAL, "the profile's sample must be a power of two", "for example 64"});
   return {};
@@ -140,9 +146,11 @@ Result<Wanted<uint64_t, uint32_t>> wanted_cgroups(const Paths& paths, const InOu
 Result<std::vector<char>> raw_config(int config_map) {
   bpf_map_info info = {};
   uint32_t bytes = sizeof(info), zero = 0;
-  if (bpf_obj_get_info_by_fd(config_map, &info, &bytes) != 0) return unexpected(errno, "cannot look at the kernel side's settings");
+  if (bpf_obj_get_info_by_fd(config_map, &info, &bytes) != 0)
+    return unexpected(errno, "cannot look at the kernel side's settings");
   std::vector<char> raw(info.value_size);
-  if (bpf_map_lookup_elem(config_map, &zero, raw.data()) != 0) return unexpected(errno, "cannot read the kernel side's settings");
+  if (bpf_map_lookup_elem(config_map, &zero, raw.data()) != 0)
+    return unexpected(errno, "cannot read the kernel side's settings");
   return raw;
 }
 
@@ -188,7 +196,8 @@ Result<void> write_events_wanted(int config_map, bool wanted) {
   return write_config(config_map, &*config, sizeof(*config));
 }
 
-Result<void> install_settings(const Paths& paths, const ProbeReport& probe, const Settings& settings, const MapFinder& map) {
+Result<void> install_settings(const Paths& paths, const ProbeReport& probe, const Settings& settings,
+                              const MapFinder& map) {
   if (auto checked = check_limits(settings); !checked) return checked;
   auto cgroups = wanted_cgroups(paths, settings.selection.cgroups);
   if (!cgroups) return unexpected(cgroups.error());

@@ -15,7 +15,8 @@ using MapFinder = std::function<int(const std::string& name)>;
 Result<uint64_t> cgroup_id(const Paths& paths, const std::string& path);
 
 // Checks all, then writes: on an error nothing has changed. Keeps the mode that is in force.
-Result<void> install_settings(const Paths& paths, const ProbeReport& probe, const Settings& settings, const MapFinder& map);
+Result<void> install_settings(const Paths& paths, const ProbeReport& probe, const Settings& settings,
+                              const MapFinder& map);
 
 Result<sh_config> read_config(int config_map);
 Result<void> write_mode(int config_map, sh_mode mode);

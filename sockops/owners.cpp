@@ -26,7 +26,8 @@ std::string read_file(const std::string& path) {
 bool is_go_binary(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   Elf64_Ehdr header = {};
-  if (!file.read(reinterpret_cast<char*>(&header), sizeof(header)) || memcmp(header.e_ident, ELFMAG, SELFMAG) != 0) return false;
+  if (!file.read(reinterpret_cast<char*>(&header), sizeof(header)) || memcmp(header.e_ident, ELFMAG, SELFMAG) != 0)
+    return false;
   if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_shentsize != sizeof(Elf64_Shdr)) return false;
   std::vector<Elf64_Shdr> sections(header.e_shnum);
   file.seekg(static_cast<std::streamoff>(header.e_shoff));
@@ -46,7 +47,8 @@ bool file_splices(const std::filesystem::path& path) {
   return false;
 }
 
-// haproxy splices only where its configuration says so: the files named on its command line, or those of a named folder.
+// haproxy splices only where its configuration says so: the files named on its command line, or those of a named
+// folder.
 bool haproxy_splices(uint32_t tgid) {
   std::string raw = read_file(fmt::format("/proc/{}/cmdline", tgid));
   std::vector<std::string> words;
@@ -96,11 +98,13 @@ void CgroupNames::scan() {
   std::error_code ignored;
   struct stat info = {};
   if (stat(root_.c_str(), &info) == 0) names_[info.st_ino] = "/";
-  auto entry = std::filesystem::recursive_directory_iterator(root_, std::filesystem::directory_options::skip_permission_denied, ignored);
+  auto entry = std::filesystem::recursive_directory_iterator(
+      root_, std::filesystem::directory_options::skip_permission_denied, ignored);
   for (; entry != std::filesystem::recursive_directory_iterator(); entry.increment(ignored)) {
     if (!entry->is_directory(ignored)) continue;
     if (entry.depth() >= kCgroupDepthMax) entry.disable_recursion_pending();
-    if (stat(entry->path().c_str(), &info) == 0) names_[info.st_ino] = unit_of(entry->path().string().substr(root_.size()));
+    if (stat(entry->path().c_str(), &info) == 0)
+      names_[info.st_ino] = unit_of(entry->path().string().substr(root_.size()));
   }
   scanned_ = true;
 }

@@ -1,5 +1,5 @@
-// Who holds which socket: processes, programs, units. The kernel side knows the program that called connect() or listen(); this
-// looks at the descriptors of live processes.
+// Who holds which socket: processes, programs, units. The kernel side knows the program that called connect() or
+// listen(); this looks at the descriptors of live processes.
 #pragma once
 
 #include <base/result.hpp>

@@ -1,6 +1,5 @@
 #include "sockops/pins.hpp"
 
-#include <base/mounts.hpp>
 #include <bpf/bpf.h>
 #include <dirent.h>
 #include <fcntl.h>
@@ -11,6 +10,7 @@
 #include <sys/vfs.h>
 
 #include <algorithm>
+#include <base/mounts.hpp>
 #include <cstdio>
 
 namespace shunt {
@@ -25,7 +25,8 @@ bool is_bpffs(const std::string& dir) {
 
 Result<void> ensure_bpffs(const std::string& dir, bool mount_it) {
   if (is_bpffs(dir)) return {};
-  if (!mount_it) return unexpected(Error{ENOENT, dir + " is not a BPF file system", "nothing of shunt is in force here"});
+  if (!mount_it)
+    return unexpected(Error{ENOENT, dir + " is not a BPF file system", "nothing of shunt is in force here"});
   if (mount("bpf", dir.c_str(), "bpf", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700") != 0)
     return unexpected(errno, "cannot mount a BPF file system on " + dir, "run as root: mount -t bpf bpf " + dir);
   return {};
@@ -37,8 +38,9 @@ Result<Paths> resolve_paths(Paths paths, bool mount_it) {
   if (paths.bpffs.empty()) paths.bpffs = "/sys/fs/bpf";
   if (paths.cgroup_root.empty()) paths.cgroup_root = find_mount("cgroup2");
   if (paths.cgroup_root.empty())
-    return unexpected(Error{ENOENT, "no cgroup v2 is mounted",
-                            "mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with systemd.unified_cgroup_hierarchy=1"});
+    return unexpected(
+        Error{ENOENT, "no cgroup v2 is mounted",
+              "mount -t cgroup2 none /sys/fs/cgroup/unified, or boot with systemd.unified_cgroup_hierarchy=1"});
   if (auto mounted = ensure_bpffs(paths.bpffs, mount_it); !mounted) return unexpected(mounted.error());
   if (paths.pin_dir.empty()) paths.pin_dir = paths.bpffs + "/shunt";
   if (mount_it && mkdir(paths.pin_dir.c_str(), 0700) != 0 && errno != EEXIST)
@@ -53,7 +55,9 @@ std::string links_dir(const Paths& paths) { return paths.pin_dir + "/links"; }
 std::string generation_dir(const Paths& paths, uint32_t number, uint32_t layout) {
   return fmt::format("{}/gen-{}-l{}", paths.pin_dir, number, layout);
 }
-bool is_crossing_map(const std::string& name) { return name == "sh_socks" || name == "sh_isns" || name == "sh_answers"; }
+bool is_crossing_map(const std::string& name) {
+  return name == "sh_socks" || name == "sh_isns" || name == "sh_answers";
+}
 
 std::vector<std::string> list_dir(const std::string& dir) {
   std::vector<std::string> names;

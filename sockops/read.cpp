@@ -1,9 +1,9 @@
 // Reading what the kernel side knows, from the pins alone.
-#include <base/address.hpp>
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <fmt/format.h>
 
+#include <base/address.hpp>
 #include <cstring>
 #include <fstream>
 #include <set>
@@ -27,7 +27,8 @@ size_t map_value_bytes(int map) {
 // An older or newer generation may keep more or less for each socket: what both know is at the head.
 Result<std::vector<Row>> list_generation(const Paths& paths, const Generation& generation, CgroupNames& names) {
   auto program = open_pin(generation.dir + "/prog_iter_list");
-  if (!program && program.error().code == ENOENT) return std::vector<Row>{};  // a daemon died while making this generation
+  if (!program && program.error().code == ENOENT)
+    return std::vector<Row>{};  // a daemon died while making this generation
   if (!program) return unexpected(program.error());
   auto map = open_map(paths, generation, "sh_sockets");
   if (!map) return unexpected(map.error());
@@ -79,7 +80,8 @@ std::vector<std::string> attach_points(const Paths& paths, CgroupNames& names) {
 
 bool matches(const WhyQuery& query, const sh_owner& owner) {
   if (query.tgid) return owner.tgid == query.tgid;
-  std::string local = format_endpoint(owner.local_addr, owner.local_port), remote = format_endpoint(owner.remote_addr, owner.remote_port);
+  std::string local = format_endpoint(owner.local_addr, owner.local_port),
+              remote = format_endpoint(owner.remote_addr, owner.remote_port);
   if (query.addr.starts_with(':'))
     return query.addr == fmt::format(":{}", owner.local_port) || query.addr == fmt::format(":{}", owner.remote_port);
   return query.addr == local || query.addr == remote;
@@ -88,8 +90,9 @@ bool matches(const WhyQuery& query, const sh_owner& owner) {
 std::string remedy_for(uint32_t reason, const sh_owner& owner) {
   std::string text = reason_text(reason);
   if (reason == SH_R_PROGRAM_UNKNOWN)
-    return fmt::format("{}: add \"{}\" to receivers in /etc/shunt/shunt.yaml if it reads its sockets with plain recv or read", text,
-                       owner.program);
+    return fmt::format(
+        "{}: add \"{}\" to receivers in /etc/shunt/shunt.yaml if it reads its sockets with plain recv or read", text,
+        owner.program);
   if (reason == SH_R_ONE_SHOT || reason == SH_R_ONE_WAY || reason == SH_R_BULK)
     return text + ": plain TCP is faster here; one connection in a sample is still tried";
   if (reason == SH_R_NO_PEER) return text + ": look at the other end with shunt why";
@@ -141,7 +144,8 @@ Result<Counters> pinned_counters(const Paths& wanted) {
     auto map = open_map(*paths, generation, "sh_counts");
     if (!map) return unexpected(map.error());
     uint32_t zero = 0;
-    if (bpf_map_lookup_elem(map->get(), &zero, per_cpu.data()) != 0) return unexpected(errno, "cannot read the counters");
+    if (bpf_map_lookup_elem(map->get(), &zero, per_cpu.data()) != 0)
+      return unexpected(errno, "cannot read the counters");
     for (const auto& counts : per_cpu) {
       for (int i = 0; i < SH_COUNTER_COUNT; i++) sum.counters[i] += counts.counters[i];
       for (int i = 0; i < SH_REASON_COUNT; i++) sum.reasons[i] += counts.reasons[i];

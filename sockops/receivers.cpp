@@ -15,7 +15,8 @@ namespace shunt {
 namespace {
 
 // Left out on purpose, although they are common:
-//  - redis-cli: hiredis blocks in recv() without poll (checked by strace with redis-cli 7.0) and reports EAGAIN as error.
+//  - redis-cli: hiredis blocks in recv() without poll (checked by strace with redis-cli 7.0) and reports EAGAIN as
+//  error.
 //  - java: the same name is every JDK; before 13 its sockets block in recv() without poll, and InputStream.available()
 //  is
 //    FIONREAD (checked by strace with OpenJDK 17).

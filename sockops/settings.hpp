@@ -14,16 +14,17 @@ struct PortRange {
 };
 
 struct Cidr {
-  uint8_t addr[16] = {};     // network order, IPv4 as v4-mapped IPv6
+  uint8_t addr[16] = {};      // network order, IPv4 as v4-mapped IPv6
   uint8_t prefix_bits = 128;  // of the 128-bit form: an IPv4 /24 is 120
 };
 
 // A program that may receive redirected bytes, by the base name of its executable.
 struct ProgramEntry {
-  std::string name;               // at most 31 bytes; longer base names are cut likewise
-  bool uses_fionread = false;     // relies on FIONREAD: left out where the kernel misreports it
-  bool verify = false;            // the daemon inspects the process first (Go, splicing options)
-  bool may_block = false;         // may call recv() on a blocking socket: only sockets that are non-blocking at connect() or listen()
+  std::string name;            // at most 31 bytes; longer base names are cut likewise
+  bool uses_fionread = false;  // relies on FIONREAD: left out where the kernel misreports it
+  bool verify = false;         // the daemon inspects the process first (Go, splicing options)
+  bool may_block =
+      false;  // may call recv() on a blocking socket: only sockets that are non-blocking at connect() or listen()
 };
 
 // One selector. An empty include list includes everything; exclude wins over include.
@@ -34,11 +35,11 @@ struct InOut {
 };
 
 struct Selection {
-  InOut<std::string> cgroups;  // paths below the cgroup v2 mount, "/" for its root; subtrees
-  InOut<PortRange> ports;      // the destination port as connect() sees it, and the listener's
-  InOut<Cidr> cidrs;           // the destination as connect() sees it
-  InOut<std::string> programs; // base names of executables
-  InOut<uint32_t> users;       // uids
+  InOut<std::string> cgroups;   // paths below the cgroup v2 mount, "/" for its root; subtrees
+  InOut<PortRange> ports;       // the destination port as connect() sees it, and the listener's
+  InOut<Cidr> cidrs;            // the destination as connect() sees it
+  InOut<std::string> programs;  // base names of executables
+  InOut<uint32_t> users;        // uids
 };
 
 struct Settings {
@@ -46,12 +47,12 @@ struct Settings {
   std::vector<ProgramEntry> receivers;  // the shipped list plus the operator's additions
   bool any_program = false;             // every program is a receiver: for tests and the harness, not in the file
 
-  uint32_t spill_bytes = 256 * 1024;   // receive memory of the reader above which messages go through TCP
-  uint32_t spill_messages = 512;       // the same in messages since the reader's queue was last empty
+  uint32_t spill_bytes = 256 * 1024;  // receive memory of the reader above which messages go through TCP
+  uint32_t spill_messages = 512;      // the same in messages since the reader's queue was last empty
   std::chrono::milliseconds firewall_interval{5000};  // one message per direction through TCP; 0: never
 
-  bool profile = true;                 // learn destinations
-  uint32_t profile_sample = 64;        // one in so many connections is enrolled against the profile; a power of two
+  bool profile = true;           // learn destinations
+  uint32_t profile_sample = 64;  // one in so many connections is enrolled against the profile; a power of two
   uint32_t one_shot_turns = 8;
   uint32_t one_way_messages = 16;
   uint32_t bulk_bytes = 256 * 1024;

@@ -258,7 +258,8 @@ enum sh_event_kind {
 	SH_EV_LATCH = 6,
 	SH_EV_STOPPED = 7, /* reason */
 	SH_EV_CLOSED = 8,
-	SH_EV_VERIFY = 9, /* the daemon is asked to inspect tgid */
+	SH_EV_VERIFY = 9,     /* the daemon is asked to inspect tgid */
+	SH_EV_ABANDONED = 10, /* the peer has closed for good, unacknowledged bytes are left: the daemon is asked to reset the socket */
 };
 
 struct sh_event {

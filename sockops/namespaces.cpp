@@ -1,0 +1,117 @@
+#include "sockops/namespaces.hpp"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <base/address.hpp>
+#include <cstring>
+#include <set>
+#include <sockops/pins.hpp>
+#include <string>
+#include <thread>
+
+namespace shunt {
+namespace {
+
+#ifndef SO_NETNS_COOKIE
+constexpr int SO_NETNS_COOKIE = 71;  // include/uapi/asm-generic/socket.h
+#endif
+
+struct DestroyRequest {
+  nlmsghdr header;
+  inet_diag_req_v2 body;
+};
+
+void fill_address(__be32* to, const uint8_t* addr, uint32_t family) {
+  if (family == AF_INET) {
+    memcpy(to, addr + sizeof(kV4MappedPrefix), 4);
+  } else {
+    memcpy(to, addr, 16);
+  }
+}
+
+DestroyRequest destroy_request(const sh_event& event) {
+  DestroyRequest request = {};
+  request.header.nlmsg_len = sizeof(request);
+  request.header.nlmsg_type = SOCK_DESTROY;
+  request.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
+  request.body.sdiag_family = static_cast<uint8_t>(event.family);
+  request.body.sdiag_protocol = IPPROTO_TCP;
+  request.body.idiag_states = ~0u;
+  request.body.id.idiag_sport = htons(event.local_port);
+  request.body.id.idiag_dport = htons(event.remote_port);
+  fill_address(request.body.id.idiag_src, event.local_addr, event.family);
+  fill_address(request.body.id.idiag_dst, event.remote_addr, event.family);
+  request.body.id.idiag_cookie[0] = static_cast<uint32_t>(event.cookie);
+  request.body.id.idiag_cookie[1] = static_cast<uint32_t>(event.cookie >> 32);
+  return request;
+}
+
+// In the calling thread's network namespace.
+Result<void> destroy_here(const sh_event& event) {
+  UniqueFd netlink(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
+  if (!netlink) return unexpected(errno, "cannot open a sock_diag socket");
+  auto request = destroy_request(event);
+  if (send(netlink.get(), &request, sizeof(request), 0) < 0) return unexpected(errno, "cannot ask for SOCK_DESTROY");
+  struct {
+    nlmsghdr header;
+    nlmsgerr error;
+  } answer = {};
+  if (recv(netlink.get(), &answer, sizeof(answer), 0) < 0) return unexpected(errno, "no answer to SOCK_DESTROY");
+  if (answer.error.error != 0 && answer.error.error != -ENOENT) return unexpected(answer.error.error, "SOCK_DESTROY");
+  return {};
+}
+
+}  // namespace
+
+std::vector<UniqueFd> network_namespaces() {
+  std::vector<UniqueFd> found;
+  std::set<ino_t> seen;
+  auto add = [&](const std::string& path) {
+    UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    struct stat info = {};
+    if (fd && fstat(fd.get(), &info) == 0 && seen.insert(info.st_ino).second) found.push_back(std::move(fd));
+  };
+  add("/proc/thread-self/ns/net");
+  for (const auto& name : list_dir("/proc"))
+    if (isdigit(static_cast<unsigned char>(name[0]))) add("/proc/" + name + "/ns/net");
+  for (const auto& name : list_dir("/run/netns")) add("/run/netns/" + name);
+  return found;
+}
+
+void in_namespaces(const std::vector<UniqueFd>& namespaces, const std::function<bool()>& work) {
+  std::thread worker([&] {
+    for (const auto& ns : namespaces) {
+      if (setns(ns.get(), CLONE_NEWNET) != 0) continue;
+      if (!work()) return;
+    }
+  });
+  worker.join();
+}
+
+uint64_t own_netns_cookie() {
+  UniqueFd socket_fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  uint64_t cookie = 0;
+  socklen_t bytes = sizeof(cookie);
+  if (!socket_fd || getsockopt(socket_fd.get(), SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &bytes) != 0) return 0;
+  return cookie;
+}
+
+Result<void> reset_socket(const sh_event& event) {
+  if (own_netns_cookie() == event.netns) return destroy_here(event);
+  Result<void> result;
+  in_namespaces(network_namespaces(), [&] {
+    if (own_netns_cookie() != event.netns) return true;
+    result = destroy_here(event);
+    return false;
+  });
+  return result;
+}
+
+}  // namespace shunt

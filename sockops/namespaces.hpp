@@ -1,0 +1,27 @@
+// The host's network namespaces, and work inside them.
+#pragma once
+
+#include <bpf/abi/shunt.h>
+
+#include <base/result.hpp>
+#include <base/unique_fd.hpp>
+#include <functional>
+#include <vector>
+
+namespace shunt {
+
+// One descriptor for each network namespace that a process lives in or that `ip netns` keeps; the caller's own first.
+std::vector<UniqueFd> network_namespaces();
+
+// Runs `work` inside each, on a thread of its own, until it returns false. A namespace that cannot be entered is left
+// out.
+void in_namespaces(const std::vector<UniqueFd>& namespaces, const std::function<bool()>& work);
+
+// The cookie of the calling thread's network namespace; 0: unknown.
+uint64_t own_netns_cookie();
+
+// Ends the TCP connection that the event is about with a reset (SOCK_DESTROY). The cookie makes sure that it is that
+// very socket; one that is gone is no error. Needs CAP_NET_ADMIN, and CAP_SYS_ADMIN for another namespace.
+Result<void> reset_socket(const sh_event& event);
+
+}  // namespace shunt
