@@ -7,6 +7,7 @@ program that is missing, fails, or says nothing is never a pass.
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -70,6 +71,21 @@ class Context:
             return json.loads(text)
         except ValueError as error:
             raise Failed(f"{program} wrote no JSON: {last_lines(text)}") from error
+
+    def parts(self, *command, seconds=3600):
+        """One row for a command of tools/dev that ends with "N passed, N failed"."""
+        name = " ".join(command)
+        try:
+            result = subprocess.run([self.root / "tools/dev", *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                    stderr=subprocess.STDOUT, text=True, errors="replace", timeout=seconds,
+                                    env={**os.environ, "SHUNT_BUILD": str(self.build)})
+        except subprocess.TimeoutExpired as error:
+            raise Failed(f"{name} did not end within {seconds} s") from error
+        counts = re.findall(r"^(?:[\w.-]+: )?(\d+) passed, (\d+) failed", result.stdout, re.M)
+        passed, failed = map(int, counts[-1]) if counts else (0, 0)
+        holds = result.returncode == 0 and passed > 0 and failed == 0
+        return Row(name, f"{passed} passed, {failed} failed", "all, at least one", holds,
+                   detail="" if holds else last_lines(result.stdout))
 
     def gtest(self, program, only="*", seconds=1200):
         """One row for the chosen cases of a test program: all must pass, none may be skipped."""

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +17,18 @@ control: {{socket: {folder}/shunt.sock}}
 metrics: {{listen: ""}}
 paths: {{bpffs: {folder}/bpffs}}
 selection: {{cgroups: {{include: [{cgroup}]}}}}
+"""
+
+
+# One worker in the foreground; the folder is made beforehand.
+NGINX = """daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; keepalive_requests 1000000000;
+  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;
+  scgi_temp_path {folder}/s;
+  server {{ listen 127.0.0.1:{port}; location / {{ return 200 "hello from behind the shunt\\n"; }} }}
+}}
 """
 
 
@@ -38,6 +51,12 @@ def private_mounts():
     clone_newns, ms_rec, ms_private = 0x20000, 0x4000, 1 << 18
     if libc.unshare(clone_newns) or libc.mount(None, b"/", None, ms_rec | ms_private, None):
         raise LabError(f"cannot make a mount namespace: {os.strerror(ctypes.get_errno())}")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 class Lab:
@@ -135,7 +154,14 @@ class Lab:
             if ready():
                 return
             time.sleep(0.1)
-        raise LabError(f"{what} did not start:\n{log.read_text() if log.exists() else ''}")
+        raise LabError(f"{what} did not start:\n{log.read_text() if log.is_file() else ''}")
+
+    def wait_for_port(self, port, process, log, what):
+        def answers():
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return True
+            return False
+        self.wait_for(answers, process, log, what)
 
     def status(self):
         """What `shunt status` says, as a document."""
