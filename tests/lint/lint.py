@@ -134,7 +134,7 @@ def text_hygiene():
                     yield f"{shown(path, number)}: the package mirror {host} belongs to the machine"
             if str(ROOT) in line:
                 yield f"{shown(path, number)}: a path of this machine"
-            if path.suffix in (".c", ".h", ".py", "") and len(line.expandtabs(8)) > LINE_COLUMNS_MAX:
+            if (path.suffix in (".c", ".h", ".py") or path.parent.name == "dev.d") and len(line.expandtabs(8)) > LINE_COLUMNS_MAX:
                 yield f"{shown(path, number)}: longer than {LINE_COLUMNS_MAX} columns"
 
 

@@ -152,9 +152,10 @@ def start(kernel, ramfs, options, *, timeout, whole, out):
     with tempfile.NamedTemporaryFile(prefix="shunt-initrd-") as initrd:
         ramfs.write(initrd)
         initrd.flush()
-        arguments = [*QEMU, "-cpu", CPU[kernel], *options, "-kernel", str(kernels.image(kernels.fetch(kernel))), "-initrd", initrd.name, "-append",
-                     APPEND]
-        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        image = kernels.image(kernels.fetch(kernel))
+        arguments = [*QEMU, "-cpu", CPU[kernel], *options, "-kernel", str(image), "-initrd", initrd.name, "-append", APPEND]
+        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT)
         expired = threading.Event()
         timer = threading.Timer(timeout, lambda: (expired.set(), process.kill()))
         timer.start()
