@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <base/printable.hpp>
 #include <chrono>
 #include <control/log.hpp>
 #include <cstdio>
@@ -51,9 +52,8 @@ std::string utc_now() {
 }
 
 std::string logfmt_value(std::string_view value) {
-  const bool plain =
-      !value.empty() && value.find_first_of(" \"=\\") == std::string_view::npos &&
-      std::none_of(value.begin(), value.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; });
+  const bool plain = !value.empty() && value.find_first_of(" \"=\\") == std::string_view::npos &&
+                     std::none_of(value.begin(), value.end(), is_control_character);
   if (plain) return std::string(value);
   std::string text = "\"";
   for (const char c : value) {
@@ -61,7 +61,7 @@ std::string logfmt_value(std::string_view value) {
     if (c == '\n') {
       text += "\\n";
     } else {
-      text += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
+      text += is_control_character(c) ? '?' : c;
     }
   }
   return text + "\"";

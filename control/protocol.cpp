@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <base/address.hpp>
+#include <base/printable.hpp>
 #include <control/protocol.hpp>
 #include <control/values.hpp>
 
@@ -79,7 +79,7 @@ Result<void> check_words(const std::vector<std::string>& words, const std::vecto
     const auto meant = nearest(word, known);
     std::string all;
     for (const std::string& name : known) all += (all.empty() ? "one of " : ", ") + name;
-    return refused("'" + word.substr(0, 64) + "' is not " + what, meant ? "did you mean '" + *meant + "'?" : all);
+    return refused(in_quotes(word) + " is not " + what, meant ? "did you mean '" + *meant + "'?" : all);
   }
   return {};
 }
@@ -186,7 +186,7 @@ Result<WhyQuery> parse_why(std::string_view text) {
   if (text.find(':') == std::string_view::npos) {
     const auto pid = parse_number(text, 1, INT32_MAX);
     if (!pid)
-      return refused("'" + std::string(text.substr(0, 64)) + "' is neither a pid nor an address",
+      return refused(in_quotes(text) + " is neither a pid nor an address",
                      "write PID, ADDR:PORT, [ADDR]:PORT or :PORT");
     query.tgid = static_cast<uint32_t>(*pid);
     return query;
@@ -194,9 +194,7 @@ Result<WhyQuery> parse_why(std::string_view text) {
   query.addr = std::string(text);
   const bool right =
       text.front() == ':' ? parse_number(text.substr(1), 1, 65535).has_value() : parse_listen_address(text).has_value();
-  if (!right)
-    return refused("'" + std::string(text.substr(0, 64)) + "' is not an address",
-                   "write ADDR:PORT, [ADDR]:PORT or :PORT");
+  if (!right) return refused(in_quotes(text) + " is not an address", "write ADDR:PORT, [ADDR]:PORT or :PORT");
   return query;
 }
 

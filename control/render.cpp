@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <base/printable.hpp>
 #include <control/render.hpp>
 #include <cstdlib>
 #include <iterator>
@@ -27,13 +28,6 @@ size_t columns_of(const std::string& text) {
 std::string coloured_state(const std::string& state, const Style& style) {
   if (state == "fast") return style.green(state);
   return state == "stopped" ? style.red(state) : style.yellow(state);
-}
-
-// Names come from processes: they must not move the terminal's cursor.
-std::string harmless(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
-  return text;
 }
 
 std::string field(const char* name, const std::string& value) { return fmt::format("  {:<14} {}\n", name, value); }
@@ -69,8 +63,8 @@ Table row_table() {
 
 void add_row(Table& table, const Json& row) {
   table.add({text_of(row, "local"), text_of(row, "remote"), text_of(row, "role") == "active" ? "client" : "server",
-             text_of(row, "state"), or_dash(harmless(text_of(row, "program"))), std::to_string(number_of(row, "pid")),
-             or_dash(harmless(text_of(row, "unit"))), human_bytes(number_of(row, "redirected_bytes")),
+             text_of(row, "state"), or_dash(printable(text_of(row, "program"))), std::to_string(number_of(row, "pid")),
+             or_dash(printable(text_of(row, "unit"))), human_bytes(number_of(row, "redirected_bytes")),
              human_bytes(number_of(row, "tcp_bytes")), text_of(row, "reason")});
 }
 
@@ -206,10 +200,10 @@ std::string render_why(const Json& why, const Style& style) {
   for (const Json& row : connections) {
     const std::string reason = text_of(row, "reason");
     text += fmt::format("{} -> {}  {} (pid {})\n", text_of(row, "local"), text_of(row, "remote"),
-                        or_dash(harmless(text_of(row, "program"))), number_of(row, "pid"));
+                        or_dash(printable(text_of(row, "program"))), number_of(row, "pid"));
     text += "  " + (row.value("enrolled", false) ? coloured_state(text_of(row, "state"), style)
                                                  : style.yellow("not accelerated"));
-    text += (reason == "none" ? "" : " (" + reason + ")") + ": " + harmless(text_of(row, "detail")) + "\n";
+    text += (reason == "none" ? "" : " (" + reason + ")") + ": " + printable(text_of(row, "detail")) + "\n";
   }
   const uint64_t total = number_of(why, "total");
   if (connections.size() < total)
@@ -257,7 +251,7 @@ std::string render_event(const Json& event, const Style& style) {
   const std::string time = text_of(event, "time");
   std::string text = fmt::format("{} {:<9} {} -> {} {}[{}]", time.size() > 11 ? time.substr(11) : time,
                                  text_of(event, "event"), text_of(event, "local"), text_of(event, "remote"),
-                                 or_dash(harmless(text_of(event, "program"))), number_of(event, "pid"));
+                                 or_dash(printable(text_of(event, "program"))), number_of(event, "pid"));
   if (reason != "none") text += " " + style.yellow(reason);
   if (event.contains("redirected_bytes"))
     text += " " + human_bytes(number_of(event, "redirected_bytes")) + " redirected";

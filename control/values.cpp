@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <base/address.hpp>
+#include <base/printable.hpp>
 #include <charconv>
 #include <control/values.hpp>
 #include <cstring>
@@ -14,16 +15,6 @@ namespace {
 
 Unexpected invalid(std::string message, std::string remedy = {}) {
   return unexpected(Error{EINVAL, std::move(message), std::move(remedy)});
-}
-
-// What is shown of a text that may be long or hold anything.
-std::string quoted(std::string_view text) {
-  constexpr size_t kShownMax = 64;
-  std::string shown = "'";
-  for (const char c : text.substr(0, kShownMax)) {
-    shown += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
-  }
-  return shown + (text.size() > kShownMax ? "…'" : "'");
 }
 
 struct Unit {
@@ -52,7 +43,8 @@ Result<uint64_t> parse_number(std::string_view text, uint64_t min, uint64_t max)
   constexpr std::array<Unit, 1> kUnits = {{{"", 1}}};
   const auto number = parse_scaled(text, kUnits, max);
   if (!number || *number < min) {
-    return invalid(quoted(text) + " is not a whole number from " + std::to_string(min) + " to " + std::to_string(max));
+    return invalid(in_quotes(text) + " is not a whole number from " + std::to_string(min) + " to " +
+                   std::to_string(max));
   }
   return *number;
 }
@@ -61,9 +53,9 @@ Result<PortRange> parse_port_range(std::string_view text) {
   const size_t dash = text.find('-');
   const auto first = parse_number(text.substr(0, dash), 1, 65535);
   const auto last = dash == std::string_view::npos ? first : parse_number(text.substr(dash + 1), 1, 65535);
-  if (!first || !last) return invalid(quoted(text) + " is not a port or a range of ports", "write 80 or 8000-8100");
+  if (!first || !last) return invalid(in_quotes(text) + " is not a port or a range of ports", "write 80 or 8000-8100");
   if (*first > *last) {
-    return invalid(quoted(text) + " is an empty range", "write the lower port first");
+    return invalid(in_quotes(text) + " is an empty range", "write the lower port first");
   }
   return PortRange{static_cast<uint16_t>(*first), static_cast<uint16_t>(*last)};
 }
@@ -72,7 +64,7 @@ Result<Cidr> parse_cidr(std::string_view text) {
   const size_t slash = text.find('/');
   const auto addr = parse_address(text.substr(0, slash));
   if (!addr) {
-    return invalid(quoted(text) + " is not an address or a network", "write 10.0.0.0/8, fd00::/8 or one address");
+    return invalid(in_quotes(text) + " is not an address or a network", "write 10.0.0.0/8, fd00::/8 or one address");
   }
   const bool is_v4 = text.substr(0, slash).find(':') == std::string_view::npos;
   const unsigned width = is_v4 ? 32 : 128;
@@ -80,7 +72,8 @@ Result<Cidr> parse_cidr(std::string_view text) {
   if (slash != std::string_view::npos) {
     const auto number = parse_number(text.substr(slash + 1), 0, width);
     if (!number) {
-      return invalid(quoted(text) + " has no valid prefix length", "write a number from 0 to " + std::to_string(width));
+      return invalid(in_quotes(text) + " has no valid prefix length",
+                     "write a number from 0 to " + std::to_string(width));
     }
     prefix = static_cast<unsigned>(*number);
   }
@@ -91,7 +84,7 @@ Result<Cidr> parse_cidr(std::string_view text) {
     network[bit / 8] = static_cast<uint8_t>(network[bit / 8] & ~(0x80u >> (bit % 8)));
   }
   if (network != *addr) {
-    return invalid(quoted(text) + " has bits set after its prefix",
+    return invalid(in_quotes(text) + " has bits set after its prefix",
                    "write " + format_address(network.data()) + "/" + std::to_string(prefix));
   }
   std::copy(addr->begin(), addr->end(), cidr.addr);
@@ -101,24 +94,24 @@ Result<Cidr> parse_cidr(std::string_view text) {
 Result<uint32_t> parse_user(std::string_view text) {
   if (!text.empty() && std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; })) {
     const auto uid = parse_number(text, 0, UINT32_MAX - 1);
-    if (!uid) return invalid(quoted(text) + " is not a uid");
+    if (!uid) return invalid(in_quotes(text) + " is not a uid");
     return static_cast<uint32_t>(*uid);
   }
   const std::string name(text);
-  if (name.empty() || name.find('\0') != std::string::npos) return invalid(quoted(text) + " is not a user");
+  if (name.empty() || name.find('\0') != std::string::npos) return invalid(in_quotes(text) + " is not a user");
   std::vector<char> buffer(16384);
   passwd entry{};
   passwd* found = nullptr;
   const int code = getpwnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found);
   if (code == 0 && found != nullptr) return entry.pw_uid;
-  return invalid("there is no user " + quoted(text), "write the number of the uid, or create the user first");
+  return invalid("there is no user " + in_quotes(text), "write the number of the uid, or create the user first");
 }
 
 Result<uint64_t> parse_bytes(std::string_view text, uint64_t max) {
   constexpr std::array<Unit, 5> kUnits = {{{"", 1}, {"B", 1}, {"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}}};
   const auto bytes = parse_scaled(text, kUnits, max);
   if (!bytes) {
-    return invalid(quoted(text) + " is not a size of at most " + std::to_string(max) + " bytes",
+    return invalid(in_quotes(text) + " is not a size of at most " + std::to_string(max) + " bytes",
                    "write a number of bytes, or one with KiB, MiB or GiB");
   }
   return *bytes;
@@ -129,7 +122,7 @@ Result<std::chrono::milliseconds> parse_duration(std::string_view text, std::chr
   if (text == "0") return std::chrono::milliseconds(0);
   const auto ms = parse_scaled(text, kUnits, static_cast<uint64_t>(max.count()));
   if (!ms) {
-    return invalid(quoted(text) + " is not a time of at most " + std::to_string(max.count() / 1000) + "s",
+    return invalid(in_quotes(text) + " is not a time of at most " + std::to_string(max.count() / 1000) + "s",
                    "write a whole number with ms, s, m or h");
   }
   return std::chrono::milliseconds(*ms);
@@ -142,20 +135,20 @@ Result<bool> parse_bool(std::string_view text) {
   for (const char* word : {"false", "no", "off"}) {
     if (text == word) return false;
   }
-  return invalid(quoted(text) + " is not true or false");
+  return invalid(in_quotes(text) + " is not true or false");
 }
 
 Result<ListenAddress> parse_listen_address(std::string_view text) {
   const size_t colon = text.rfind(':');
   const std::string remedy = "write 127.0.0.1:9615 or [::1]:9615";
-  if (colon == std::string_view::npos) return invalid(quoted(text) + " is not ADDRESS:PORT", remedy);
+  if (colon == std::string_view::npos) return invalid(in_quotes(text) + " is not ADDRESS:PORT", remedy);
   std::string_view host = text.substr(0, colon);
   const bool bracketed = host.size() > 2 && host.front() == '[' && host.back() == ']';
   if (bracketed) host = host.substr(1, host.size() - 2);
   const auto port = parse_number(text.substr(colon + 1), 1, 65535);
   const auto addr = parse_address(host);
   if (!port || !addr || bracketed != (host.find(':') != std::string_view::npos)) {
-    return invalid(quoted(text) + " is not ADDRESS:PORT", remedy);
+    return invalid(in_quotes(text) + " is not ADDRESS:PORT", remedy);
   }
   ListenAddress listen;
   std::copy(addr->begin(), addr->end(), listen.addr);

@@ -1,7 +1,11 @@
+#include <yaml-cpp/eventhandler.h>
+
 #include <algorithm>
+#include <base/printable.hpp>
 #include <control/values.hpp>
 #include <control/yaml_reader.hpp>
 #include <set>
+#include <sstream>
 
 namespace shunt {
 namespace {
@@ -14,12 +18,29 @@ std::string joined(const std::vector<std::string>& names) {
   return text;
 }
 
-// Keys and words of a file may be long or hold control characters.
-std::string shown(const std::string& text) {
-  std::string cut = text.substr(0, 64);
-  std::replace_if(
-      cut.begin(), cut.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, '?');
-  return "'" + cut + (cut.size() < text.size() ? "…'" : "'");
+// Where the second document of a text begins. YAML::LoadAll() does not end on some broken texts (0.7.0): it sees empty
+// documents for ever after a bracket too many.
+class SecondDocument : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark& mark) override { start = mark; }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+
+  YAML::Mark start;
+};
+
+std::optional<YAML::Mark> second_document(const std::string& text) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  SecondDocument events;
+  if (!parser.HandleNextDocument(events) || !parser.HandleNextDocument(events)) return std::nullopt;
+  return events.start;
 }
 
 }  // namespace
@@ -27,9 +48,11 @@ std::string shown(const std::string& text) {
 void YamlReader::document(const ConfigSource& source, const std::function<void(const YAML::Node&)>& read) {
   file_ = source.name;
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(source.text);
-    if (documents.size() > 1) problem(documents[1], "a second YAML document", "keep one document, or use conf.d");
-    if (!documents.empty() && documents[0].IsDefined() && !documents[0].IsNull()) read(documents[0]);
+    const YAML::Node document = YAML::Load(source.text);
+    if (const auto second = second_document(source.text)) {
+      problem_at(*second, "a second YAML document", "keep one document, or use conf.d");
+    }
+    if (document.IsDefined() && !document.IsNull()) read(document);
   } catch (const YAML::Exception& error) {
     problem_at(error.mark, "not valid YAML: " + error.msg, {});
   } catch (const std::exception& error) {
@@ -56,10 +79,10 @@ void YamlReader::mapping(const YAML::Node& node, const std::vector<Key>& keys) {
         std::find_if(keys.begin(), keys.end(), [&](const Key& candidate) { return name == candidate.name; });
     if (key == keys.end()) {
       const auto meant = nearest(name, names);
-      problem(entry.first, "unknown key " + shown(name),
+      problem(entry.first, "unknown key " + in_quotes(name),
               meant ? "did you mean '" + *meant + "'?" : "the keys here are " + joined(names));
     } else if (!seen.insert(name).second) {
-      problem(entry.first, "the key " + shown(name) + " stands here twice", "remove one of the two");
+      problem(entry.first, "the key " + in_quotes(name) + " stands here twice", "remove one of the two");
     } else {
       key->read(entry.second);
     }
@@ -84,7 +107,7 @@ std::optional<std::string> YamlReader::scalar(const YAML::Node& node) {
 
 void YamlReader::bad_choice(const YAML::Node& node, const std::string& text, const std::vector<std::string>& names) {
   const auto meant = nearest(text, names);
-  problem(node, shown(text) + " is not one of " + joined(names), meant ? "did you mean '" + *meant + "'?" : "");
+  problem(node, in_quotes(text) + " is not one of " + joined(names), meant ? "did you mean '" + *meant + "'?" : "");
 }
 
 void YamlReader::problem(const YAML::Node& node, std::string message, std::string remedy) {
@@ -95,7 +118,8 @@ void YamlReader::problem_at(const YAML::Mark& mark, std::string message, std::st
   if (problems_.size() == kProblemsMax)
     problems_.push_back({file_, 0, 0, "more problems follow", "repair these first"});
   if (problems_.size() > kProblemsMax) return;
-  problems_.push_back({file_, mark.line + 1, mark.column + 1, std::move(message), std::move(remedy)});
+  problems_.push_back(
+      {file_, mark.line + 1, mark.column + 1, printable(std::move(message)), printable(std::move(remedy))});
 }
 
 }  // namespace shunt

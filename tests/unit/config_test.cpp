@@ -104,6 +104,11 @@ TEST(Config, RefusesWhatItWouldOtherwiseIgnore) {
   EXPECT_NE(problem_of("log: {level: \"info\n").find("not valid YAML"), std::string::npos);
 }
 
+TEST(Config, AProblemIsOneLine) {
+  const std::string problem = problem_of("receivers: {add: [\"a/b\\nlevel=error\"]}\n");
+  EXPECT_EQ(problem.find('\n'), std::string::npos) << problem;
+}
+
 TEST(Config, ShowsAllProblemsUpToALimit) {
   EXPECT_EQ(parse("spill: {bytes: x, messages: 0}\nfirewall: {interval: 1ms}\n").problems.size(), 3u);
   std::string text = "selection: {ports: {include: [";
@@ -120,6 +125,8 @@ TEST(Config, SurvivesNestingAndAliases) {
             static_cast<char>(name - 1) + "]\n";
   EXPECT_FALSE(parse(bomb).ok());
   EXPECT_FALSE(parse("log: &a [*a]\n").ok());
+  EXPECT_FALSE(parse("\t\t, cgroup_root: /cg/}\nx:\n  y: z").ok());
+  EXPECT_FALSE(parse("log: {}\n]\n").ok());
 }
 
 TEST(Config, LaterFilesWinAndListsGrow) {
