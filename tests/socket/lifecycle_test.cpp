@@ -19,6 +19,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr uint64_t kConnections = 2000;
+constexpr int kStreams = 100;
 
 // The traffic checker as a program inside the cgroup, so that its sockets outlive what happens here.
 class Traffic {
@@ -27,8 +28,6 @@ class Traffic {
       : checker_(Child::exec({SHUNT_TRAFFIC_PROGRAM, "--connections", std::to_string(connections), "--at-once", "100",
                               "--cgroup", cgroup.path(), "--process-share", "1", "-o", "json"},
                              dir_ / "out")) {}
-
-  bool running() const { return kill(checker_.pid(), 0) == 0 && read_text(dir_ / "out").empty(); }
 
   void expect_exact(uint64_t connections = kConnections) {
     const int code = checker_.wait(seconds(120));
@@ -42,52 +41,47 @@ class Traffic {
   Child checker_;
 };
 
-// Long streams in both directions, so that live connections see every change.
+// Requests and responses on live connections until the end of the test, so that they see every change.
 class Streams {
  public:
-  explicit Streams(const Cgroup& cgroup, int count, uint64_t bytes_each) : bytes_each_(bytes_each) {
+  explicit Streams(const Cgroup& cgroup) {
     const InCgroup inside(cgroup);
-    for (int i = 0; i < count; ++i) connections_.push_back(connect_pair());
-  }
-
-  std::vector<Connection>& connections() { return connections_; }
-
-  void start() {
+    for (int i = 0; i < kStreams; ++i) connections_.push_back(connect_pair());
     for (size_t i = 0; i < connections_.size(); ++i) {
       threads_.emplace_back([this, i] { exchange(connections_[i], i); });
     }
   }
-  ~Streams() {
-    for (std::thread& thread : threads_) thread.join();
-  }
+  ~Streams() { finish(); }
   bool finish() {
+    stop_.store(true);
     for (std::thread& thread : threads_) thread.join();
     threads_.clear();
     return errors_.load() == 0;
   }
-  bool running() const { return ended_.load() < connections_.size(); }
+  uint64_t bytes() const { return bytes_.load(); }
 
  private:
   // Requests of any size, each answered: mostly on the shortcut, sometimes not.
   void exchange(const Connection& connection, uint64_t seed) {
-    uint64_t moved = 0;
-    for (uint64_t turn = 0; moved < bytes_each_; ++turn) {
+    for (uint64_t turn = 0; !stop_.load(); ++turn) {
       const size_t bytes = turn % 7 == 0 ? 60000 : 100 + turn % 1000;
       const std::string request = pattern(seed * 1000003 + turn, bytes);
       send_all(connection.client.get(), request);
-      if (receive_exactly(connection.server.get(), bytes, seconds(30)) != request) break;
+      bool exact = receive_exactly(connection.server.get(), bytes, seconds(30)) == request;
       send_all(connection.server.get(), request);
-      if (receive_exactly(connection.client.get(), bytes, seconds(30)) != request) break;
-      moved += 2 * bytes;
+      exact = exact && receive_exactly(connection.client.get(), bytes, seconds(30)) == request;
+      if (!exact) {
+        errors_.fetch_add(1);
+        return;
+      }
+      bytes_.fetch_add(2 * bytes);
     }
-    if (moved < bytes_each_) errors_.fetch_add(1);
-    ended_.fetch_add(1);
   }
 
-  uint64_t bytes_each_;
   std::vector<Connection> connections_;
   std::vector<std::thread> threads_;
-  std::atomic<uint64_t> ended_{0};
+  std::atomic<bool> stop_{false};
+  std::atomic<uint64_t> bytes_{0};
   std::atomic<int> errors_{0};
 };
 
@@ -138,8 +132,7 @@ TEST(Lifecycle, NewConnectionsAreAcceleratedWithoutTheEngine) {
 TEST(Lifecycle, TheEngineDiesAndReturnsUnderTraffic) {
   Accelerated shortcut;
   Traffic traffic(shortcut.cgroup());
-  Streams streams(shortcut.cgroup(), 20, 8 << 20);
-  streams.start();
+  Streams streams(shortcut.cgroup());
   for (int i = 0; i < 5; ++i) {
     shortcut.destroy_engine();
     std::this_thread::sleep_for(milliseconds(100));
@@ -154,8 +147,7 @@ TEST(Lifecycle, TheEngineDiesAndReturnsUnderTraffic) {
 TEST(Lifecycle, DetachUnderTrafficAndAttachAgain) {
   Accelerated shortcut;
   Traffic traffic(shortcut.cgroup());
-  Streams streams(shortcut.cgroup(), 20, 8 << 20);
-  streams.start();
+  Streams streams(shortcut.cgroup());
   for (int i = 0; i < 3; ++i) {
     std::this_thread::sleep_for(milliseconds(200));
     const auto drained = shortcut.engine().detach(seconds(5));
@@ -173,18 +165,18 @@ TEST(Lifecycle, DetachUnderTrafficAndAttachAgain) {
 TEST(Lifecycle, DrainWithTheEngineDeadLeavesNothing) {
   Accelerated shortcut;
   Traffic traffic(shortcut.cgroup());
-  Streams streams(shortcut.cgroup(), 20, 8 << 20);
-  streams.start();
+  Streams streams(shortcut.cgroup());
   std::this_thread::sleep_for(milliseconds(300));
   EXPECT_GT(programs_attached(shortcut.cgroup()), 0u);
   shortcut.destroy_engine();
-  EXPECT_TRUE(streams.running());
   const auto drained = drain_pinned(shortcut.paths(), seconds(20), false);
   if (gives(drained, "drain_pinned")) {
     EXPECT_TRUE(drained->clean()) << describe(drained->kept);
   }
   EXPECT_EQ(programs_attached(shortcut.cgroup()), 0u);
   EXPECT_EQ(pins(shortcut), 0u);
+  const uint64_t moved = streams.bytes();
+  EXPECT_TRUE(eventually([&] { return streams.bytes() > moved + (10 << 20); }));  // they go on
   EXPECT_TRUE(streams.finish());
   traffic.expect_exact();
 }

@@ -112,7 +112,7 @@ std::string peek(Connection& c) {
 
 std::string peek_off(Connection& c) {
   const int offset = 0;
-  if (setsockopt(c.server.get(), SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof(offset)) != 0) return "unsupported";
+  if (setsockopt(c.server.get(), SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof(offset)) != 0) return outcome(-1);
   send_all(c.client.get(), "abcdef");
   wait_for_bytes(c.server.get());
   const std::string first = received(c.server.get(), 2, MSG_PEEK), second = received(c.server.get(), 2, MSG_PEEK);
@@ -546,7 +546,8 @@ std::string ulp(Connection& c) {
 }
 
 std::string timestamp(Connection& c) {
-  set_option(c.server.get(), SOL_SOCKET, SO_TIMESTAMP, 1);
+  const int on = 1;
+  if (setsockopt(c.server.get(), SOL_SOCKET, SO_TIMESTAMP, &on, sizeof(on)) != 0) return outcome(-1);
   settle();  // the kernel begins to stamp in its own time
   send_all(c.client.get(), "t");
   wait_for_bytes(c.server.get());
@@ -563,7 +564,8 @@ std::string timestamp(Connection& c) {
 }
 
 std::string inq(Connection& c) {
-  set_option(c.server.get(), IPPROTO_TCP, TCP_INQ, 1);
+  const int on = 1;
+  if (setsockopt(c.server.get(), IPPROTO_TCP, TCP_INQ, &on, sizeof(on)) != 0) return outcome(-1);
   send_all(c.client.get(), "abc");
   wait_for_bytes(c.server.get());
   char byte, control[200];

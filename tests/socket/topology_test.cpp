@@ -239,8 +239,9 @@ TEST_F(Topology, AnActiveSocketLeavesBeforeItsFirstResponse) {
   EXPECT_EQ(shortcut_.counter(SH_C_PAIRS), 0u);
 }
 
-// Without a request: the server speaks first.
-TEST_F(Topology, AnActiveSocketLeavesBeforeAServersGreeting) {
+// The server speaks first: nothing of the client has been acknowledged yet, so there is no sign that it may leave. Its
+// bytes are counted right all the same, and it leaves with its first request.
+TEST_F(Topology, AServersGreetingIsCountedAndTheFirstRequestLeaves) {
   UniqueFd listener;
   {
     const OutOfCgroup outside(shortcut_.cgroup());
@@ -251,6 +252,8 @@ TEST_F(Topology, AnActiveSocketLeavesBeforeAServersGreeting) {
     send_all(connection.server.get(), std::string(100, 'g'));
     ASSERT_TRUE(wait_readable(connection.client.get(), seconds(5)));
     ASSERT_EQ(readable_bytes(connection.client.get()), 100);
+    ASSERT_EQ(receive_exactly(connection.client.get(), 100).size(), 100u);
+    ASSERT_TRUE(ping_pong(connection, 1));
     const auto row = shortcut_.row(connection.client.get());
     ASSERT_FALSE(row && row->raw.tail.in_map) << describe(row);
   }

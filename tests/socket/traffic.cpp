@@ -224,7 +224,13 @@ std::unique_ptr<Side> start_connection(const TrafficConfig& config, Ledger& ledg
   require(fd.valid(), "socket");
   if (!one_in(rng, 10)) set_option(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
   if (connect(fd.get(), to.get(), to.length) != 0) {
-    ledger.fail(kind, fmt::format("connect: {}", std::strerror(errno)), false);
+    // The other end may have reset the connection before connect() returned.
+    const bool cut = kind == Kind::cut && (errno == ECONNRESET || errno == EPIPE);
+    if (cut) {
+      ledger.ended[static_cast<uint32_t>(kind)].fetch_add(1);
+    } else {
+      ledger.fail(kind, fmt::format("connect: {}", std::strerror(errno)), false);
+    }
     return nullptr;
   }
   return std::make_unique<Side>(std::move(fd), kind, true, rng(), config);
