@@ -6,6 +6,8 @@
 namespace shunt::bench {
 namespace {
 
+constexpr double kCoverageMin = 0.95;
+
 struct Bar {
   std::string cell;
   const char* variant;
@@ -47,18 +49,18 @@ Json judge(const Json& document, const Bar& bar) {
   Json json = {{"name", fmt::format("{}: {} / {}{}", bar.cell, latency ? bar.base : bar.variant,
                                     latency ? bar.variant : bar.base, latency ? ", p50" : "")},
                {"cell", bar.cell},
-               {"ratio",
-                {{"median", ratio.median},
-                 {"low", ratio.low},
-                 {"high", ratio.high},
-                 {"coverage", ratio.coverage},
-                 {"rounds", ratio.count}}},
-               {"bar", bar.bar},
-               {"holds", ratio.count > 0 && ratio.high >= bar.bar}};
-  json["verdict"] = ratio.count == 0 ? "not measured" : ratio.high >= bar.bar ? "holds" : "FALLS SHORT";
+               {"ratio", interval_json(ratio)},
+               {"bar", bar.bar}};
+  // An interval of few rounds is wide and reaches anything: it decides nothing.
+  const bool decided = ratio.coverage >= kCoverageMin;
+  json["holds"] = decided && ratio.high >= bar.bar;
+  json["verdict"] = ratio.count == 0        ? "not measured"
+                    : !decided              ? "TOO FEW ROUNDS"
+                    : ratio.high >= bar.bar ? "holds"
+                                            : "FALLS SHORT";
   if (bar.prototype > 0) {
     json["prototype"] = bar.prototype;
-    json["below_prototype"] = ratio.count > 0 && ratio.high < bar.prototype;
+    json["below_prototype"] = decided && ratio.high < bar.prototype;
   }
   return json;
 }

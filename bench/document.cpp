@@ -4,14 +4,6 @@
 namespace shunt::bench {
 namespace {
 
-Json to_json(const Interval& interval) {
-  return {{"median", interval.median},
-          {"low", interval.low},
-          {"high", interval.high},
-          {"coverage", interval.coverage},
-          {"rounds", interval.count}};
-}
-
 const char* mark_of(const Interval& ratio) {
   if (ratio.count == 0) return "unknown";
   if (ratio.high < 1) return "slower";
@@ -66,7 +58,7 @@ Json describe_variant(const std::vector<Sample>& samples, const std::vector<Samp
   json["failures"] = errors;
   if (plain && plain != &samples) {
     Interval ratio = median_interval(paired_ratios(values, column(*plain, &Sample::value)));
-    json["ratio"] = to_json(ratio);
+    json["ratio"] = interval_json(ratio);
     json["mark"] = mark_of(ratio);
   }
   return json;
@@ -96,6 +88,14 @@ const Json* find_variant(const Json& document, const std::string& cell, const st
 }
 
 }  // namespace
+
+Json interval_json(const Interval& interval) {
+  return {{"median", interval.median},
+          {"low", interval.low},
+          {"high", interval.high},
+          {"coverage", interval.coverage},
+          {"rounds", interval.count}};
+}
 
 Json make_document(const Plan& plan, int rounds_done, const std::vector<Series>& all) {
   Json document;

@@ -11,6 +11,7 @@ namespace shunt::bench {
 
 inline constexpr int kDocumentFormat = 1;
 
+Json interval_json(const Interval& interval);
 Json make_document(const Plan& plan, int rounds_done, const std::vector<Series>& all);
 Result<Json> load_document(const std::string& path);
 

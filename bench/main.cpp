@@ -163,20 +163,24 @@ class ProgressLine {
   bool terminal_ = isatty(STDERR_FILENO);
 };
 
-Result<Json> measure_all_memory(const Plan& plan, EngineHost* host, ProgressLine* progress) {
-  Json rows = Json::array();
+void measure_all_memory(const Plan& plan, EngineHost* host, ProgressLine* progress, Json* document) {
+  (*document)["memory"] = Json::array();
   for (uint32_t connections : {kMemoryConnections, kHeldConnections}) {
     for (Variant variant : {Variant::plain, Variant::shortcut}) {
-      if (std::find(plan.variants.begin(), plan.variants.end(), variant) == plan.variants.end()) continue;
+      bool wanted = std::find(plan.variants.begin(), plan.variants.end(), variant) != plan.variants.end();
+      if (!wanted || interrupted()) continue;
       progress->show(fmt::format("holding {} connections, {}", connections, variant_info(variant).name), 1);
       Result<Json> row = measure_memory(host, variant, connections);
-      if (!row) return unexpected(row.error());
-      rows.push_back(*row);
+      if (row) {
+        (*document)["memory"].push_back(*row);
+      } else {
+        (*document)["problems"].push_back(row.error().to_string());
+      }
     }
   }
-  return rows;
 }
 
+// What could not be measured is in the document's "problems": the rest is worth having.
 Result<Json> measure(const Options& options, const Plan& plan, EngineHost* host) {
   ProgressLine progress;
   auto tell = [&](const std::string& what, double done) { progress.show(what, done); };
@@ -190,18 +194,13 @@ Result<Json> measure(const Options& options, const Plan& plan, EngineHost* host)
   Runner cell_runner(cells, host, tell);
   auto series = cell_runner.run_cells();
   if (!series) return unexpected(series.error());
-  if (!plan.stacks.empty()) {
-    Runner stack_runner(stacks, host, tell);
-    auto more = stack_runner.run_stacks();
-    if (!more) return unexpected(more.error());
-    std::move(more->begin(), more->end(), std::back_inserter(*series));
-  }
+  Runner stack_runner(stacks, host, tell);
+  auto more = stack_runner.run_stacks();
+  if (!more) return unexpected(more.error());
+  std::move(more->begin(), more->end(), std::back_inserter(*series));
   Json document = make_document(plan, plan.cells.empty() ? plan.rounds : cell_runner.rounds_done(), *series);
-  if (options.memory || options.accept) {
-    Result<Json> memory = measure_all_memory(plan, host, &progress);
-    if (!memory) return unexpected(memory.error());
-    document["memory"] = *memory;
-  }
+  document["problems"] = stack_runner.problems();
+  if (options.memory || options.accept) measure_all_memory(plan, host, &progress, &document);
   return document;
 }
 
@@ -251,6 +250,7 @@ int bench(const Options& options) {
   if (int code = publish(options, *document, terminal_report(*document), html_report(*document)); code != kOk)
     return code;
   std::vector<std::string> failed = failures(*document);
+  for (const Json& problem : document->at("problems")) failed.push_back(problem);
   for (const std::string& failure : failed) fprintf(stderr, "shunt-bench: failed: %s\n", failure.c_str());
   return failed.empty() && hold && !interrupted() ? kOk : kFailed;
 }

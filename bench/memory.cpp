@@ -17,7 +17,7 @@ namespace {
 
 constexpr uint32_t kConnectionsPerAddress = 20000;  // fewer than there are ephemeral ports
 constexpr uint32_t kRequestBytes = 64;
-constexpr uint32_t kOtherFiles = 64;
+constexpr uint32_t kOtherFiles = 1024;  // those of the engines, which a forked process inherits, count too
 
 // Kernel memory that sockets, their psocks and socket storage live in.
 uint64_t kernel_memory_bytes() {

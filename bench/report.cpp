@@ -115,6 +115,9 @@ std::string extra_sections(const Json& document) {
     }
     text += table(rows) + "\n";
   }
+  for (const Json& problem : document.value("problems", Json::array())) {
+    text += "NOT MEASURED: " + problem.get<std::string>() + "\n\n";
+  }
   if (document.contains("bars")) {
     text += "bars (a point holds when its interval reaches the bar)\n";
     Rows rows = {{"", "ratio", "bar", "prototype", "verdict"}};

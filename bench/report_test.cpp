@@ -77,6 +77,15 @@ TEST(Bars, HoldWhenTheIntervalReachesThemAndNotWhenNothingWasMeasured) {
   EXPECT_EQ(verdict("ping-pong/16KiB/1cpu"), "not measured");
 }
 
+TEST(Bars, AreNotDecidedByFewRounds) {
+  Plan plan;
+  Series few = series("ping-pong/64B/1cpu", "shortcut", 2.0);
+  for (auto& [variant, samples] : few.samples) samples.resize(5);
+  Json document = make_document(plan, 5, {few});
+  EXPECT_FALSE(judge_bars(&document));
+  EXPECT_EQ(document.at("bars").at(0).at("verdict"), "TOO FEW ROUNDS");
+}
+
 TEST(Comparison, NamesWhatChangedBeyondTheIntervals) {
   Plan plan;
   Json before = make_document(plan, 9, {series("ping-pong/64B/1cpu", "shortcut", 1.5)});

@@ -240,9 +240,10 @@ Result<std::vector<Series>> Runner::run_stacks() {
                  [&](const StackCell& cell) { return cell.stack == kind.name; });
     if (cells.empty() || interrupted()) continue;
     auto series = run_stack(kind, cells);
-    if (!series)
-      return unexpected(
-          Error{series.error().code, std::string(kind.name) + ": " + series.error().message, series.error().remedy});
+    if (!series) {  // the others are worth having all the same
+      problems_.push_back(std::string(kind.name) + ": " + series.error().to_string());
+      continue;
+    }
     std::move(series->begin(), series->end(), std::back_inserter(all));
   }
   if (accelerated) {

@@ -43,6 +43,8 @@ class Runner {
 
   Result<std::vector<Series>> run_cells();
   Result<std::vector<Series>> run_stacks();
+  // Stacks that could not be run, with the reason.
+  const std::vector<std::string>& problems() const { return problems_; }
   int rounds_done() const { return rounds_done_; }
 
  private:
@@ -66,6 +68,7 @@ class Runner {
   size_t steps_ = 0;
   size_t steps_done_ = 0;
   int rounds_done_ = 0;
+  std::vector<std::string> problems_;
 };
 
 // Engines for all variants of the plan that need one, each in its cgroup, and a cgroup for those that do not.
