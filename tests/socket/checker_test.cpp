@@ -76,6 +76,15 @@ void expect_exact(const TrafficConfig& config, Settings settings) {
              shortcut.counter(SH_C_LATCHES));
 }
 
+// For the acceptance: takes minutes.
+TEST(CheckerAcceptance, DISABLED_HundredThousandConnections) {
+  TrafficConfig config;
+  config.connections = 100000;
+  config.at_once = 1000;
+  config.seed = 2026;
+  expect_exact(config, plain_settings());
+}
+
 TEST_P(CheckerAccelerated, EveryByteArrives) { expect_exact(small(GetParam()), plain_settings()); }
 
 // Limits so low that nearly every stream changes its way many times.

@@ -20,6 +20,7 @@ using std::chrono::seconds;
 
 constexpr uint64_t kConnections = 2000;
 constexpr int kStreams = 100;
+constexpr auto kPause = milliseconds(10);  // between turns: a hundred busy threads would starve the rest
 
 // The traffic checker as a program inside the cgroup, so that its sockets outlive what happens here.
 class Traffic {
@@ -75,6 +76,7 @@ class Streams {
         return;
       }
       bytes_.fetch_add(2 * bytes);
+      std::this_thread::sleep_for(kPause);
     }
   }
 

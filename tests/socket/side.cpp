@@ -217,6 +217,8 @@ bool Side::due(Clock::time_point now) const {
 }
 
 SideState Side::step() {
+  // Also when there is something to read now: nobody has said so.
+  if (!paused_ && Clock::now() - last_move_ > config_.stall_limit) return stalled_state("in epoll");
   paused_ = false;
   bool may_read = true;
   for (;;) {
@@ -237,7 +239,7 @@ SideState Side::step() {
     }
     if (in != Io::moved && in != Io::ended && out != Io::moved && !shut_now) break;
   }
-  return Clock::now() - last_move_ > config_.stall_limit ? stalled_state("in epoll") : SideState::active;
+  return SideState::active;
 }
 
 void Side::write_loop() {
