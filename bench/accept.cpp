@@ -6,8 +6,6 @@
 namespace shunt::bench {
 namespace {
 
-constexpr double kCoverageMin = 0.95;
-
 struct Bar {
   std::string cell;
   const char* variant;
@@ -51,7 +49,6 @@ Json judge(const Json& document, const Bar& bar) {
                {"cell", bar.cell},
                {"ratio", interval_json(ratio)},
                {"bar", bar.bar}};
-  // An interval of few rounds is wide and reaches anything: it decides nothing.
   const bool decided = ratio.coverage >= kCoverageMin;
   json["holds"] = decided && ratio.high >= bar.bar;
   json["verdict"] = ratio.count == 0        ? "not measured"

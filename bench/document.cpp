@@ -5,7 +5,7 @@ namespace shunt::bench {
 namespace {
 
 const char* mark_of(const Interval& ratio) {
-  if (ratio.count == 0) return "unknown";
+  if (ratio.coverage < kCoverageMin) return "undecided";
   if (ratio.high < 1) return "slower";
   return ratio.low > 1 ? "faster" : "same";
 }

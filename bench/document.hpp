@@ -10,6 +10,8 @@
 namespace shunt::bench {
 
 inline constexpr int kDocumentFormat = 1;
+// An interval of fewer than six rounds decides nothing: neither a mark nor a bar.
+inline constexpr double kCoverageMin = 0.95;
 
 Json interval_json(const Interval& interval);
 Json make_document(const Plan& plan, int rounds_done, const std::vector<Series>& all);

@@ -17,7 +17,7 @@ namespace {
 enum ExitCode { kOk = 0, kFailed = 1, kUsage = 2, kKernelUnusable = 5, kPermission = 6 };
 
 constexpr double kQuickSecondsMax = 85;       // leaves room for the last round and the teardown within two minutes
-constexpr double kQuickStackSecondsMax = 45;  // synthetic cells then get what is left
+constexpr double kQuickStackSecondsMax = 55;  // synthetic cells then get what is left
 constexpr uint32_t kMemoryConnections = 10000;
 constexpr uint32_t kHeldConnections = 100000;
 

@@ -151,8 +151,9 @@ std::string ratio_text(const Json& ratio, const std::string& mark) {
 
 std::string terminal_report(const Json& document) {
   std::string text = environment_text(document);
-  text +=
-      section(document, "ratio to plain TCP, median and 95 % interval; ▼ slower, ▲ faster than plain", {}, value_cell);
+  text += section(document,
+                  "ratio to plain TCP, median and 95 % interval; ▼ slower, ▲ faster than plain, from six rounds on", {},
+                  value_cell);
   text += section(document, "round trip, p50 / p99 / p99.9 in microseconds",
                   {"ping-pong", "connect", "setsockopt", "stacks"}, latency_cell);
   text += section(document, "CPU time of both ends, ns per byte", {"one-way", "slow-reader"},

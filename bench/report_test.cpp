@@ -84,6 +84,7 @@ TEST(Bars, AreNotDecidedByFewRounds) {
   Json document = make_document(plan, 5, {few});
   EXPECT_FALSE(judge_bars(&document));
   EXPECT_EQ(document.at("bars").at(0).at("verdict"), "TOO FEW ROUNDS");
+  EXPECT_EQ(variant_of(document, "shortcut").at("mark"), "undecided");
 }
 
 TEST(Comparison, NamesWhatChangedBeyondTheIntervals) {

@@ -96,7 +96,7 @@ void Runner::tell(const std::string& what) {
 
 bool Runner::out_of_time() const {
   std::chrono::duration<double> passed = std::chrono::steady_clock::now() - started_;
-  return interrupted() || (plan_.seconds_max > 0 && passed.count() >= plan_.seconds_max);
+  return interrupted() || (plan_.seconds_max > 0 && passed.count() >= plan_.seconds_max * time_share_);
 }
 
 std::vector<Variant> Runner::shuffled(std::vector<Variant> variants) {
@@ -234,11 +234,14 @@ Result<std::vector<Series>> Runner::run_stacks() {
   if (accelerated) {
     if (auto attached = host_->attach(kStackEngine); !attached) return unexpected(attached.error());
   }
+  size_t planned = 0;
   for (const StackKind& kind : kStacks) {
     std::vector<StackCell> cells;
     std::copy_if(plan_.stacks.begin(), plan_.stacks.end(), std::back_inserter(cells),
                  [&](const StackCell& cell) { return cell.stack == kind.name; });
     if (cells.empty() || interrupted()) continue;
+    planned += cells.size();
+    time_share_ = double(planned) / double(plan_.stacks.size());
     auto series = run_stack(kind, cells);
     if (!series) {  // the others are worth having all the same
       problems_.push_back(std::string(kind.name) + ": " + series.error().to_string());

@@ -68,6 +68,7 @@ class Runner {
   size_t steps_ = 0;
   size_t steps_done_ = 0;
   int rounds_done_ = 0;
+  double time_share_ = 1;  // of seconds_max that may have passed when the stack at hand ends
   std::vector<std::string> problems_;
 };
 
