@@ -46,9 +46,14 @@ static __always_inline void sh_skip(struct sh_config *cfg, struct bpf_sock_ops *
 				    const struct sh_who *who, __u32 reason)
 {
 	__u64 cookie = bpf_get_socket_cookie(ops);
-	struct sh_skipped skipped = {.reason = reason, .tgid = who->tgid};
+	__u32 slot_key = cookie & (SH_SKIPPED_MAX - 1);
+	struct sh_skipped *slot = bpf_map_lookup_elem(&sh_skipped, &slot_key);
 
-	bpf_map_update_elem(&sh_skipped, &cookie, &skipped, BPF_ANY);
+	if (slot) {
+		slot->cookie = cookie;
+		slot->reason = reason;
+		slot->tgid = who->tgid;
+	}
 	sh_count_reason(reason);
 	if (cfg->events)
 		sh_tell_skipped(tp, cookie, who->tgid, who->program, reason);

@@ -138,6 +138,14 @@ static __always_inline bool sh_cannot_send(struct tcp_sock *tp)
 	return (SK(tp)->sk_shutdown & SEND_SHUTDOWN) || SK(tp)->sk_err;
 }
 
+#define TCP_NAGLE_CORK 2
+
+/* A redirect wakes the reader for each part of what the sender wants to arrive as one. */
+static __always_inline bool sh_corked(struct tcp_sock *tp)
+{
+	return BPF_CORE_READ_BITFIELD_PROBED(tp, nonagle) & TCP_NAGLE_CORK;
+}
+
 #define SH_WAITERS_MAX 8
 
 /* Is somebody asleep in a call on the socket? Entries of epoll have no task; those of recv(), send() and poll() do. Too many to

@@ -62,9 +62,9 @@ struct {
 } sh_profiles SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, SH_SKIPPED_MAX);
-	__type(key, __u64); /* socket cookie */
+	__type(key, __u32); /* socket cookie, low bits */
 	__type(value, struct sh_skipped);
 } sh_skipped SEC(".maps");
 

@@ -9,6 +9,7 @@
 #define SH_AVG_ONE 256    /* fixed point */
 #define SH_AVG_SHIFT 3    /* weight 1/8 */
 #define SH_ONE_SHOT_SAMPLES 4 /* a verdict on length needs more than one connection */
+#define SH_CORKED_MEMORY 8
 #define SH_LEARN_CAP 8    /* a single connection counts as at most so many times the threshold, so that a change shows soon */
 
 /* FNV-1a over 4-byte words: the fields are few and the map is LRU, so a stronger hash would buy nothing. */
@@ -51,6 +52,7 @@ static __always_inline __u32 sh_profile_reason(__u32 kind)
 	case SH_PROFILE_ONE_WAY: return SH_R_ONE_WAY;
 	case SH_PROFILE_BULK: return SH_R_BULK;
 	case SH_PROFILE_NO_PEER: return SH_R_NO_PEER;
+	case SH_PROFILE_CORKED: return SH_R_CORKED;
 	}
 	return SH_R_NONE;
 }
@@ -65,6 +67,8 @@ static __always_inline __u32 sh_profile_judge(struct sh_config *cfg, struct sh_p
 	__u32 msgs = p->msgs_per_turn[0] > p->msgs_per_turn[1] ? p->msgs_per_turn[0] : p->msgs_per_turn[1];
 	__u64 bytes = p->bytes_per_turn[0] > p->bytes_per_turn[1] ? p->bytes_per_turn[0] : p->bytes_per_turn[1];
 
+	if (p->corked)
+		return SH_PROFILE_CORKED;
 	if (bytes > (__u64)cfg->bulk_bytes * SH_AVG_ONE)
 		return SH_PROFILE_BULK;
 	if (msgs > cfg->one_way_msgs * SH_AVG_ONE)
@@ -104,6 +108,10 @@ static __noinline int sh_profile_learn(struct sh_config *cfg, struct sh_sock *st
 	}
 	msgs = sh_least(msgs, (__u64)cfg->one_way_msgs * SH_AVG_ONE * SH_LEARN_CAP);
 	bytes = sh_least(bytes, (__u64)cfg->bulk_bytes * SH_AVG_ONE * SH_LEARN_CAP);
+	if (st->corked_msgs * 2 > st->fast_msgs + st->tcp_msgs)
+		p->corked = SH_CORKED_MEMORY;
+	else if (!active && p->corked)
+		p->corked--;
 	first = !p->msgs_per_turn[way];
 	p->msgs_per_turn[way] = sh_average(p->msgs_per_turn[way], msgs, first);
 	p->bytes_per_turn[way] = sh_average(p->bytes_per_turn[way], bytes, first);

@@ -228,6 +228,7 @@ static __always_inline int sh_judge(struct sk_msg_md *msg)
 		return SK_PASS;
 	size = msg->size;
 	st->shared.tx_msgs++;
+	st->corked_msgs += sh_corked(tp);
 	if (st->state == SH_STATE_STOPPED) {
 		sh_through_tcp(cfg, st, size, st->reason);
 		return SK_PASS;

@@ -12,7 +12,7 @@ constexpr const char* kStateNames[] = {"unpaired", "spilled", "fast", "stopped"}
 constexpr const char* kModeNames[] = {"off", "on", "draining"};
 constexpr const char* kEventNames[] = {"?",     "skipped", "enrolled", "paired", "left",
                                        "spill", "latch",   "stopped",  "closed", "verify"};
-constexpr const char* kProfileKindNames[] = {"unknown", "good", "one-shot", "one-way", "bulk", "no-peer"};
+constexpr const char* kProfileKindNames[] = {"unknown", "good", "one-shot", "one-way", "bulk", "no-peer", "corked"};
 static_assert(std::size(kStateNames) == kStateCount);
 static_assert(std::size(kEventNames) == kEventKindCount);
 static_assert(std::size(kProfileKindNames) == kProfileKindCount);

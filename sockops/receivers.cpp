@@ -32,7 +32,10 @@ const std::vector<ProgramEntry> kServers = {
     // 2.6, HTTP, without them.
     {.name = "haproxy", .verify = true},
     // epoll, read of non-blocking sockets. Checked by strace with redis-server 7.0 under redis-benchmark.
+    // Debian's redis-server is a link to redis-check-rdb: the three are one executable.
     {.name = "redis-server"},
+    {.name = "redis-check-rdb"},
+    {.name = "redis-check-aof"},
     // libevent, read of non-blocking sockets. Checked by strace with memcached 1.6.
     {.name = "memcached"},
     // recv of non-blocking sockets, then epoll; SO_KEEPALIVE and TCP_NODELAY only. Checked by strace with PostgreSQL

@@ -51,7 +51,8 @@
 	X(STREAM, "stream", "the connection became a one-way stream")                                                      \
 	X(GENERATION, "generation", "the socket belongs to a generation of shunt that is being replaced")                  \
 	X(BLOCKING, "blocking", "the program may block in recv() here, which the kernel would end with EAGAIN") \
-	X(CLOSING, "closing", "the socket is being shut down, or has an error")
+	X(CLOSING, "closing", "the socket is being shut down, or has an error")                                            \
+	X(CORKED, "corked", "the server corks its responses (TCP_CORK, nginx tcp_nopush): TCP joins their parts, a redirect cannot")
 
 enum sh_reason {
 #define SH_REASON_ENUM(id, name, text) SH_R_##id,

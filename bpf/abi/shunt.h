@@ -40,7 +40,7 @@ typedef uint64_t sh_u64;
 #define SH_ISNS_MAX 16384        /* connections between the two ends' ESTABLISHED: microseconds each, the oldest go first */
 #define SH_ANSWERS_MAX 131072    /* pairs whose active end has not sent yet */
 #define SH_PROFILES_MAX 16384
-#define SH_SKIPPED_MAX 16384
+#define SH_SKIPPED_MAX 16384     /* a power of two */
 #define SH_LISTENERS_MAX 16384
 #define SH_SELECT_MAX 4096       /* entries of each selection map */
 #define SH_COUNTERS_MAX 64       /* room for names to come, so that one version can read another's */
@@ -124,6 +124,8 @@ struct sh_sock {
 	sh_u16 remote_port;
 	sh_u32 program_flags; /* enum sh_program_flags */
 	char program[SH_PROGRAM_NAME_BYTES];
+	sh_u32 corked_msgs;   /* sent while TCP_CORK was set */
+	sh_u32 pad;
 #if SH_LAYOUT_VERSION != 1
 	sh_u64 unused; /* a test builds the next layout, to upgrade to it */
 #endif
@@ -155,8 +157,10 @@ struct sh_process {
 	sh_u32 pad;
 };
 
-/* Why a connection was not enrolled: the most recent ones, by socket cookie. */
+/* Why a connection was not enrolled: the most recent ones, in the slot of the cookie's low bits. An array, because an insert into
+ * an LRU map at every connect would cost a percent of a short connection. */
 struct sh_skipped {
+	sh_u64 cookie;
 	sh_u32 reason; /* enum sh_reason */
 	sh_u32 tgid;
 };
@@ -188,6 +192,7 @@ enum sh_profile_kind {
 	SH_PROFILE_ONE_SHOT = 2,
 	SH_PROFILE_ONE_WAY = 3,
 	SH_PROFILE_BULK = 4,
+	SH_PROFILE_CORKED = 6,  /* one end corks most of its messages */
 	SH_PROFILE_NO_PEER = 5, /* the other end was remote or not enrolled */
 };
 
@@ -202,7 +207,7 @@ struct sh_profile {
 	sh_u8 addr[SH_ADDR_BYTES];
 	sh_u16 port;
 	sh_u16 pad;
-	sh_u32 pad2;
+	sh_u32 corked; /* connections for which corking is still remembered */
 	char program[SH_PROGRAM_NAME_BYTES];
 };
 
