@@ -16,6 +16,7 @@ namespace shunt::test {
 namespace {
 
 constexpr size_t kBufferBytes = 65536;
+constexpr uint64_t kSmallReadsUntilBytes = 65536;
 constexpr uint64_t kTinyStreamBytesMax = 8192;
 constexpr auto kTimerSlack = std::chrono::milliseconds(100);
 constexpr uint64_t kFaultySides = 10;  // one in so many
@@ -140,7 +141,9 @@ Side::Io Side::on_read_end(ssize_t n, int error) {
 
 Side::Io Side::read_some(int flags) {
   auto& buffer = read_buffer();
-  const size_t bytes = one_in(rng_, 4) ? pick(rng_, 1, read_bytes_) : read_bytes_;
+  // Small reads only at the beginning: megabytes by the handful would look like a stall to the other end.
+  const size_t most = in_.received() < kSmallReadsUntilBytes ? read_bytes_ : kBufferBytes;
+  const size_t bytes = one_in(rng_, 4) ? pick(rng_, 1, most) : most;
   std::string peeked;
   if (peeks_ && flags != 0 && one_in(rng_, 4)) {
     const ssize_t n = recv(fd(), buffer.data(), bytes, MSG_PEEK | MSG_DONTWAIT);
@@ -232,7 +235,8 @@ SideState Side::step() {
     const bool shut_now = finish_sending();
     if (!error_.empty()) return SideState::failed;
     if (broken_ || complete()) return SideState::done;
-    if (in == Io::moved && slow_ && one_in(rng_, 4)) {
+    if (in == Io::moved && slow_ && pauses_left_ > 0 && one_in(rng_, 4)) {
+      --pauses_left_;
       paused_ = true;
       resume_at_ = Clock::now() + std::chrono::microseconds(pick(rng_, 0, 3000));
       break;

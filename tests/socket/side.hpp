@@ -88,6 +88,7 @@ class Side {
   Clock::time_point last_move_ = Clock::now();
   Clock::time_point resume_at_{};
   bool paused_ = false;
+  int pauses_left_ = 200;  // the other end, which waits meanwhile, must not take a slow reader for a stall
 
   std::mutex mutex_;  // run_blocking(): the state that both threads use
   std::condition_variable changed_;

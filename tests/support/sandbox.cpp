@@ -64,6 +64,17 @@ void remove_cgroup(const std::string& path) {
   if (!gone) fmt::print(stderr, "cannot remove the cgroup {}: {}\n", path, std::strerror(errno));
 }
 
+// A test program that was killed or crashed could not take its cgroup away: the next one does. Only empty ones go.
+void remove_cgroups_of_dead_processes() {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(Cgroup::mount_point(), ignored)) {
+    int pid = 0;
+    const std::string name = entry.path().filename();
+    if (std::sscanf(name.c_str(), "shunt-test-%d-", &pid) == 1 && kill(pid, 0) != 0 && errno == ESRCH)
+      rmdir(entry.path().c_str());
+  }
+}
+
 }  // namespace
 
 void die(const std::string& what) {
@@ -80,6 +91,7 @@ void enter_sandbox() {
   require(mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0, "make the mounts private");
   require(mount("bpf", "/sys/fs/bpf", "bpf", 0, "mode=0700") == 0, "mount a bpffs at /sys/fs/bpf");
   signal(SIGPIPE, SIG_IGN);
+  remove_cgroups_of_dead_processes();
 }
 
 std::string read_text(const std::string& path) {
