@@ -1,4 +1,5 @@
-// Result<T>: a value or an Error. The names are those of std::expected, which replaces it when the compiler floor rises.
+// Result<T>: a value or an Error. The names are those of std::expected, which replaces it when the compiler floor
+// rises.
 #pragma once
 
 #include <cassert>

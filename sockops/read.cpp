@@ -112,7 +112,8 @@ WhyRow explain(const sh_owner& owner, const Row* row, int skipped_map) {
   } else {
     sh_skipped skipped = {};
     uint32_t slot = owner.cookie & (SH_SKIPPED_MAX - 1);
-    bool found = bpf_map_lookup_elem(skipped_map, &slot, &skipped) == 0 && owner.cookie && skipped.cookie == owner.cookie;
+    bool found =
+        bpf_map_lookup_elem(skipped_map, &slot, &skipped) == 0 && owner.cookie && skipped.cookie == owner.cookie;
     why.reason = found ? skipped.reason : uint32_t{SH_R_OLDER};
     uint32_t inspected = found ? uint32_t{SH_R_NONE} : inspect_process(owner.tgid);
     if (inspected) why.reason = inspected;

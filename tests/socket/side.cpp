@@ -37,6 +37,13 @@ std::array<char, kBufferBytes>& write_buffer() {
   return buffer;
 }
 
+// Most readers of a one-way stream are slow, and a few of the others.
+template <typename Rng>
+bool reads_slowly(Kind kind, bool connecting, Rng& rng) {
+  const bool reads_stream = (kind == Kind::upload && !connecting) || (kind == Kind::download && connecting);
+  return reads_stream ? !one_in(rng, 4) : one_in(rng, 16);
+}
+
 }  // namespace
 
 Side::Side(UniqueFd fd, Kind kind, bool connecting, uint64_t seed, const TrafficConfig& config)
@@ -51,8 +58,7 @@ Side::Side(UniqueFd fd, Kind kind, bool connecting, uint64_t seed, const Traffic
       early_(connecting && one_in(rng_, 2)),
       one_read_per_event_(!edge_triggered_ && one_in(rng_, 2)),
       peeks_(one_in(rng_, 8)),
-      slow_(((kind == Kind::upload && !connecting) || (kind == Kind::download && connecting)) ? !one_in(rng_, 4)
-                                                                                              : one_in(rng_, 16)),
+      slow_(reads_slowly(kind, connecting, rng_)),
       tiny_chunks_(one_in(rng_, 8)),
       read_bytes_(one_in(rng_, 4) ? pick(rng_, 64, 2000) : kBufferBytes) {
   if (config.fault != Fault::none && one_in(rng_, kFaultySides)) fault_ = config.fault;
