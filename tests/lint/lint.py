@@ -73,7 +73,8 @@ NO_FUNCTION = re.compile(r"^\s*(?:namespace|class|struct|enum|union|extern|else|
 
 
 def brace_functions(text):
-    """(first line, lines) of the functions of a formatted C or C++ source: a head ends in `{`, its end has the same indent."""
+    """(first line, lines) of the functions of a formatted C or C++ source: a head ends in `{`; its end is indented
+    alike, or less where the head is the last line of a constructor's initializers."""
     lines = text.splitlines()
     for number, line in enumerate(lines):
         head = re.match(r"^(\s*)(\S.*)?\{$", line)
@@ -81,7 +82,7 @@ def brace_functions(text):
             continue
         indent = head.group(1)
         for end in range(number + 1, len(lines)):
-            if re.match(rf"^{indent}\}}", lines[end]):
+            if re.match(rf"^\s{{0,{len(indent)}}}\}}", lines[end]):
                 yield number + 1, end - number + 1
                 break
 

@@ -62,6 +62,6 @@ check "no program is left" nothing_loaded
 check "no file is left" no_files
 check "the package is purged" dpkg -P shunt
 check "no configuration is left" no_configuration
-[ "$failed" = 0 ] || journalctl -u shuntd --no-pager -n 60
+[ "$failed" = 0 ] || journalctl -u shuntd --no-pager -p warning -n 20
 echo "package: $passed passed, $failed failed"
 [ "$failed" = 0 ]
