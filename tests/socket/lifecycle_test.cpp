@@ -163,6 +163,31 @@ TEST(Lifecycle, DetachUnderTrafficAndAttachAgain) {
   traffic.expect_exact();
 }
 
+// A new version with another layout takes over beside the old one: old sockets go on with the old programs, pairs are
+// made by the new ones, and the drain at the end of the test reaches both.
+TEST(Lifecycle, UpgradeToAnotherLayoutUnderTraffic) {
+  Accelerated shortcut;
+  Traffic traffic(shortcut.cgroup());
+  Streams streams(shortcut.cgroup());
+  const InCgroup inside(shortcut.cgroup());
+  const Connection older = connect_pair();
+  ASSERT_TRUE(shortcut.make_fast(older));
+  shortcut.destroy_engine();
+  const Paths& paths = shortcut.paths();
+  Child upgrade =
+      Child::exec({SHUNT_NEXT_ENGINE, paths.bpffs, paths.pin_dir, paths.cgroup_root, shortcut.cgroup().name()});
+  ASSERT_EQ(upgrade.wait(seconds(60)), 0);
+  const Connection newer = connect_pair();
+  EXPECT_TRUE(shortcut.make_fast(newer)) << describe(shortcut.row(newer.client.get()));
+  EXPECT_TRUE(shortcut.make_fast(older));
+  const auto old_row = shortcut.row(older.client.get()), new_row = shortcut.row(newer.client.get());
+  ASSERT_TRUE(old_row && new_row);
+  EXPECT_EQ(old_row->generation, 1u);
+  EXPECT_EQ(new_row->generation, 2u);
+  EXPECT_TRUE(streams.finish());
+  traffic.expect_exact();
+}
+
 // What `shunt cleanup` does when the daemon is dead.
 TEST(Lifecycle, DrainWithTheEngineDeadLeavesNothing) {
   Accelerated shortcut;
