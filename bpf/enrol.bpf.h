@@ -42,8 +42,8 @@ static __always_inline void sh_who_is_current(struct sh_who *who, struct tcp_soc
 	who->nonblocking = sh_nonblocking(tp);
 }
 
-static __always_inline void sh_skip(struct sh_config *cfg, struct bpf_sock_ops *ops, struct tcp_sock *tp,
-				    const struct sh_who *who, __u32 reason)
+/* Keeps the reason for `shunt why`. Returns the socket's cookie. */
+static __always_inline __u64 sh_remember(struct bpf_sock_ops *ops, __u32 reason, __u32 tgid)
 {
 	__u64 cookie = bpf_get_socket_cookie(ops);
 	__u32 slot_key = cookie & (SH_SKIPPED_MAX - 1);
@@ -52,8 +52,16 @@ static __always_inline void sh_skip(struct sh_config *cfg, struct bpf_sock_ops *
 	if (slot) {
 		slot->cookie = cookie;
 		slot->reason = reason;
-		slot->tgid = who->tgid;
+		slot->tgid = tgid;
 	}
+	return cookie;
+}
+
+static __always_inline void sh_skip(struct sh_config *cfg, struct bpf_sock_ops *ops, struct tcp_sock *tp,
+				    const struct sh_who *who, __u32 reason)
+{
+	__u64 cookie = sh_remember(ops, reason, who->tgid);
+
 	sh_count_reason(reason);
 	if (cfg->events)
 		sh_tell_skipped(tp, cookie, who->tgid, who->program, reason);
@@ -337,12 +345,15 @@ static __always_inline void on_passive(struct bpf_sock_ops *ops, struct sh_confi
 	key.active_seq = tp->rcv_nxt;
 	key.passive_seq = tp->snd_nxt;
 	record = bpf_map_lookup_elem(&sh_isns, &key);
-	if (!record)
+	if (!record) {
+		sh_remember(ops, SH_R_NO_PEER, 0);
 		return;
+	}
 	peer = *record;
 	bpf_map_delete_elem(&sh_isns, &key);
 	me.reason = sh_pair_passive(ops, cfg, tp, &peer, &me);
 	if (me.reason) {
+		sh_remember(ops, me.reason, 0);
 		sh_count_reason(me.reason);
 		sh_evict(&peer);
 	}

@@ -27,8 +27,8 @@ def read_list(build, parse_run):
 
 
 def expand(build, word):
-    """`--file PATTERN` needs one option for each file; argparse takes several values after one option as well."""
-    if "*" not in word:
+    """The files of the build folder that a pattern means; options are none."""
+    if "*" not in word or word.startswith("-"):
         return [word]
     found = sorted(glob.glob(word, root_dir=build))
     if not found:
