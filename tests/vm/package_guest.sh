@@ -30,7 +30,7 @@ traffic_was_whole() {
 }
 
 active() { systemctl is-active --quiet "$1"; }
-has_pairs() { shunt list; shunt list -o json | grep -q '"fast'; }
+has_pairs() { shunt list; shunt status; shunt why :80; shunt list -o json | grep -q '"fast'; }
 nothing_pinned() { ! [ -e /sys/fs/bpf/shunt ] || { find /sys/fs/bpf/shunt; return 1; }; }
 nothing_loaded() { ! bpftool prog list | grep -E 'name (shunt_|sh_)'; }
 nothing_runs() { ! pgrep -x shuntd; }
