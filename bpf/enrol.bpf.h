@@ -75,7 +75,7 @@ static __always_inline __u32 sh_profile_verdict(struct sh_config *cfg, struct sh
 	p->connections++;
 	if (!reason)
 		return SH_R_NONE;
-	if (p->connections & cfg->sample_mask) {
+	if (p->connections & (p->kind == SH_PROFILE_NO_PEER ? SH_NO_PEER_MASK : cfg->sample_mask)) {
 		sh_count(SH_C_PROFILE_SKIPPED, 1);
 		return reason;
 	}
@@ -230,7 +230,7 @@ static __always_inline void on_active(struct bpf_sock_ops *ops, struct sh_config
 	reason = cfg->mode != SH_MODE_ON ? SH_R_OFF : sh_socket_obstacle(tp);
 	if (!reason && !sh_may_be_local(tp)) {
 		reason = SH_R_REMOTE;
-		sh_profile_no_peer(st->profile);
+		sh_profile_no_peer(st->profile, reason);
 	}
 	if (!reason)
 		reason = sh_enter(ops, st);
@@ -408,7 +408,7 @@ static __always_inline void on_rtt(struct bpf_sock_ops *ops, struct sh_config *c
 	bpf_map_delete_elem(&sh_socks, &cookie);
 	bpf_map_delete_elem(&sh_answers, &cookie);
 	st->flags = (st->flags & ~SH_SOCK_IN_MAP) | SH_SOCK_LEFT;
-	sh_profile_no_peer(st->profile);
+	sh_profile_no_peer(st->profile, st->reason);
 	sh_count(SH_C_LEFT, 1);
 	sh_count_reason(st->reason);
 	sh_tell(cfg, st, SH_EV_LEFT, st->reason);
@@ -436,14 +436,17 @@ static __always_inline void on_close(struct bpf_sock_ops *ops, struct sh_config 
 	struct tcp_sock *tp = sh_tcp_sock(ops);
 	struct sh_sock *st = tp ? sh_storage(tp, 0) : 0;
 	struct sh_counts *counts;
+	struct sh_end *answer;
 	__u64 cookie;
 
 	if (!st || !(st->flags & (SH_SOCK_IN_MAP | SH_SOCK_LEFT)))
 		return;
+	cookie = st->shared.cookie;
+	answer = bpf_map_lookup_elem(&sh_answers, &cookie);
 	if (st->peer_cookie)
 		sh_profile_learn(cfg, st);
-	else
-		sh_profile_no_peer(st->profile);
+	else if (!answer || answer->reason)
+		sh_profile_no_peer(st->profile, answer ? answer->reason : SH_R_NO_PEER);
 	counts = sh_counted();
 	if (counts) {
 		counts->counters[SH_C_FAST_MSGS] += st->fast_msgs;
@@ -455,7 +458,6 @@ static __always_inline void on_close(struct bpf_sock_ops *ops, struct sh_config 
 		counts->counters[SH_C_CLOSED]++;
 	}
 	sh_tell(cfg, st, SH_EV_CLOSED, 0);
-	cookie = st->shared.cookie;
 	st->shared.cookie = 0; /* the peer sees that this end is gone */
 	st->flags &= ~(SH_SOCK_IN_MAP | SH_SOCK_LEFT);
 	if (!st->peer_cookie)

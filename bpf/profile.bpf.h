@@ -9,6 +9,7 @@
 #define SH_AVG_ONE 256    /* fixed point */
 #define SH_AVG_SHIFT 3    /* weight 1/8 */
 #define SH_ONE_SHOT_SAMPLES 4 /* a verdict on length needs more than one connection */
+#define SH_NO_PEER_MASK 7     /* trying again costs next to nothing, and servers are replaced: one in eight */
 #define SH_CORKED_MEMORY 8
 #define SH_LEARN_CAP 8    /* a single connection counts as at most so many times the threshold, so that a change shows soon */
 
@@ -124,12 +125,13 @@ static __noinline int sh_profile_learn(struct sh_config *cfg, struct sh_sock *st
 	return 0;
 }
 
-/* Nobody on this host answered: the next ones to this destination stay out, but for the sample. */
-static __always_inline void sh_profile_no_peer(__u64 id)
+/* Nobody on this host answered, or with `reason`: the next ones to this destination stay out, but for the sample. A reason that
+ * passes by itself teaches nothing. */
+static __always_inline void sh_profile_no_peer(__u64 id, __u32 reason)
 {
 	struct sh_profile *p = id ? bpf_map_lookup_elem(&sh_profiles, &id) : 0;
 
-	if (p)
+	if (p && reason != SH_R_PROGRAM_UNVERIFIED && reason != SH_R_OFF)
 		p->kind = SH_PROFILE_NO_PEER;
 }
 
