@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <netinet/tcp.h>
 
+#include <algorithm>
 #include <map>
 #include <thread>
 
@@ -29,8 +30,13 @@ void expect_accelerated(Accelerated& shortcut, const Connection& connection) {
     const int to = upload ? connection.server.get() : connection.client.get();
     const std::string bytes = pattern(socket_cookie(from), kBulkBytes);
     std::thread sender([&] { send_all(from, bytes); });
-    EXPECT_TRUE(receive_exactly(to, kBulkBytes) == bytes);
+    const std::string got = receive_exactly(to, kBulkBytes);
+    const int error = errno;
     sender.join();
+    const auto differ = std::mismatch(got.begin(), got.end(), bytes.begin(), bytes.end()).first - got.begin();
+    EXPECT_TRUE(got == bytes) << got.size() << " bytes, right up to " << differ << ", errno " << error << "\n"
+                              << describe(shortcut.row(from)) << "\n"
+                              << describe(shortcut.row(to));
   }
 }
 
