@@ -5,26 +5,36 @@
 
 #include "maps.bpf.h"
 
-static __noinline int sh_emit_sock(struct sh_sock *st, __u32 kind, __u32 reason)
+/* A zeroed record with its head filled, or NULL: the ring is full, which is counted. The caller submits it. */
+static __always_inline struct sh_event *sh_event_new(__u32 kind, __u32 reason, __u32 tgid)
 {
-	struct sh_event *ev;
+	struct sh_event *ev = bpf_ringbuf_reserve(&sh_events, sizeof(*ev), 0);
 
-	if (!st)
-		return 0;
-	ev = bpf_ringbuf_reserve(&sh_events, sizeof(*ev), 0);
 	if (!ev) {
 		sh_count(SH_C_EVENTS_LOST, 1);
 		return 0;
 	}
 	__builtin_memset(ev, 0, sizeof(*ev));
 	ev->time_ns = bpf_ktime_get_ns();
+	ev->kind = kind;
+	ev->reason = reason;
+	ev->tgid = tgid;
+	return ev;
+}
+
+static __noinline int sh_emit_sock(struct sh_sock *st, __u32 kind, __u32 reason)
+{
+	struct sh_event *ev;
+
+	if (!st)
+		return 0;
+	ev = sh_event_new(kind, reason, st->tgid);
+	if (!ev)
+		return 0;
 	ev->cookie = st->shared.cookie;
 	ev->peer_cookie = st->peer_cookie;
 	ev->netns = st->netns;
 	ev->bytes = st->fast_bytes;
-	ev->kind = kind;
-	ev->reason = reason;
-	ev->tgid = st->tgid;
 	ev->family = st->family;
 	__builtin_memcpy(ev->local_addr, st->local_addr, SH_ADDR_BYTES);
 	__builtin_memcpy(ev->remote_addr, st->remote_addr, SH_ADDR_BYTES);
@@ -45,19 +55,12 @@ static __always_inline void sh_tell(struct sh_config *cfg, struct sh_sock *st, e
 /* For a connection that has no storage: it was not enrolled. */
 static __always_inline void sh_tell_skipped(struct tcp_sock *tp, __u64 cookie, __u32 tgid, const char *program, __u32 reason)
 {
-	struct sh_event *ev = bpf_ringbuf_reserve(&sh_events, sizeof(*ev), 0);
+	struct sh_event *ev = sh_event_new(SH_EV_CONNECT_SKIPPED, reason, tgid);
 
-	if (!ev) {
-		sh_count(SH_C_EVENTS_LOST, 1);
+	if (!ev)
 		return;
-	}
-	__builtin_memset(ev, 0, sizeof(*ev));
-	ev->time_ns = bpf_ktime_get_ns();
 	ev->cookie = cookie;
 	ev->netns = sh_netns(tp);
-	ev->kind = SH_EV_CONNECT_SKIPPED;
-	ev->reason = reason;
-	ev->tgid = tgid;
 	ev->family = SKC(tp)->skc_family;
 	sh_addrs(tp, ev->local_addr, ev->remote_addr);
 	ev->local_port = sh_local_port(tp);
@@ -69,17 +72,10 @@ static __always_inline void sh_tell_skipped(struct tcp_sock *tp, __u64 cookie, _
 /* Asks the daemon to inspect a process. Written whether or not somebody watches. */
 static __always_inline void sh_ask_to_verify(__u32 tgid)
 {
-	struct sh_event *ev = bpf_ringbuf_reserve(&sh_events, sizeof(*ev), 0);
+	struct sh_event *ev = sh_event_new(SH_EV_VERIFY, SH_R_NONE, tgid);
 
-	if (!ev) {
-		sh_count(SH_C_EVENTS_LOST, 1);
-		return;
-	}
-	__builtin_memset(ev, 0, sizeof(*ev));
-	ev->time_ns = bpf_ktime_get_ns();
-	ev->kind = SH_EV_VERIFY;
-	ev->tgid = tgid;
-	bpf_ringbuf_submit(ev, 0);
+	if (ev)
+		bpf_ringbuf_submit(ev, 0);
 }
 
 #endif
