@@ -139,10 +139,13 @@ Result<Sample> Runner::run_one(const Cell& cell, Variant variant, double seconds
   return sample;
 }
 
+// The shortcut learns its destination; the others' first connection has their cgroup watched, which happens once on a
+// host.
 Result<void> Runner::warm_up(const Cell& cell) {
   for (Variant variant : plan_.variants) {
-    if (variant != Variant::shortcut || !cell_has_variant(cell, variant)) continue;
-    for (int i = 0; i < kWarmUpRuns && !interrupted(); i++) {
+    if (!variant_info(variant).needs_engine || !cell_has_variant(cell, variant)) continue;
+    const int runs = variant == Variant::shortcut ? kWarmUpRuns : 1;
+    for (int i = 0; i < runs && !interrupted(); i++) {
       if (auto ran = run_one(cell, variant, kWarmUpSeconds); !ran) return unexpected(ran.error());
     }
   }

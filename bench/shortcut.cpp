@@ -26,7 +26,7 @@ std::string fatal_items(const ProbeReport& probe) {
   return text;
 }
 
-// Does the daemon's part: inspects the processes that the programs ask about.
+// Does the daemon's part: answers what the programs ask.
 void answer_events(Engine* engine, const std::atomic<bool>* stop) {
   while (!stop->load()) {
     pollfd fd = {engine->events_fd(), POLLIN, 0};
@@ -89,7 +89,6 @@ Result<void> EngineHost::add_engine(const std::string& name, Settings settings) 
   if (auto added = add_cgroup(name); !added) return added;
   Slot& slot = *slots_.at(name);
   slot.paths = {.bpffs = kBpffs, .pin_dir = std::string(kBpffs) + "/bench-" + name, .cgroup_root = {}};
-  slot.answers_events = !settings.any_program;
   settings.selection.cgroups.include = {slot.cgroup.path()};
   auto engine = Engine::open(slot.paths, probe_, settings);
   if (!engine) return unexpected(engine.error());
@@ -102,10 +101,8 @@ Result<void> EngineHost::attach(const std::string& name) {
   if (slot.attached) return {};
   if (auto attached = slot.engine->attach(); !attached) return attached;
   slot.attached = true;
-  if (slot.answers_events) {
-    slot.stop = false;
-    slot.pump = std::thread(answer_events, slot.engine.get(), &slot.stop);
-  }
+  slot.stop = false;
+  slot.pump = std::thread(answer_events, slot.engine.get(), &slot.stop);
   return {};
 }
 

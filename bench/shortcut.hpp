@@ -51,7 +51,6 @@ class EngineHost {
     Paths paths;
     std::unique_ptr<Engine> engine;
     bool attached = false;
-    bool answers_events = false;
     std::atomic<bool> stop{false};
     std::thread pump;
     uint64_t fast_bytes = 0;

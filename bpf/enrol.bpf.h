@@ -12,6 +12,7 @@
 #ifndef SHUNT_ENROL_BPF_H
 #define SHUNT_ENROL_BPF_H
 
+#include "guard.bpf.h"
 #include "profile.bpf.h"
 #include "select.bpf.h"
 
@@ -117,6 +118,8 @@ static __always_inline void on_connect(struct bpf_sock_ops *ops, struct sh_confi
 		if (profile)
 			reason = sh_profile_verdict(cfg, profile, &flags);
 	}
+	if (!reason && !sh_is_guarded(tp))
+		reason = SH_R_UNGUARDED;
 	if (reason) {
 		sh_skip(cfg, ops, tp, &who, reason);
 		return;
@@ -131,13 +134,14 @@ static __always_inline void on_connect(struct bpf_sock_ops *ops, struct sh_confi
 	st->flags = flags;
 }
 
-static __always_inline void on_listen(struct bpf_sock_ops *ops)
+static __always_inline void on_listen(struct bpf_sock_ops *ops, struct sh_config *cfg)
 {
 	struct tcp_sock *tp = sh_tcp_sock(ops);
 	struct sh_listener_key key = {};
 	struct sh_listener listener = {};
 	__u8 none[SH_ADDR_BYTES] = {};
 	struct sh_who who = {};
+	__u32 reason;
 
 	if (!tp)
 		return;
@@ -156,6 +160,9 @@ static __always_inline void on_listen(struct bpf_sock_ops *ops)
 	listener.uid = who.uid;
 	listener.nonblocking = who.nonblocking;
 	bpf_map_update_elem(&sh_listeners, &key, &listener, BPF_ANY);
+	reason = sh_selection_reason(cfg, tp, key.addr, key.port, &who);
+	if (!reason || reason == SH_R_PROGRAM_UNVERIFIED)
+		sh_is_guarded(tp); /* asks early */
 }
 
 /* Puts the socket into the sockhash: the reason why not, or none. */
@@ -300,6 +307,8 @@ static __always_inline __u32 sh_pair_passive(struct bpf_sock_ops *ops, struct sh
 	reason = sh_selection_reason(cfg, tp, local, sh_local_port(tp), &who);
 	if (reason)
 		return reason;
+	if (!sh_is_guarded(tp))
+		return SH_R_UNGUARDED;
 	st = sh_storage(tp, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!st)
 		return SH_R_NO_MEMORY;

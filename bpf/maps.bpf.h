@@ -89,6 +89,13 @@ struct {
 	__type(value, struct sh_process);
 } sh_processes SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, SH_GUARDS_MAX);
+	__type(key, __u64); /* cgroup id */
+	__type(value, struct sh_guard);
+} sh_guards SEC(".maps");
+
 /* The selection: values are enum sh_select. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

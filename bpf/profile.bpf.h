@@ -131,7 +131,7 @@ static __always_inline void sh_profile_no_peer(__u64 id, __u32 reason)
 {
 	struct sh_profile *p = id ? bpf_map_lookup_elem(&sh_profiles, &id) : 0;
 
-	if (p && reason != SH_R_PROGRAM_UNVERIFIED && reason != SH_R_OFF)
+	if (p && reason != SH_R_PROGRAM_UNVERIFIED && reason != SH_R_UNGUARDED && reason != SH_R_OFF)
 		p->kind = SH_PROFILE_NO_PEER;
 }
 

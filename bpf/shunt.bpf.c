@@ -19,7 +19,7 @@ int sh_sock_ops(struct bpf_sock_ops *ops)
 		on_connect(ops, cfg);
 		break;
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
-		on_listen(ops);
+		on_listen(ops, cfg);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		on_active(ops, cfg);
@@ -38,6 +38,21 @@ int sh_sock_ops(struct bpf_sock_ops *ops)
 		break;
 	}
 	return 1;
+}
+
+/* A receiver begins: by the time it connects, its cgroup may be watched. Without this only its first connection would be lost. */
+SEC("raw_tp/sched_process_exec")
+int sh_on_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	char program[SH_PROGRAM_NAME_BYTES];
+	__u32 *flags;
+
+	sh_program_name(task, program);
+	flags = bpf_map_lookup_elem(&sh_programs, program);
+	if (flags && (*flags & SH_PROGRAM_RECEIVER) && !(*flags & SH_PROGRAM_EXCLUDED))
+		sh_ask_for_guard(BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id));
+	return 0;
 }
 
 /* Attached to the sockhash; live sockets keep it for their life. The program behind it can be swapped. */

@@ -112,7 +112,7 @@ std::optional<StartFailure> Daemon::open_engine() {
 Result<void> Daemon::accelerate() {
   auto attached = engine_->attach();
   if (!attached) return attached;
-  auto scanned = engine_->scan_listeners();
+  auto scanned = engine_->scan_sockets();
   if (!scanned)
     log_failure("cannot find the listeners that are older than shunt", scanned.error(),
                 "connections to them stay on TCP");

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <sockops/engine.hpp>
+#include <sockops/guards.hpp>
 #include <sockops/install_settings.hpp>
 #include <sockops/namespaces.hpp>
+#include <sockops/owners.hpp>
 #include <sockops/pins.hpp>
 #include <thread>
 
@@ -21,18 +23,9 @@ using Clock = std::chrono::steady_clock;
 Result<uint32_t> leave_once(const Generation& generation, const std::vector<UniqueFd>& namespaces) {
   auto program = open_pin(generation.dir + "/prog_iter_leave");
   if (!program) return program.error().code == ENOENT ? Result<uint32_t>(0) : unexpected(program.error());
-  uint32_t left = 0;
-  Result<void> result;
-  in_namespaces(namespaces, [&] {
-    auto cookies = run_iterator(program->get(), -1);
-    if (!cookies)
-      result = unexpected(cookies.error());
-    else
-      left += static_cast<uint32_t>(cookies->size() / sizeof(uint64_t));
-    return true;
-  });
-  if (!result) return unexpected(result.error());
-  return left;
+  auto cookies = run_iterator_in(namespaces, program->get());
+  if (!cookies) return unexpected(cookies.error());
+  return static_cast<uint32_t>(cookies->size() / sizeof(uint64_t));
 }
 
 Result<void> set_modes(const Paths& paths, sh_mode mode) {
@@ -72,7 +65,7 @@ Result<DrainReport> drain_pinned(const Paths& wanted, std::chrono::milliseconds 
   DrainReport report;
   auto end = Clock::now() + deadline;
   for (int round = 0;; round++) {
-    auto namespaces = network_namespaces();
+    auto namespaces = namespaces_with_sockets(*paths);
     for (const auto& generation : generations(*paths)) {
       auto left = leave_once(generation, namespaces);
       if (!left) return unexpected(left.error());
@@ -84,6 +77,7 @@ Result<DrainReport> drain_pinned(const Paths& wanted, std::chrono::milliseconds 
     std::this_thread::sleep_for(kDrainStep);
   }
   detach_links(*paths);
+  for (const auto& generation : generations(*paths)) detach_guards(generation);
   if (auto off = set_modes(*paths, SH_MODE_OFF); !off) return unexpected(off.error());
   if (keep_pins) return report;
   for (const auto& generation : generations(*paths)) remove_dir(generation.dir);

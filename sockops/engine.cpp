@@ -8,6 +8,8 @@
 
 #include <cstdarg>
 #include <cstring>
+#include <set>
+#include <sockops/guards.hpp>
 #include <sockops/install_settings.hpp>
 #include <sockops/namespaces.hpp>
 #include <sockops/owners.hpp>
@@ -40,6 +42,10 @@ struct SkeletonCloser {
   void operator()(shunt_bpf* skeleton) const { shunt_bpf__destroy(skeleton); }
 };
 using Skeleton = std::unique_ptr<shunt_bpf, SkeletonCloser>;
+
+struct LinkCloser {
+  void operator()(bpf_link* link) const { bpf_link__destroy(link); }
+};
 
 struct RingCloser {
   void operator()(ring_buffer* ring) const { ring_buffer__free(ring); }
@@ -86,6 +92,7 @@ Result<Skeleton> load_skeleton(const Paths& paths, const std::string& dir) {
 struct EventSink {
   const std::function<void(const sh_event&)>* on_event = nullptr;
   std::vector<sh_event> abandoned;
+  std::vector<uint64_t> unguarded;  // cgroups
 };
 
 int take_event(void* context, void* data, size_t bytes) {
@@ -94,6 +101,8 @@ int take_event(void* context, void* data, size_t bytes) {
   const auto& event = *static_cast<const sh_event*>(data);
   if (event.kind == SH_EV_ABANDONED)
     sink->abandoned.push_back(event);
+  else if (event.kind == SH_EV_GUARD)
+    sink->unguarded.push_back(event.cgroup);
   else if (sink->on_event)
     (*sink->on_event)(event);
   return 0;
@@ -107,6 +116,7 @@ struct Engine::State {
   Settings settings;
   Generation generation;
   Skeleton skeleton;
+  std::unique_ptr<bpf_link, LinkCloser> on_exec;
   std::unique_ptr<ring_buffer, RingCloser> ring;
   EventSink sink;
 
@@ -115,6 +125,9 @@ struct Engine::State {
     return found ? bpf_map__fd(found) : -1;
   }
 
+  GuardContext guards() const {
+    return {paths, generation, bpf_program__fd(skeleton->progs.sh_setsockopt), map("sh_guards")};
+  }
   Result<void> load();
   Result<void> pin_programs() const;
   Result<void> wire_socket_map() const;
@@ -210,6 +223,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const Paths& wanted, const ProbeRep
   auto& s = *engine->state_;
   if (auto pinned = s.pin_programs(); !pinned) return unexpected(pinned.error());
   if (auto wired = s.wire_socket_map(); !wired) return unexpected(wired.error());
+  s.on_exec.reset(bpf_program__attach(s.skeleton->progs.sh_on_exec));  // without it, the first connection asks
   s.ring.reset(ring_buffer__new(s.map("sh_events"), take_event, &s.sink, nullptr));
   if (!s.ring) return unexpected(errno, "cannot open the event ring");
   remove_empty_generations(s.paths, s.generation);
@@ -270,11 +284,15 @@ Result<void> Engine::attach() {
     ids.push_back(std::to_string(*id));
     auto ops = s.attach_cgroup(cgroup, s.skeleton->progs.sh_sock_ops, "ops");
     if (!ops) return ops;
-    auto options = s.attach_cgroup(cgroup, s.skeleton->progs.sh_setsockopt, "opt");
-    if (!options) return options;
   }
   if (auto detached = s.detach_others(ids); !detached) return detached;
+  if (auto renewed = renew_guards(s.guards()); !renewed) return renewed;
   return write_mode(s.map("sh_configs"), SH_MODE_ON);
+}
+
+Result<void> Engine::guard(const std::string& cgroup) {
+  auto id = cgroup_id(state_->paths, cgroup);
+  return id ? guard_cgroup(state_->guards(), *id) : unexpected(id.error());
 }
 
 Result<DrainReport> Engine::detach(std::chrono::milliseconds deadline, const DrainProgress& progress) {
@@ -307,9 +325,12 @@ Result<int> Engine::read_events(const std::function<void(const sh_event&)>& on_e
   int read = ring_buffer__consume(state_->ring.get());
   sink.on_event = nullptr;
   auto abandoned = std::exchange(sink.abandoned, {});
+  auto unguarded = std::exchange(sink.unguarded, {});
   if (read < 0) return unexpected(read, "cannot read the event ring");
   for (const auto& event : abandoned)
     if (auto reset = reset_socket(event); !reset) return unexpected(reset.error());
+  for (uint64_t cgroup : unguarded)
+    if (auto guarded = guard_cgroup(state_->guards(), cgroup); !guarded) return unexpected(guarded.error());
   return read;
 }
 
@@ -336,28 +357,47 @@ Result<void> Engine::verify_process(uint32_t tgid) {
   return {};
 }
 
-Result<void> Engine::scan_listeners() {
+namespace {
+
+sh_listener listener_of(const sh_owner& owner) {
+  sh_listener listener = {};
+  memcpy(listener.program, owner.program, sizeof(listener.program));
+  listener.start_boottime_ns = owner.start_boottime_ns;
+  listener.cgroup = owner.cgroup;
+  listener.tgid = owner.tgid;
+  listener.uid = owner.uid;
+  listener.nonblocking = owner.nonblocking;
+  return listener;
+}
+
+bool is_receiver(const Settings& settings, const sh_owner& owner) {
+  for (const auto& entry : settings.receivers)
+    if (entry.name.compare(0, SH_PROGRAM_NAME_BYTES - 1, owner.program) == 0) return true;
+  return settings.any_program;
+}
+
+}  // namespace
+
+Result<void> Engine::scan_sockets() {
   auto owners = socket_owners(state_->generation);
   if (!owners) return unexpected(owners.error());
   int map = state_->map("sh_listeners");
+  std::set<uint64_t> cgroups;
   for (const auto& owner : *owners) {
+    if (is_receiver(state_->settings, owner)) cgroups.insert(owner.cgroup);
     if (owner.tcp_state != kTcpListen) continue;
     sh_listener_key key = {};
     key.netns = owner.netns;
     memcpy(key.addr, owner.local_addr, sizeof(key.addr));
     key.port = owner.local_port;
     key.family = static_cast<uint16_t>(owner.family);
-    sh_listener listener = {};
-    memcpy(listener.program, owner.program, sizeof(listener.program));
-    listener.start_boottime_ns = owner.start_boottime_ns;
-    listener.cgroup = owner.cgroup;
-    listener.tgid = owner.tgid;
-    listener.uid = owner.uid;
-    listener.nonblocking = owner.nonblocking;
+    auto listener = listener_of(owner);
     // What listen() recorded is not overwritten, but by the process that holds the socket now if that one is gone.
     if (bpf_map_update_elem(map, &key, &listener, BPF_NOEXIST) != 0 && errno != EEXIST)
       return unexpected(errno, "cannot record a listener");
   }
+  for (uint64_t cgroup : cgroups)
+    if (auto guarded = guard_cgroup(state_->guards(), cgroup); !guarded) return guarded;
   return {};
 }
 

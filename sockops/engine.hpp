@@ -83,8 +83,13 @@ class Engine {
   Result<Counters> counters() const;
   Result<std::vector<ProfileRow>> profiles() const;
 
-  // Events. The ring is read by one reader at a time; `on_event` gets each record, but for SH_EV_ABANDONED, which the
-  // engine answers itself by resetting the socket. Returns how many were read.
+  // Watches over socket options in a cgroup below the attached ones, so that its sockets may be enrolled; what the
+  // engine does by itself when the kernel side asks. `cgroup`: a path as in the selection.
+  Result<void> guard(const std::string& cgroup);
+
+  // Events. The ring is read by one reader at a time; `on_event` gets each record, but for those that the engine
+  // answers itself: SH_EV_ABANDONED by resetting the socket, SH_EV_GUARD by watching over the cgroup. Returns how many
+  // were read.
   int events_fd() const;  // epoll-able
   Result<int> read_events(const std::function<void(const sh_event&)>& on_event);
   void want_events(
@@ -93,8 +98,9 @@ class Engine {
   // Answers an SH_EV_VERIFY: inspects the process and puts the verdict in force. Unknown or gone processes are no
   // error.
   Result<void> verify_process(uint32_t tgid);
-  // Finds listeners that are older than the programs, in all network namespaces.
-  Result<void> scan_listeners();
+  // Finds listeners that are older than the programs, in all network namespaces, and watches over the cgroups of
+  // receivers that run already, so that their next connection is enrolled.
+  Result<void> scan_sockets();
 
  private:
   struct State;

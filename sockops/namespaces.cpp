@@ -5,9 +5,12 @@
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
+#include <linux/sockios.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include <base/address.hpp>
 #include <cstring>
@@ -68,20 +71,31 @@ Result<void> destroy_here(const sh_event& event) {
   return {};
 }
 
+// Through a duplicate of the process's descriptor; empty if the process or the descriptor has gone.
+UniqueFd namespace_of_socket(const sh_owner& owner) {
+  UniqueFd process(static_cast<int>(syscall(SYS_pidfd_open, owner.tgid, 0)));
+  if (!process) return {};
+  UniqueFd socket_fd(static_cast<int>(syscall(SYS_pidfd_getfd, process.get(), owner.fd, 0)));
+  if (!socket_fd) return {};
+  return UniqueFd(ioctl(socket_fd.get(), SIOCGSKNS));
+}
+
 }  // namespace
 
-std::vector<UniqueFd> network_namespaces() {
+std::vector<UniqueFd> network_namespaces(const std::vector<sh_owner>& owners) {
   std::vector<UniqueFd> found;
   std::set<ino_t> seen;
-  auto add = [&](const std::string& path) {
-    UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  auto add = [&](UniqueFd fd) {
     struct stat info = {};
     if (fd && fstat(fd.get(), &info) == 0 && seen.insert(info.st_ino).second) found.push_back(std::move(fd));
   };
-  add("/proc/thread-self/ns/net");
+  auto add_path = [&](const std::string& path) { add(UniqueFd(open(path.c_str(), O_RDONLY | O_CLOEXEC))); };
+  add_path("/proc/thread-self/ns/net");
   for (const auto& name : list_dir("/proc"))
-    if (isdigit(static_cast<unsigned char>(name[0]))) add("/proc/" + name + "/ns/net");
-  for (const auto& name : list_dir("/run/netns")) add("/run/netns/" + name);
+    if (isdigit(static_cast<unsigned char>(name[0]))) add_path("/proc/" + name + "/ns/net");
+  for (const auto& name : list_dir("/run/netns")) add_path("/run/netns/" + name);
+  for (const auto& owner : owners)
+    if (!seen.contains(owner.netns_inode)) add(namespace_of_socket(owner));
   return found;
 }
 
@@ -93,6 +107,19 @@ void in_namespaces(const std::vector<UniqueFd>& namespaces, const std::function<
     }
   });
   worker.join();
+}
+
+Result<std::string> run_iterator_in(const std::vector<UniqueFd>& namespaces, int program) {
+  Result<std::string> all = std::string();
+  in_namespaces(namespaces, [&] {
+    auto part = run_iterator(program);
+    if (part)
+      all->append(*part);
+    else
+      all = unexpected(part.error());
+    return part.has_value();
+  });
+  return all;
 }
 
 uint64_t own_netns_cookie() {

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <regex>
+#include <sockops/namespaces.hpp>
 #include <sstream>
 
 namespace shunt {
@@ -87,11 +88,18 @@ std::string unit_of(const std::string& path) {
 Result<std::vector<sh_owner>> socket_owners(const Generation& generation) {
   auto program = open_pin(generation.dir + "/prog_iter_owners");
   if (!program) return unexpected(program.error());
-  auto raw = run_iterator(program->get(), -1);
+  auto raw = run_iterator(program->get());
   if (!raw) return unexpected(raw.error());
   std::vector<sh_owner> owners(raw->size() / sizeof(sh_owner));
   memcpy(owners.data(), raw->data(), owners.size() * sizeof(sh_owner));
   return owners;
+}
+
+std::vector<UniqueFd> namespaces_with_sockets(const Paths& paths) {
+  auto found = generations(paths);
+  if (found.empty()) return network_namespaces();
+  auto owners = socket_owners(found.back());
+  return owners ? network_namespaces(*owners) : network_namespaces();
 }
 
 void CgroupNames::scan() {

@@ -13,6 +13,10 @@ namespace shunt {
 // All TCP sockets that processes hold open, in all network namespaces; one entry for each descriptor.
 Result<std::vector<sh_owner>> socket_owners(const Generation& generation);
 
+// Every network namespace that may hold enrolled sockets; those without a process are found through the sockets'
+// owners.
+std::vector<UniqueFd> namespaces_with_sockets(const Paths& paths);
+
 // Cgroup ids to names: the systemd unit, or the path below the mount.
 class CgroupNames {
  public:

@@ -99,15 +99,8 @@ Result<UniqueFd> open_map(const Paths& paths, const Generation& generation, cons
   return open_pin((is_crossing_map(name) ? crossing_dir(paths) : generation.dir) + "/" + name);
 }
 
-Result<std::string> run_iterator(int program, int map) {
-  bpf_iter_link_info info = {};
-  DECLARE_LIBBPF_OPTS(bpf_link_create_opts, options);
-  if (map >= 0) {
-    info.map.map_fd = static_cast<uint32_t>(map);
-    options.iter_info = &info;
-    options.iter_info_len = sizeof(info);
-  }
-  UniqueFd link(bpf_link_create(program, 0, BPF_TRACE_ITER, &options));
+Result<std::string> run_iterator(int program) {
+  UniqueFd link(bpf_link_create(program, 0, BPF_TRACE_ITER, nullptr));
   if (!link) return unexpected(errno, "cannot start a BPF iterator");
   UniqueFd iterator(bpf_iter_create(link.get()));
   if (!iterator) return unexpected(errno, "cannot read a BPF iterator");

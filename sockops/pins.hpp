@@ -1,8 +1,8 @@
 // Where the kernel side is kept while no process of ours runs: the pinned maps, programs and links.
 //
 //   <pin_dir>/crossing-v1/   maps shared by all generations (the crossing layout of bpf/abi/shunt.h)
-//   <pin_dir>/gen-N-lL/      maps and programs of generation N, which has layout L
-//   <pin_dir>/links/         the attachments, one for each cgroup and program type; a new generation takes them over
+//   <pin_dir>/gen-N-lL/      maps, programs and guards (setsockopt) of generation N, which has layout L
+//   <pin_dir>/links/         the sock_ops attachments, one for each cgroup; a new generation takes them over
 #pragma once
 
 #include <base/result.hpp>
@@ -38,7 +38,7 @@ Result<UniqueFd> open_map(const Paths& paths, const Generation& generation, cons
 std::vector<std::string> list_dir(const std::string& dir);
 void remove_dir(const std::string& dir);  // with its entries; not recursive: pins have no subfolders
 
-// Runs an iterator program and returns all that it wrote. `map` is a map's descriptor, or -1.
-Result<std::string> run_iterator(int program, int map);
+// Runs an iterator program and returns all that it wrote.
+Result<std::string> run_iterator(int program);
 
 }  // namespace shunt

@@ -9,9 +9,11 @@
 #include <set>
 #include <sockops/engine.hpp>
 #include <sockops/install_settings.hpp>
+#include <sockops/namespaces.hpp>
 #include <sockops/owners.hpp>
 #include <sockops/pins.hpp>
 #include <unordered_map>
+#include <unordered_set>
 
 namespace shunt {
 namespace {
@@ -24,25 +26,31 @@ size_t map_value_bytes(int map) {
   return bpf_obj_get_info_by_fd(map, &info, &bytes) == 0 ? info.value_size : 0;
 }
 
-// An older or newer generation may keep more or less for each socket: what both know is at the head.
-Result<std::vector<Row>> list_generation(const Paths& paths, const Generation& generation, CgroupNames& names) {
+// An older or newer generation may keep more or less for each socket: what both know is at the head. A socket that is
+// seen twice, because the kernel's table changed under the iterator, is listed once.
+Result<std::vector<Row>> list_generation(const Paths& paths, const Generation& generation,
+                                         const std::vector<UniqueFd>& namespaces, CgroupNames& names) {
   auto program = open_pin(generation.dir + "/prog_iter_list");
   if (!program && program.error().code == ENOENT)
     return std::vector<Row>{};  // a daemon died while making this generation
   if (!program) return unexpected(program.error());
   auto map = open_map(paths, generation, "sh_sockets");
   if (!map) return unexpected(map.error());
-  auto raw = run_iterator(program->get(), map->get());
+  auto raw = run_iterator_in(namespaces, program->get());
   if (!raw) return unexpected(raw.error());
   auto sock_bytes = map_value_bytes(map->get());
   size_t stride = sock_bytes + sizeof(sh_row_tail);
-  std::vector<Row> rows(raw->size() / stride);
-  for (size_t i = 0; i < rows.size(); i++) {
-    const char* record = raw->data() + i * stride;
-    memcpy(&rows[i].raw.sock, record, std::min(sock_bytes, sizeof(sh_sock)));
-    memcpy(&rows[i].raw.tail, record + sock_bytes, sizeof(sh_row_tail));
-    rows[i].unit = names.name(rows[i].raw.sock.cgroup);
-    rows[i].generation = generation.number;
+  std::vector<Row> rows;
+  std::unordered_set<uint64_t> seen;
+  for (size_t at = 0; at + stride <= raw->size(); at += stride) {
+    Row row;
+    memcpy(&row.raw.sock, raw->data() + at, std::min(sock_bytes, sizeof(sh_sock)));
+    memcpy(&row.raw.tail, raw->data() + at + sock_bytes, sizeof(sh_row_tail));
+    uint64_t cookie = row.raw.sock.shared.cookie;
+    if (cookie && !seen.insert(cookie).second) continue;
+    row.unit = names.name(row.raw.sock.cgroup);
+    row.generation = generation.number;
+    rows.push_back(std::move(row));
   }
   return rows;
 }
@@ -127,10 +135,11 @@ WhyRow explain(const sh_owner& owner, const Row* row, int skipped_map) {
 Result<std::vector<Row>> pinned_list(const Paths& wanted) {
   auto paths = resolve_paths(wanted, false);
   if (!paths) return unexpected(paths.error());
+  auto namespaces = namespaces_with_sockets(*paths);
   CgroupNames names(paths->cgroup_root);
   std::vector<Row> all;
   for (const auto& generation : generations(*paths)) {
-    auto rows = list_generation(*paths, generation, names);
+    auto rows = list_generation(*paths, generation, namespaces, names);
     if (!rows) return rows;
     all.insert(all.end(), std::make_move_iterator(rows->begin()), std::make_move_iterator(rows->end()));
   }

@@ -52,7 +52,8 @@
 	X(GENERATION, "generation", "the socket belongs to a generation of shunt that is being replaced")                  \
 	X(BLOCKING, "blocking", "the program may block in recv() here, which the kernel would end with EAGAIN") \
 	X(CLOSING, "closing", "the socket is being shut down, or has an error")                                            \
-	X(CORKED, "corked", "the server corks its responses (TCP_CORK, nginx tcp_nopush): TCP joins their parts, a redirect cannot")
+	X(CORKED, "corked", "the server corks its responses (TCP_CORK, nginx tcp_nopush): TCP joins their parts, a redirect cannot") \
+	X(UNGUARDED, "unguarded", "the cgroup was not yet watched for socket options, which shuntd arranges at its first connection")
 
 enum sh_reason {
 #define SH_REASON_ENUM(id, name, text) SH_R_##id,

@@ -42,6 +42,7 @@ typedef uint64_t sh_u64;
 #define SH_PROFILES_MAX 16384
 #define SH_SKIPPED_MAX 16384     /* a power of two */
 #define SH_LISTENERS_MAX 16384
+#define SH_GUARDS_MAX 16384      /* cgroups with enrolled sockets */
 #define SH_SELECT_MAX 4096       /* entries of each selection map */
 #define SH_COUNTERS_MAX 64       /* room for names to come, so that one version can read another's */
 #define SH_REASONS_MAX 128
@@ -157,6 +158,13 @@ struct sh_process {
 	sh_u32 pad;
 };
 
+/* A cgroup whose sockets may be enrolled once the setsockopt program is attached to it. */
+struct sh_guard {
+	sh_u64 asked_ns; /* when the user side was last asked to attach it, CLOCK_MONOTONIC */
+	sh_u32 guarded;  /* 1: it is attached, to this cgroup or to one above */
+	sh_u32 pad;
+};
+
 /* Why a connection was not enrolled: the most recent ones, in the slot of the cookie's low bits. An array, because an insert into
  * an LRU map at every connect would cost a percent of a short connection. */
 struct sh_skipped {
@@ -265,6 +273,7 @@ enum sh_event_kind {
 	SH_EV_CLOSED = 8,
 	SH_EV_VERIFY = 9,     /* the daemon is asked to inspect tgid */
 	SH_EV_ABANDONED = 10, /* the peer has closed for good, unacknowledged bytes are left: the daemon is asked to reset the socket */
+	SH_EV_GUARD = 11,     /* the daemon is asked to attach the setsockopt program to the cgroup */
 };
 
 struct sh_event {
@@ -273,6 +282,7 @@ struct sh_event {
 	sh_u64 peer_cookie;
 	sh_u64 netns;
 	sh_u64 bytes; /* CLOSED: redirected by this socket */
+	sh_u64 cgroup; /* GUARD: its id */
 	sh_u32 kind;
 	sh_u32 reason;
 	sh_u32 tgid;
@@ -315,6 +325,9 @@ struct sh_owner {
 	sh_u16 local_port;
 	sh_u16 remote_port;
 	sh_u32 nonblocking; /* O_NONBLOCK of this descriptor */
+	sh_u32 netns_inode; /* as stat() of /proc/PID/ns/net says */
+	sh_u32 fd;          /* in the process */
+	sh_u32 pad;
 	char program[SH_PROGRAM_NAME_BYTES];
 };
 
@@ -338,6 +351,7 @@ SH_ASSERT_SIZE(sh_process_key, 16);
 SH_ASSERT_SIZE(sh_listener_key, 32);
 SH_ASSERT_SIZE(sh_listener, 64);
 SH_ASSERT_SIZE(sh_profile, 96);
-SH_ASSERT_SIZE(sh_event, 128);
+SH_ASSERT_SIZE(sh_event, 136);
+SH_ASSERT_SIZE(sh_guard, 16);
 
 #endif

@@ -19,8 +19,9 @@ int main(int argc, char** argv) {
     fprintf(stderr, "open: %s\n", engine.error().to_string().c_str());
     return 1;
   }
-  if (auto attached = (*engine)->attach(); !attached) {
-    fprintf(stderr, "attach: %s\n", attached.error().to_string().c_str());
+  for (auto done : {(*engine)->attach(), (*engine)->guard(argv[4])}) {
+    if (done) continue;
+    fprintf(stderr, "attach: %s\n", done.error().to_string().c_str());
     return 1;
   }
   return 0;

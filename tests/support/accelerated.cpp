@@ -59,6 +59,7 @@ Accelerated::~Accelerated() {
 void Accelerated::open_engine() {
   engine_ = must(Engine::open(paths_, host_probe(), settings_), "open the engine");
   must(engine_->attach(), "attach the engine");
+  must(engine_->guard(cgroup_.name()), "watch over the cgroup");
 }
 
 void Accelerated::apply(Settings settings) {

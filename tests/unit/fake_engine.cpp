@@ -79,7 +79,7 @@ Result<void> Engine::verify_process(uint32_t tgid) {
   return {};
 }
 
-Result<void> Engine::scan_listeners() { return {}; }
+Result<void> Engine::scan_sockets() { return {}; }
 
 Result<Status> pinned_status(const Paths&) {
   const std::lock_guard guard(fake_kernel().lock);
