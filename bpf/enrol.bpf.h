@@ -31,12 +31,13 @@ static __always_inline void sh_want_callbacks(struct bpf_sock_ops *ops, __u32 ad
 	bpf_sock_ops_cb_flags_set(ops, (ops->bpf_sock_ops_cb_flags | add) & ~remove);
 }
 
-/* Only where the current task is the socket's user: connect() and listen(). */
-static __always_inline void sh_who_is_current(struct sh_who *who, struct tcp_sock *tp)
+/* Only where the current task is the socket's user: connect() and listen(). The name costs more than the rest. */
+static __always_inline void sh_who_is_current(struct sh_who *who, struct tcp_sock *tp, bool with_name)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
-	sh_program_name(task, who->program);
+	if (with_name)
+		sh_program_name(task, who->program);
 	who->start_boottime_ns = task->group_leader->start_boottime;
 	who->tgid = task->tgid;
 	who->uid = SK(tp)->sk_uid.val;
@@ -109,17 +110,21 @@ static __always_inline void on_connect(struct bpf_sock_ops *ops, struct sh_confi
 	if (!tp)
 		return;
 	sh_count(SH_C_SOCKETS_SEEN, 1);
-	sh_who_is_current(&who, tp);
 	sh_addrs(tp, local, remote);
-	reason = sh_selection_reason(cfg, tp, remote, sh_remote_port(tp), &who);
+	reason = sh_place_reason(cfg, tp, remote, sh_remote_port(tp), SK(tp)->sk_uid.val);
+	sh_who_is_current(&who, tp, !reason || cfg->events);
+	/* What was learned is cheaper to ask than the rest, and the destinations left on TCP have the shortest connections. */
 	if (!reason && cfg->profile_on) {
 		id = sh_profile_id(remote, sh_remote_port(tp), who.program);
-		profile = sh_profile_get(id, remote, sh_remote_port(tp), who.program);
-		if (profile)
-			reason = sh_profile_verdict(cfg, profile, &flags);
+		profile = bpf_map_lookup_elem(&sh_profiles, &id);
+		reason = profile ? sh_profile_verdict(cfg, profile, &flags) : SH_R_NONE;
 	}
+	if (!reason)
+		reason = sh_owner_reason(cfg, tp, &who);
 	if (!reason && !sh_is_guarded(tp))
 		reason = SH_R_UNGUARDED;
+	if (!reason && cfg->profile_on && !profile)
+		profile = sh_profile_make(id, remote, sh_remote_port(tp), who.program);
 	if (reason) {
 		sh_skip(cfg, ops, tp, &who, reason);
 		return;
@@ -145,7 +150,7 @@ static __always_inline void on_listen(struct bpf_sock_ops *ops, struct sh_config
 
 	if (!tp)
 		return;
-	sh_who_is_current(&who, tp);
+	sh_who_is_current(&who, tp, true);
 	key.netns = sh_netns(tp);
 	key.port = sh_local_port(tp);
 	key.family = SKC(tp)->skc_family;

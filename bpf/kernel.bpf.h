@@ -48,7 +48,7 @@ static __always_inline __u64 sh_netns(struct tcp_sock *tp) { return SKC(tp)->skc
 
 static __always_inline __u64 sh_cgroup_id(struct tcp_sock *tp)
 {
-	return BPF_CORE_READ(SK(tp), sk_cgrp_data.cgroup, kn, id);
+	return SK(tp)->sk_cgrp_data.cgroup->kn->id;
 }
 
 static __always_inline void sh_map_v4(__u8 *to, __u32 addr_be)
@@ -76,11 +76,11 @@ static __always_inline __u16 sh_remote_port(struct tcp_sock *tp) { return bpf_nt
 /* The executable of a process: base name, cut and zero-padded. */
 static __always_inline void sh_program_name(struct task_struct *task, char *name)
 {
-	const unsigned char *base = BPF_CORE_READ(task, mm, exe_file, f_path.dentry, d_name.name);
+	struct file *exe = task->mm ? task->mm->exe_file : 0;
 
 	__builtin_memset(name, 0, SH_PROGRAM_NAME_BYTES);
-	if (base)
-		bpf_probe_read_kernel_str(name, SH_PROGRAM_NAME_BYTES, base);
+	if (exe)
+		bpf_probe_read_kernel_str(name, SH_PROGRAM_NAME_BYTES, exe->f_path.dentry->d_name.name);
 }
 
 static __always_inline bool sh_same_program(const char *a, const char *b)
@@ -126,7 +126,7 @@ static __always_inline enum sh_reason sh_socket_obstacle(struct tcp_sock *tp)
 /* Whether the descriptor is in non-blocking mode now. */
 static __always_inline bool sh_nonblocking(struct tcp_sock *tp)
 {
-	return BPF_CORE_READ(SK(tp), sk_socket, file, f_flags) & O_NONBLOCK;
+	return SK(tp)->sk_socket->file->f_flags & O_NONBLOCK;
 }
 
 #define SEND_SHUTDOWN 2
@@ -143,7 +143,7 @@ static __always_inline bool sh_cannot_send(struct tcp_sock *tp)
 /* A redirect wakes the reader for each part of what the sender wants to arrive as one. */
 static __always_inline bool sh_corked(struct tcp_sock *tp)
 {
-	return BPF_CORE_READ_BITFIELD_PROBED(tp, nonagle) & TCP_NAGLE_CORK;
+	return BPF_CORE_READ_BITFIELD(tp, nonagle) & TCP_NAGLE_CORK;
 }
 
 #define SH_WAITERS_MAX 8

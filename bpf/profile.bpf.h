@@ -32,14 +32,11 @@ static __always_inline __u64 sh_profile_id(const __u8 *addr, __u16 port, const c
 	return (hash ^ (hash >> 32)) | 1; /* 0 means none */
 }
 
-/* The profile of a destination, made if need be; NULL: no memory. */
-static __always_inline struct sh_profile *sh_profile_get(__u64 id, const __u8 *addr, __u16 port, const char *program)
+/* A new profile for a destination; NULL: no memory. */
+static __always_inline struct sh_profile *sh_profile_make(__u64 id, const __u8 *addr, __u16 port, const char *program)
 {
-	struct sh_profile *p = bpf_map_lookup_elem(&sh_profiles, &id);
-	struct sh_profile fresh = {.port = port};
+	struct sh_profile fresh = {.port = port, .connections = 1};
 
-	if (p)
-		return p;
 	__builtin_memcpy(fresh.addr, addr, SH_ADDR_BYTES);
 	__builtin_memcpy(fresh.program, program, SH_PROGRAM_NAME_BYTES);
 	bpf_map_update_elem(&sh_profiles, &id, &fresh, BPF_NOEXIST);

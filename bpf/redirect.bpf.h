@@ -13,7 +13,8 @@
 
 #define SH_MEMORY_PAGES_MIN 256   /* a memory cgroup with less than this left gets nothing redirected */
 #define SH_MEMORY_DEPTH 6         /* levels of memory cgroups that are looked at */
-#define SH_MEMORY_EVERY_MASK 15   /* ... at every 16th message */
+#define SH_GRANT_MSGS 16          /* so many messages, and bytes, between two looks at the reader */
+#define SH_GRANT_BYTES 16384
 #define SH_STREAM_SMALL_BYTES 32768
 #define SH_LEARN_TURNS_MASK 255   /* a long connection teaches its profile now and then */
 #define SH_LEARN_RUN_MASK 1023
@@ -87,8 +88,6 @@ static __always_inline bool sh_memory_short(struct tcp_sock *tp, struct sh_sock 
 	bpf_probe_read_kernel(&pressure, sizeof(pressure), SKC(tp)->skc_prot->memory_pressure);
 	if (pressure)
 		return true;
-	if (st->fast_msgs & SH_MEMORY_EVERY_MASK)
-		return false;
 	memcg = BPF_CORE_READ(peer, sk_memcg);
 	if (!memcg)
 		return false;
@@ -101,8 +100,19 @@ static __always_inline bool sh_memory_short(struct tcp_sock *tp, struct sh_sock 
 	return false;
 }
 
+/* Takes the message from what the last look at the reader left free. Nobody but this end adds to that queue, so what was free then
+ * is so now, and most messages of a request/response connection need not look into the peer. */
+static __always_inline bool sh_take_grant(struct sh_sock *st, __u32 size)
+{
+	if (!st->granted_msgs || st->granted_bytes < size)
+		return false;
+	st->granted_msgs--;
+	st->granted_bytes -= size;
+	return true;
+}
+
 /* How much may be queued at the reader. A spilled message must still find room in its receive buffer: TCP would drop it and
- * wait for the retransmission timer. So redirected bytes take half of the buffer at most. */
+ * wait for the retransmission timer. So redirected bytes take half of the buffer at most. Grants what is left beyond this message. */
 static __always_inline bool sh_reader_lags(struct sh_config *cfg, struct sh_sock *st, __u32 size)
 {
 	struct sock *peer = (void *)st->peer_sock;
@@ -123,7 +133,11 @@ static __always_inline bool sh_reader_lags(struct sh_config *cfg, struct sh_sock
 		queued = sh_least(st->queued_bytes, 1 << 30);
 	if (room > cfg->spill_bytes)
 		room = cfg->spill_bytes;
-	return queued + size > room || st->queued_msgs >= cfg->spill_msgs;
+	if (queued + size > room || st->queued_msgs >= cfg->spill_msgs)
+		return true;
+	st->granted_msgs = sh_least(SH_GRANT_MSGS, cfg->spill_msgs - st->queued_msgs - 1);
+	st->granted_bytes = sh_least(SH_GRANT_BYTES, room - queued - size);
+	return false;
 }
 
 /* The reason why this message goes through TCP, or none. */
@@ -159,6 +173,8 @@ static __always_inline __u32 sh_tcp_reason(struct sh_config *cfg, struct tcp_soc
 		return SH_R_STREAM;
 	if (cfg->firewall_jiffies && (__u32)bpf_jiffies64() - st->tcp_jiffies > cfg->firewall_jiffies)
 		return SH_R_FIREWALL;
+	if (st->state == SH_STATE_FAST && sh_take_grant(st, size))
+		return SH_R_NONE;
 	if (st->state != SH_STATE_FAST && !sh_latch(cfg, tp, st))
 		return SH_R_LATCH;
 	if (sh_reader_lags(cfg, st, size))

@@ -123,24 +123,38 @@ static __always_inline enum sh_reason sh_program_reason(struct sh_config *cfg, c
 	return SH_R_PROGRAM_UNVERIFIED;
 }
 
-/* All that is decided about one end: `addr` and `port` are the destination's. */
-static __always_inline enum sh_reason sh_selection_reason(struct sh_config *cfg, struct tcp_sock *tp, const __u8 *addr,
-							  __u16 port, const struct sh_who *who)
+/* What is decided without knowing the program: `addr` and `port` are the destination's. */
+static __always_inline enum sh_reason sh_place_reason(struct sh_config *cfg, struct tcp_sock *tp, const __u8 *addr, __u16 port,
+						      __u32 uid)
 {
-	enum sh_reason reason;
-
 	if (cfg->mode != SH_MODE_ON)
 		return SH_R_OFF;
 	if (sh_port_is_out(cfg, port))
 		return SH_R_PORT;
 	if (sh_cidr_is_out(cfg, addr))
 		return SH_R_CIDR;
-	if (sh_user_is_out(cfg, who->uid))
+	if (sh_user_is_out(cfg, uid))
 		return SH_R_USER;
 	if (sh_cgroup_is_out(cfg, tp))
 		return SH_R_CGROUP;
-	reason = sh_program_reason(cfg, who);
+	return SH_R_NONE;
+}
+
+/* What is decided by the program and its socket. */
+static __always_inline enum sh_reason sh_owner_reason(struct sh_config *cfg, struct tcp_sock *tp, const struct sh_who *who)
+{
+	enum sh_reason reason = sh_program_reason(cfg, who);
+
 	return reason ? reason : sh_socket_obstacle(tp);
+}
+
+/* All that is decided about one end. */
+static __always_inline enum sh_reason sh_selection_reason(struct sh_config *cfg, struct tcp_sock *tp, const __u8 *addr,
+							  __u16 port, const struct sh_who *who)
+{
+	enum sh_reason reason = sh_place_reason(cfg, tp, addr, port, who->uid);
+
+	return reason ? reason : sh_owner_reason(cfg, tp, who);
 }
 
 #endif

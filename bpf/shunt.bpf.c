@@ -10,8 +10,12 @@ char LICENSE[] SEC("license") = "GPL";
 SEC("sockops")
 int sh_sock_ops(struct bpf_sock_ops *ops)
 {
-	struct sh_config *cfg = sh_config();
+	struct sh_config *cfg;
 
+	/* The most frequent callbacks are none of ours: they end here. */
+	if (ops->op < BPF_SOCK_OPS_TCP_CONNECT_CB)
+		return 1;
+	cfg = sh_config();
 	if (!cfg)
 		return 1;
 	switch (ops->op) {

@@ -126,6 +126,8 @@ struct sh_sock {
 	sh_u32 program_flags; /* enum sh_program_flags */
 	char program[SH_PROGRAM_NAME_BYTES];
 	sh_u32 corked_msgs;   /* sent while TCP_CORK was set */
+	sh_u32 granted_msgs;  /* may be redirected before the reader's queue is looked at again ... */
+	sh_u32 granted_bytes; /* ... with so many bytes */
 	sh_u32 pad;
 #if SH_LAYOUT_VERSION != 1
 	sh_u64 unused; /* a test builds the next layout, to upgrade to it */
