@@ -87,16 +87,6 @@ class Streams {
   std::atomic<int> errors_{0};
 };
 
-uint32_t programs_attached(const Cgroup& cgroup) {
-  const UniqueFd fd(open(cgroup.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  uint32_t count = 0;
-  for (const bpf_attach_type type : {BPF_CGROUP_SOCK_OPS, BPF_CGROUP_SETSOCKOPT, BPF_CGROUP_GETSOCKOPT}) {
-    uint32_t ids[64], flags = 0, found = 64;
-    if (bpf_prog_query(fd.get(), type, 0, &flags, ids, &found) == 0) count += found;
-  }
-  return count;
-}
-
 size_t pins(const Accelerated& shortcut) {
   std::error_code none;
   size_t count = 0;

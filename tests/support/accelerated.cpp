@@ -1,6 +1,10 @@
 #include "support/accelerated.hpp"
 
+#include <bpf/bpf.h>
+#include <fcntl.h>
 #include <fmt/format.h>
+
+#include <filesystem>
 
 namespace shunt::test {
 
@@ -42,7 +46,7 @@ const ProbeReport& host_probe() {
   return report;
 }
 
-Accelerated::Accelerated(Settings settings) : settings_(std::move(settings)) {
+Accelerated::Accelerated(Settings settings, Guard guard) : settings_(std::move(settings)), guard_(guard) {
   settings_.selection.cgroups.include = {cgroup_.name()};
   paths_.bpffs = "/sys/fs/bpf";
   paths_.pin_dir = "/sys/fs/bpf/shunt";
@@ -59,7 +63,7 @@ Accelerated::~Accelerated() {
 void Accelerated::open_engine() {
   engine_ = must(Engine::open(paths_, host_probe(), settings_), "open the engine");
   must(engine_->attach(), "attach the engine");
-  must(engine_->guard(cgroup_.name()), "watch over the cgroup");
+  if (guard_ == Guard::at_once) must(engine_->guard(cgroup_.name()), "watch over the cgroup");
 }
 
 void Accelerated::apply(Settings settings) {
@@ -86,6 +90,16 @@ uint64_t Accelerated::counter(sh_counter which) {
 
 uint64_t Accelerated::reason_count(sh_reason which) {
   return must(engine_ ? engine_->counters() : pinned_counters(paths_), "read the counters").reasons[which];
+}
+
+size_t Accelerated::guard_pins() {
+  size_t count = 0;
+  std::error_code none;
+  for (auto it = std::filesystem::recursive_directory_iterator(paths_.pin_dir, none);
+       !none && it != std::filesystem::recursive_directory_iterator(); ++it) {
+    count += it->path().filename().string().starts_with("guard-");
+  }
+  return count;
 }
 
 std::string Accelerated::summary() {
@@ -120,6 +134,20 @@ bool Accelerated::make_fast(const Connection& connection) {
     if (is_fast(connection)) return true;
   }
   return false;
+}
+
+uint32_t programs_attached(const Cgroup& cgroup, bpf_attach_type type) {
+  const UniqueFd fd(open(cgroup.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  uint32_t ids[64], flags = 0, found = 64;
+  return bpf_prog_query(fd.get(), type, 0, &flags, ids, &found) == 0 ? found : 0;
+}
+
+uint32_t programs_attached(const Cgroup& cgroup) {
+  uint32_t count = 0;
+  for (const bpf_attach_type type : {BPF_CGROUP_SOCK_OPS, BPF_CGROUP_SETSOCKOPT, BPF_CGROUP_GETSOCKOPT}) {
+    count += programs_attached(cgroup, type);
+  }
+  return count;
 }
 
 std::string describe(const std::optional<Row>& row) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <linux/bpf.h>
 
 #include <memory>
 #include <optional>
@@ -22,7 +23,10 @@ const ProbeReport& host_probe();  // made once
 // Owns the engine and its cgroup. Sockets made while the process is inside the cgroup are enrolled.
 class Accelerated {
  public:
-  explicit Accelerated(Settings settings = plain_settings());
+  // Its cgroup is watched for socket options from the beginning, so that already the first connection is enrolled, or
+  // when the kernel side has asked for it and the events are read, as on a host.
+  enum class Guard { at_once, on_request };
+  explicit Accelerated(Settings settings = plain_settings(), Guard guard = Guard::at_once);
   ~Accelerated();  // drains, and removes the pins
   Accelerated(const Accelerated&) = delete;
   Accelerated& operator=(const Accelerated&) = delete;
@@ -40,6 +44,7 @@ class Accelerated {
   std::optional<Row> row(int fd);  // of one of our sockets
   uint64_t counter(sh_counter which);
   uint64_t reason_count(sh_reason which);
+  size_t guard_pins();    // of all generations
   std::string summary();  // all counters and reasons that are not 0
 
   // Requests and responses until both directions are on the shortcut; false if that never happens.
@@ -48,10 +53,16 @@ class Accelerated {
 
  private:
   Settings settings_;
+  Guard guard_;
   Paths paths_;
   Cgroup cgroup_;
   std::unique_ptr<Engine> engine_;
 };
+
+// Programs of this kind on the cgroup itself: BPF_CGROUP_SOCK_OPS, BPF_CGROUP_SETSOCKOPT ...
+uint32_t programs_attached(const Cgroup& cgroup, bpf_attach_type type);
+// Of every kind that shunt may attach.
+uint32_t programs_attached(const Cgroup& cgroup);
 
 // One line for a failed expectation: what the kernel keeps about a socket.
 std::string describe(const std::optional<Row>& row);
