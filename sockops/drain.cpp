@@ -31,6 +31,7 @@ Result<uint32_t> leave_once(const Generation& generation, const std::vector<Uniq
 Result<void> set_modes(const Paths& paths, sh_mode mode) {
   for (const auto& generation : generations(paths)) {
     auto config = open_map(paths, generation, "sh_configs");
+    if (!config && config.error().code == ENOENT) continue;  // a daemon died while making this generation
     if (!config) return unexpected(config.error());
     if (auto written = write_mode(config->get(), mode); !written) return written;
   }

@@ -58,10 +58,14 @@ Result<void> make_dir(const std::string& dir) {
   return {};
 }
 
-// Puts a pin where another may be: the old name goes in the moment the new one is there.
+// Puts a pin where another may be: the new one takes the old one's name at once. Were the name missing when the daemon
+// is killed, nobody could take the live sockets out of the map.
 Result<void> replace_pin(int fd, const std::string& path) {
-  unlink(path.c_str());
-  if (int err = bpf_obj_pin(fd, path.c_str()); err != 0) return unexpected(err, "cannot pin " + path);
+  const size_t name_at = path.rfind('/') + 1;
+  const std::string beside = path.substr(0, name_at) + "new_" + path.substr(name_at);  // bpffs allows no dots
+  unlink(beside.c_str());
+  if (int err = bpf_obj_pin(fd, beside.c_str()); err != 0) return unexpected(err, "cannot pin " + beside);
+  if (rename(beside.c_str(), path.c_str()) != 0) return unexpected(errno, "cannot pin " + path);
   return {};
 }
 
@@ -174,7 +178,7 @@ Result<void> Engine::State::load() {
   return {};
 }
 
-// The iterators, so that the command line works with the daemon dead.
+// The iterators, so that the command line works with the daemon dead. The last one says that the generation is whole.
 Result<void> Engine::State::pin_programs() const {
   const std::pair<const bpf_program*, const char*> pins[] = {{skeleton->progs.sh_iter_list, "prog_iter_list"},
                                                              {skeleton->progs.sh_iter_leave, "prog_iter_leave"},

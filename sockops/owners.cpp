@@ -96,9 +96,9 @@ Result<std::vector<sh_owner>> socket_owners(const Generation& generation) {
 }
 
 std::vector<UniqueFd> namespaces_with_sockets(const Paths& paths) {
-  auto found = generations(paths);
-  if (found.empty()) return network_namespaces();
-  auto owners = socket_owners(found.back());
+  auto newest = newest_whole_generation(paths);
+  if (!newest) return network_namespaces();
+  auto owners = socket_owners(*newest);
   return owners ? network_namespaces(*owners) : network_namespaces();
 }
 

@@ -89,6 +89,12 @@ std::vector<Generation> generations(const Paths& paths) {
   return found;
 }
 
+std::optional<Generation> newest_whole_generation(const Paths& paths) {
+  auto found = generations(paths);
+  while (!found.empty() && access((found.back().dir + "/prog_iter_owners").c_str(), F_OK) != 0) found.pop_back();
+  return found.empty() ? std::nullopt : std::optional(found.back());
+}
+
 Result<UniqueFd> open_pin(const std::string& path) {
   int fd = bpf_obj_get(path.c_str());
   if (fd < 0) return unexpected(fd, "cannot open " + path, fd == -EPERM || fd == -EACCES ? "run as root" : "");

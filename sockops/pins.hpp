@@ -7,6 +7,7 @@
 
 #include <base/result.hpp>
 #include <base/unique_fd.hpp>
+#include <optional>
 #include <sockops/engine.hpp>
 #include <string>
 #include <vector>
@@ -29,6 +30,9 @@ bool is_crossing_map(const std::string& name);
 
 // Oldest first. Empty if nothing is pinned.
 std::vector<Generation> generations(const Paths& paths);
+// The newest one that has all its programs pinned: a daemon may have died while making a newer one. Empty if there is
+// none.
+std::optional<Generation> newest_whole_generation(const Paths& paths);
 
 Result<UniqueFd> open_pin(const std::string& path);
 // The pinned map of a generation, wherever it is kept.

@@ -153,6 +153,7 @@ Result<Counters> pinned_counters(const Paths& wanted) {
   std::vector<sh_counts> per_cpu(static_cast<size_t>(std::max(1, libbpf_num_possible_cpus())));
   for (const auto& generation : generations(*paths)) {
     auto map = open_map(*paths, generation, "sh_counts");
+    if (!map && map.error().code == ENOENT) continue;
     if (!map) return unexpected(map.error());
     uint32_t zero = 0;
     if (bpf_map_lookup_elem(map->get(), &zero, per_cpu.data()) != 0)
@@ -172,6 +173,7 @@ Result<Status> pinned_status(const Paths& wanted) {
   CgroupNames names(paths->cgroup_root);
   for (const auto& generation : generations(*paths)) {
     auto map = open_map(*paths, generation, "sh_configs");
+    if (!map && map.error().code == ENOENT) continue;
     if (!map) return unexpected(map.error());
     auto config = read_config(map->get());
     if (!config) return unexpected(config.error());
@@ -196,13 +198,13 @@ Result<Status> pinned_status(const Paths& wanted) {
 Result<std::vector<WhyRow>> pinned_why(const Paths& wanted, const WhyQuery& query) {
   auto paths = resolve_paths(wanted, false);
   if (!paths) return unexpected(paths.error());
-  auto found = generations(*paths);
-  if (found.empty()) return unexpected(Error{ENOENT, "nothing of shunt is in force", "start shuntd"});
-  auto owners = socket_owners(found.back());
+  auto newest = newest_whole_generation(*paths);
+  if (!newest) return unexpected(Error{ENOENT, "nothing of shunt is in force", "start shuntd"});
+  auto owners = socket_owners(*newest);
   if (!owners) return unexpected(owners.error());
   auto rows = pinned_list(*paths);
   if (!rows) return unexpected(rows.error());
-  auto skipped = open_map(*paths, found.back(), "sh_skipped");
+  auto skipped = open_map(*paths, *newest, "sh_skipped");
   if (!skipped) return unexpected(skipped.error());
   std::unordered_map<uint64_t, const Row*> by_cookie;
   for (const auto& row : *rows) by_cookie[row.raw.sock.shared.cookie] = &row;

@@ -198,6 +198,32 @@ TEST(Lifecycle, DrainWithTheEngineDeadLeavesNothing) {
   traffic.expect_exact();
 }
 
+// A daemon that was killed while it made the next generation has left a folder without most of its pins.
+TEST(Lifecycle, AnUnfinishedGenerationIsNoObstacle) {
+  Accelerated shortcut;
+  const InCgroup inside(shortcut.cgroup());
+  const Connection connection = connect_pair();
+  ASSERT_TRUE(shortcut.make_fast(connection));
+  shortcut.destroy_engine();
+  ASSERT_EQ(mkdir((shortcut.paths().pin_dir + "/gen-9-l9").c_str(), 0700), 0);
+  const auto status = pinned_status(shortcut.paths());
+  if (gives(status, "pinned_status")) {
+    EXPECT_EQ(status->pairs, 1u);
+    EXPECT_EQ(status->generation, 1u);
+  }
+  EXPECT_EQ(shortcut.counter(SH_C_PAIRS), 1u);
+  const auto why = pinned_why(shortcut.paths(), WhyQuery{.tgid = static_cast<uint32_t>(getpid())});
+  if (gives(why, "pinned_why")) {
+    EXPECT_EQ(why->size(), 2u);
+  }
+  const auto drained = drain_pinned(shortcut.paths(), seconds(10), false);
+  if (gives(drained, "drain_pinned")) {
+    EXPECT_EQ(drained->left, 2u);
+  }
+  EXPECT_EQ(pins(shortcut), 0u);
+  EXPECT_TRUE(ping_pong(connection, 10));
+}
+
 // A queue that nobody reads is not destroyed: the socket stays, is named, and its bytes arrive when they are asked for.
 TEST(Lifecycle, AnUnreadQueueSurvivesTheDrain) {
   Accelerated shortcut;
