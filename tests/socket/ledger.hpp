@@ -24,15 +24,17 @@ enum class Kind : uint32_t {
   killed,        // from here on: by the processes that fork and kill
   shared,
   handed_over,
+  live,  // from the beginning to the end of the traffic: live.hpp
 };
 inline constexpr uint32_t kSocketKinds = 6;
-inline constexpr uint32_t kKinds = 9;
-inline const char* const kKindNames[kKinds] = {"client-first", "server-first", "duplex", "upload",     "download",
-                                               "cut",          "killed",       "shared", "handed-over"};
+inline constexpr uint32_t kKinds = 10;
+inline const char* const kKindNames[kKinds] = {"client-first", "server-first", "duplex", "upload",      "download",
+                                               "cut",          "killed",       "shared", "handed-over", "live"};
 
 enum class Flavour : uint32_t { v4, v6, v4_mapped, dual_v6, reuse_port, defer_accept };
 inline constexpr uint32_t kFlavours = 6;
 inline constexpr uint32_t kServersMax = 16;
+inline constexpr uint32_t kLiveMax = 1024;
 
 struct Ledger {
   std::atomic<uint64_t> ended[kKinds];
@@ -42,7 +44,13 @@ struct Ledger {
   std::atomic<uint64_t> early_wakeups;
   std::atomic<uint64_t> started;  // connections taken from the total
   std::atomic<uint32_t> servers_ready;
-  std::atomic<bool> stop;
+  std::atomic<bool> finish;  // begin nothing new, end what is there
+  std::atomic<bool> stop;    // the connecting ends are done
+  std::atomic<bool> live_ready;
+  uint16_t live_port;
+  std::atomic<uint32_t> live_open;
+  std::atomic<uint64_t> live_bytes;               // received and checked, on live connections
+  std::atomic<uint64_t> live_received[kLiveMax];  // the same, by connection
   uint16_t ports[kServersMax][kSocketKinds][kFlavours];
 
   static constexpr uint32_t kMessages = 32;

@@ -13,6 +13,7 @@ namespace {
 
 constexpr uint64_t kTurnsMax = 24;
 constexpr uint64_t kFaultBytesMin = 200;
+constexpr uint64_t kFaultAtMax = 1 << 18;  // in an endless stream too
 
 }  // namespace
 
@@ -37,7 +38,8 @@ Outgoing::Outgoing(uint64_t seed, uint64_t script_seed, std::vector<Segment> seg
     : header_{kStreamMagic, seed, segments.back().end, script_seed}, segments_(std::move(segments)) {
   if (header_.total_bytes < kFaultBytesMin) return;
   fault_ = fault;
-  fault_at_ = sizeof(StreamHeader) + mix(seed) % (header_.total_bytes - sizeof(StreamHeader) - 2);
+  fault_at_ =
+      sizeof(StreamHeader) + mix(seed) % (std::min(header_.total_bytes, kFaultAtMax) - sizeof(StreamHeader) - 2);
 }
 
 uint64_t Outgoing::allowed(uint64_t received) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -12,6 +13,7 @@
 #include <unordered_map>
 
 #include "socket/ledger.hpp"
+#include "socket/live.hpp"
 #include "socket/process_scenarios.hpp"
 #include "socket/side.hpp"
 #include "support/sandbox.hpp"
@@ -25,6 +27,7 @@ constexpr int kBlockingSidesMax = 24;  // in each process
 constexpr uint64_t kBlockingShare = 12;
 constexpr uint64_t kErrorsMax = 50;  // enough seen: no new connections
 constexpr int kEvents = 128;
+constexpr auto kProgressEvery = std::chrono::milliseconds(100);
 
 std::atomic<int> blocking_sides{0};
 
@@ -240,8 +243,17 @@ void connect_many(const TrafficConfig& config, Ledger& ledger, uint64_t connecti
                   uint64_t seed) {
   Rng rng(seed);
   Loop loop(config, ledger);
-  const auto more = [&] { return ledger.started.load() < connections && ledger.errors.load() < kErrorsMax; };
-  while (more() || loop.size() > 0) {
+  const auto begin = Clock::now();
+  const auto allowed = [&] {
+    if (config.connections_per_second == 0) return connections;
+    const std::chrono::duration<double> past = Clock::now() - begin;
+    return std::min(connections, static_cast<uint64_t>(past.count() * config.connections_per_second));
+  };
+  const auto ended = [&] {
+    return ledger.finish.load() || ledger.started.load() >= connections || ledger.errors.load() >= kErrorsMax;
+  };
+  const auto more = [&] { return !ended() && ledger.started.load() < allowed(); };
+  while (!ended() || loop.size() > 0) {
     for (uint32_t burst = 0; burst < 16 && loop.size() < at_once && more(); ++burst) {
       if (ledger.started.fetch_add(1) >= connections) break;
       if (auto side = start_connection(config, ledger, servers, rng)) loop.add(std::move(side), rng);
@@ -270,6 +282,45 @@ int run_scenarios(uint64_t count, uint64_t seed, const TrafficConfig& config, Le
   return 0;
 }
 
+TrafficProgress make_progress(const TrafficConfig& config, const Ledger& ledger) {
+  TrafficProgress progress;
+  progress.connections = ledger.started.load();
+  progress.live_bytes = ledger.live_bytes.load();
+  progress.live_open = ledger.live_open.load();
+  progress.live_port = ledger.live_port;
+  progress.errors = ledger.errors.load();
+  for (uint32_t i = 0; i < config.live; ++i) progress.live_received.push_back(ledger.live_received[i].load());
+  return progress;
+}
+
+// Tells how far the traffic is, until it goes away. Its thread begins when all processes are there.
+class ProgressTeller {
+ public:
+  ProgressTeller(const TrafficConfig& config, const Ledger& ledger) {
+    if (!config.on_progress) return;
+    thread_ = std::thread([this, &config, &ledger] {
+      while (!ended_.load()) {
+        config.on_progress(make_progress(config, ledger));
+        std::this_thread::sleep_for(kProgressEvery);
+      }
+    });
+  }
+  ~ProgressTeller() {
+    ended_.store(true);
+    if (thread_.joinable()) thread_.join();
+  }
+  ProgressTeller(const ProgressTeller&) = delete;
+  ProgressTeller& operator=(const ProgressTeller&) = delete;
+
+ private:
+  std::atomic<bool> ended_{false};
+  std::thread thread_;
+};
+
+// SIGTERM to this process, or to one of its own, means finish.
+std::atomic<bool>* finish_flag = nullptr;
+void on_terminate(int) { finish_flag->store(true); }
+
 TrafficReport make_report(const Ledger& ledger) {
   TrafficReport report;
   for (uint32_t kind = 0; kind < kKinds; ++kind) {
@@ -288,23 +339,31 @@ TrafficReport make_report(const Ledger& ledger) {
 }  // namespace
 
 TrafficReport run_traffic(const TrafficConfig& config) {
+  require(config.live <= kLiveMax, fmt::format("at most {} live connections", kLiveMax));
   const auto begin = Clock::now();
   SharedLedger ledger;
   const uint32_t servers = std::clamp(config.processes / 2, 1u, kServersMax);
   const uint32_t clients = std::max(1u, config.processes - servers);
   const uint32_t threads = std::max(1u, config.threads / (servers + clients));
-  const uint64_t scenarios = config.connections * config.process_share_percent / 100;
+  const uint64_t scenarios = config.until_told ? 0 : config.connections * config.process_share_percent / 100;
+  const uint64_t connections = config.until_told ? UINT64_MAX : config.connections - scenarios;
   const uint32_t at_once = std::max(1u, config.at_once / (clients * threads));
+  finish_flag = &ledger->finish;
+  if (config.until_told) signal(SIGTERM, on_terminate);
 
   std::vector<Child> accepting, connecting;
+  if (config.live > 0) {
+    accepting.push_back(Child::fork([&] { return run_live_server(threads, config, *ledger); }));
+    connecting.push_back(Child::fork([&] { return run_live_client(threads, config, *ledger); }));
+  }
   for (uint32_t i = 0; i < servers; ++i)
     accepting.push_back(Child::fork([&] { return run_server(i, threads, config, *ledger); }));
   for (uint32_t i = 0; i < clients; ++i) {
     const uint64_t seed = config.seed * 1000003 + i * 1000;
-    connecting.push_back(Child::fork(
-        [&] { return run_client(config.connections - scenarios, servers, threads, at_once, seed, config, *ledger); }));
+    connecting.push_back(
+        Child::fork([&] { return run_client(connections, servers, threads, at_once, seed, config, *ledger); }));
   }
-  for (uint32_t i = 0; i < clients; ++i) {
+  for (uint32_t i = 0; i < clients && scenarios > 0; ++i) {
     connecting.push_back(Child::fork([&] {
       return run_scenarios(scenarios / clients + (i < scenarios % clients), config.seed * 31337 + i, config, *ledger);
     }));
@@ -312,9 +371,12 @@ TrafficReport run_traffic(const TrafficConfig& config) {
   // Every wait inside has its own limit; this one is for a process that died.
   const auto limit = std::chrono::hours(1);
   bool all_ended_well = true;
-  for (Child& child : connecting) all_ended_well &= child.wait(limit) == 0;
-  ledger->stop.store(true);
-  for (Child& child : accepting) all_ended_well &= child.wait(limit) == 0;
+  {
+    const ProgressTeller teller(config, *ledger);
+    for (Child& child : connecting) all_ended_well &= child.wait(limit) == 0;
+    ledger->stop.store(true);
+    for (Child& child : accepting) all_ended_well &= child.wait(limit) == 0;
+  }
 
   TrafficReport report = make_report(*ledger);
   if (!all_ended_well) {

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -12,8 +13,22 @@
 
 namespace shunt::test {
 
+struct TrafficProgress {
+  uint64_t connections = 0;  // begun so far, without live ones
+  uint64_t live_bytes = 0;   // received and checked on live connections
+  uint32_t live_open = 0;
+  uint16_t live_port = 0;  // where they are accepted
+  uint64_t errors = 0;
+  std::vector<uint64_t> live_received;  // by live connection
+};
+
 struct TrafficConfig {
-  uint64_t connections = 3000;
+  uint64_t connections = 3000;          // no limit if `until_told`
+  uint32_t connections_per_second = 0;  // 0: as fast as possible
+  uint32_t live = 0;                    // further connections, from the beginning to the end: live.hpp
+  uint64_t live_bytes_per_second = 0;   // of all live connections; 0: as fast as possible
+  bool until_told = false;              // until SIGTERM: no process scenarios then
+  std::function<void(const TrafficProgress&)> on_progress;  // ten times a second
   uint32_t at_once = 200;
   uint32_t threads = 8;
   uint32_t processes = 4;  // half of them connect, half accept; what forks and kills runs in others

@@ -13,9 +13,10 @@ namespace {
 
 using shunt::test::Fault;
 using shunt::test::TrafficConfig;
+using shunt::test::TrafficProgress;
 using shunt::test::TrafficReport;
 
-void print_json(const TrafficReport& report) {
+void print_json(const TrafficReport& report, int indent) {
   const nlohmann::json json = {{"connections", report.connections},
                                {"bytes", report.bytes},
                                {"errors", report.errors},
@@ -24,7 +25,20 @@ void print_json(const TrafficReport& report) {
                                {"messages", report.messages},
                                {"seconds", report.seconds},
                                {"early_wakeups", report.early_wakeups}};
-  fmt::print("{}\n", json.dump(2));
+  fmt::print("{}\n", json.dump(indent));
+}
+
+// One line, so that whoever follows the output can read it while it grows.
+void print_progress(const TrafficProgress& progress) {
+  const nlohmann::json json = {{"progress",
+                                {{"connections", progress.connections},
+                                 {"live_bytes", progress.live_bytes},
+                                 {"live_open", progress.live_open},
+                                 {"live_port", progress.live_port},
+                                 {"errors", progress.errors},
+                                 {"live_received", progress.live_received}}}};
+  fmt::print("{}\n", json.dump());
+  std::fflush(stdout);
 }
 
 void print_text(const TrafficReport& report) {
@@ -48,10 +62,16 @@ int main(int argc, char** argv) {
   TrafficConfig config;
   std::string output = "text", cgroup;
   int64_t stall_seconds = 20;
+  bool progress = false;
   app.add_option("--connections", config.connections, "how many in all")->capture_default_str();
   app.add_option("--at-once", config.at_once, "how many at the same time")->capture_default_str();
   app.add_option("--threads", config.threads)->capture_default_str();
   app.add_option("--processes", config.processes)->capture_default_str();
+  app.add_option("--per-second", config.connections_per_second, "at most so many new ones a second; 0: no limit");
+  app.add_option("--live", config.live, "further connections that live from the beginning to the end");
+  app.add_option("--live-rate", config.live_bytes_per_second, "bytes a second of all live ones; 0: no limit");
+  app.add_flag("--until-told", config.until_told, "go on until SIGTERM, whatever --connections says");
+  app.add_flag("--progress", progress, "with -o json: a line ten times a second, the report in the last one");
   app.add_option("--seed", config.seed)->capture_default_str();
   app.add_option("--stream-bytes-max", config.stream_bytes_max)->capture_default_str();
   app.add_option("--process-share", config.process_share_percent,
@@ -68,10 +88,11 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
 
   config.stall_limit = std::chrono::seconds(stall_seconds);
+  if (progress) config.on_progress = print_progress;
   signal(SIGPIPE, SIG_IGN);
   raise_descriptor_limit();
   if (!cgroup.empty()) shunt::test::require(shunt::test::write_text(cgroup + "/cgroup.procs", "0"), "enter " + cgroup);
   const TrafficReport report = shunt::test::run_traffic(config);
-  output == "json" ? print_json(report) : print_text(report);
+  output == "json" ? print_json(report, progress ? -1 : 2) : print_text(report);
   return report.errors == 0 ? 0 : 1;
 }
