@@ -16,6 +16,7 @@ AT_ONCE = 1000
 # A connection of the checker sends and expects in small pieces: at least so much of it must have taken the shortcut for the
 # checked bytes to say anything about it.
 REDIRECTED_SHARE_MIN = 0.25
+LIFE_MEGABYTES = 1000  # of checked traffic under each event
 
 
 def counter(status, name):
@@ -136,9 +137,27 @@ def call_matrix(context):
     yield from enrolment(context)
 
 
+def daemon_life(context):
+    """The daemon and the command line as a user has them, each event in the middle of checked traffic."""
+    megabytes = LIFE_MEGABYTES // 20 if context.quick else LIFE_MEGABYTES
+    outcomes = context.json(context.root / "tests/socket/daemon_life.py", "--build", str(context.build), "--megabytes",
+                            str(megabytes), "--rate", "60", "-o", "json", seconds=3600, statuses=(0, 1))
+    for outcome in outcomes:
+        if not outcome["ok"]:
+            yield Row(outcome["name"], "failed", "nothing lost, nothing left", False, detail=outcome["error"][:400])
+            continue
+        value = f"{outcome['bytes'] / 1e6:,.0f} MB, {outcome['errors']} errors"
+        yield Row(outcome["name"], value, f">= {megabytes:,} MB, 0 errors",
+                  outcome["bytes"] >= megabytes * 1e6 and outcome["errors"] == 0,
+                  detail=f"{outcome['connections']} connections, event at {outcome['event_begin']:.0%} to"
+                         f" {outcome['event_end']:.0%} of the bytes; pairs made: {outcome['pairs_during']} during,"
+                         f" {outcome['pairs_after']} after; nothing left")
+
+
 def life_cycle(context):
+    yield from daemon_life(context)
     yield from tests(("tests/socket/test_lifecycle", "*"), ("tests/socket/test_nginx", "*"))(context)
-    yield context.parts("package", "--test")
+    yield context.parts("package", "--test", "--megabytes", str(100 if context.quick else LIFE_MEGABYTES))
 
 
 def parsers_and_sanitizers(context):

@@ -131,20 +131,35 @@ class Lab:
             process.kill()
             process.wait()
 
-    def shunt(self, *arguments):
-        result = subprocess.run([self.build / "control/shunt", "-c", self.folder / "shunt.yaml", *arguments], text=True,
+    def shunt(self, *arguments, program="control/shunt"):
+        """(exit status, what it printed)"""
+        result = subprocess.run([self.build / program, "-c", self.folder / "shunt.yaml", *arguments], text=True,
                                 capture_output=True)
         return result.returncode, result.stdout + result.stderr
 
-    def start_daemon(self, more=""):
-        """shuntd for the cgroup `with_shunt`; `more` is added to its configuration."""
+    def configure(self, more=""):
+        """The daemon's configuration: the cgroup `with_shunt`, and `more`."""
         cgroup = "/" + str(self.with_shunt.relative_to(cgroup_mount()))
         (self.folder / "shunt.yaml").write_text(CONFIG.format(folder=self.folder, cgroup=cgroup) + more)
+
+    def run_daemon(self, program="control/shuntd", cgroup=None):
+        """shuntd on the configuration that is there; returns when it answers."""
         log = self.folder / "shuntd.log"
         # What is pinned goes with the private bpffs; the sockets are brought back to TCP before that.
         self.stack.callback(self.shunt, "cleanup")
-        daemon = self.serve([self.build / "control/shuntd", "-c", self.folder / "shunt.yaml"], log=log)
-        self.wait_for(lambda: self.shunt("status")[0] == 0, daemon, log, "shuntd")
+        daemon = self.serve([self.build / program, "-c", self.folder / "shunt.yaml"], log=log, cgroup=cgroup)
+        # With the daemon dead, the command line would answer from the pins.
+        self.wait_for(lambda: self.status_source() == "daemon", daemon, log, "shuntd")
+        return daemon
+
+    def start_daemon(self, more=""):
+        self.configure(more)
+        return self.run_daemon()
+
+    def status_source(self):
+        with contextlib.suppress(LabError):
+            return self.status().get("source")
+        return None
 
     @staticmethod
     def wait_for(ready, process, log, what):

@@ -1,0 +1,498 @@
+#!/usr/bin/env python3
+"""shuntd comes and goes in the middle of checked traffic: nothing lost, nothing broken, nothing left (root)
+
+usage: daemon_life.py [--build DIR] [--megabytes N] [--rate N] [--connections N] [-o tap|json] [--list] [SCENARIO...]
+
+Each scenario has a daemon and a shunt-traffic of its own: connections that live from the beginning to the end, every byte
+checked, and new ones all the time. The event happens when every live connection has sent over the shortcut and a part of the
+bytes has moved; the traffic goes on until at least N megabytes have moved and a part of them after the event.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools/lib"))
+sys.dont_write_bytecode = True
+
+from lab import Lab, LabError  # noqa: E402
+
+RECEIVERS = "receivers: {add: [shunt-traffic]}\nprofile: {enabled: false}\n"
+CHANGED = "spill: {bytes: 64KiB, messages: 64}\nfirewall: {interval: 200ms}\n"
+BROKEN = "spill: {bytes: many}\n"
+SHARE_MIN = 0.10  # of the bytes, before the event and after it
+NEW_PER_SECOND = 150
+NEW_PAIRS_MIN = 20
+PATIENCE_S = 120
+BPFFS_OWN = {"maps.debug", "progs.debug"}  # every bpffs has them
+OK, USAGE, SOCKETS_KEPT = 0, 2, 3  # exit codes of shunt(1)
+SCENARIOS = {}
+
+
+class Broken(Exception):
+    """What was promised does not hold."""
+
+
+def expect(holds, what):
+    if not holds:
+        raise Broken(what)
+
+
+def eventually(condition, what, seconds=PATIENCE_S):
+    end = time.monotonic() + seconds
+    while not condition():
+        expect(time.monotonic() < end, f"not within {seconds} s: {what() if callable(what) else what}")
+        time.sleep(0.05)
+
+
+class Traffic:
+    """shunt-traffic, followed while it runs."""
+
+    def __init__(self, lab, connections, rate):
+        self.progress, self.report, self.noise = {}, None, []
+        command = [lab.build / "tests/socket/shunt-traffic", "--live", connections, "--live-rate", rate, "--until-told",
+                   "--per-second", NEW_PER_SECOND, "--at-once", 40, "--stall-seconds", 30, "--progress", "-o", "json"]
+        self.process = lab.start(command, cgroup=lab.with_shunt)
+        lab.stack.callback(lab.stop, self.process)
+        self.reader = threading.Thread(target=self.follow, daemon=True)
+        self.reader.start()
+
+    def follow(self):
+        for line in self.process.stdout:
+            try:
+                document = json.loads(line)
+            except ValueError:
+                self.noise.append(line.decode(errors="replace"))
+                continue
+            if "progress" in document:
+                self.progress = document["progress"]
+            else:
+                self.report = document
+
+    def look(self):
+        """The progress; an error of the traffic ends the scenario at once."""
+        expect(self.process.poll() is None, f"the traffic ended: {self.report} {''.join(self.noise[-5:])}")
+        if self.progress.get("errors"):
+            raise Broken(self.finish())
+        return self.progress
+
+    def bytes(self):
+        return self.look().get("live_bytes", 0)
+
+    def finish(self):
+        """Ends the traffic; the first errors, or nothing."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(PATIENCE_S)
+        self.reader.join(10)
+        if self.report is None:
+            return f"no report: {''.join(self.noise[-5:])}"
+        if self.report["errors"] or self.process.returncode != 0:
+            return f"{self.report['errors']} errors, {self.report['stalled']} stalled: {'; '.join(self.report['messages'][:4])}"
+        return ""
+
+
+class Run:
+    """One scenario under way."""
+
+    def __init__(self, lab, options):
+        self.lab = lab
+        self.options = options
+        self.shunt_program = "control/shunt"
+        self.daemon = None
+        self.kernel_ids = {"prog": set(), "map": set(), "link": set()}
+
+    # ---- the daemon ----
+
+    def start(self, version=""):
+        self.shunt_program = f"control/shunt{version}"
+        self.daemon = self.lab.run_daemon(f"control/shuntd{version}", cgroup=self.lab.without)
+        self.note_kernel_ids()
+
+    def note_kernel_ids(self):
+        """All that the daemon holds of the kernel's, to look for it in the end."""
+        for info in pathlib.Path(f"/proc/{self.daemon.pid}/fdinfo").iterdir():
+            with contextlib.suppress(OSError):
+                for kind, number in re.findall(r"^(prog|map|link)_id:\s*(\d+)", info.read_text(), re.M):
+                    self.kernel_ids[kind].add(int(number))
+        pins = self.lab.folder / "bpffs/shunt"
+        for pin in [*pins.glob("links/*"), *pins.glob("gen-*/guard-*")]:
+            shown = self.bpftool("link", "show", "pinned", pin)
+            self.kernel_ids["link"].add(shown["id"])
+            self.kernel_ids["prog"].add(shown["prog_id"])
+
+    def held_enough(self):
+        expect(len(self.kernel_ids["prog"]) >= 5 and len(self.kernel_ids["map"]) >= 10 and self.kernel_ids["link"],
+               f"the daemon holds too little of the kernel's to be true: {self.kernel_ids}")
+
+    @staticmethod
+    def bpftool(*arguments):
+        result = subprocess.run(["bpftool", "-j", *map(str, arguments)], text=True, capture_output=True)
+        expect(result.returncode == 0, f"bpftool {' '.join(map(str, arguments))}: {result.stdout}{result.stderr}")
+        return json.loads(result.stdout.strip() or "[]")
+
+    def end_daemon(self, number):
+        self.daemon.send_signal(number)
+        status = self.daemon.wait(60)
+        expect(status == (-signal.SIGKILL if number == signal.SIGKILL else 0), f"shuntd ended with {status}")
+
+    def kill(self):
+        self.end_daemon(signal.SIGKILL)
+
+    def stop(self):
+        self.end_daemon(signal.SIGTERM)
+
+    def shunt(self, *arguments, status=OK):
+        code, text = self.lab.shunt(*arguments, program=self.shunt_program)
+        expect(code == status, f"shunt {' '.join(arguments)} ended with {code}, not {status}: {text[-600:]}")
+        return text
+
+    def document(self, command):
+        """What may follow on standard error, such as a warning about a broken configuration, is not looked at."""
+        return json.JSONDecoder().raw_decode(self.shunt("-o", "json", command))[0]
+
+    def status(self):
+        return self.document("status")
+
+    def rows(self):
+        return self.document("list")["sockets"]
+
+    def live_rows(self):
+        port = f":{self.traffic.look()['live_port']}"
+        return {row["cookie"]: row for row in self.rows() if row["local"].endswith(port) or row["remote"].endswith(port)}
+
+    def pairs_made(self):
+        return self.status()["counters"]["pairs_made"]
+
+    # ---- what must hold ----
+
+    def wait_for_traffic(self, megabytes=2):
+        """So much more moves, and something on every live connection."""
+        before = self.traffic.look()
+
+        def moved():
+            now = self.traffic.look()
+            return (now["live_bytes"] >= before["live_bytes"] + megabytes * 10**6
+                    and all(new > old for new, old in zip(now["live_received"], before["live_received"])))
+        eventually(moved, "every live connection moves on")
+
+    def all_live_redirect(self):
+        """Both directions of every live connection have sent more over the shortcut than at the last call."""
+        known = getattr(self, "redirected", {})
+
+        def missing():
+            rows = self.live_rows()
+            done = [row for row in rows.values() if row["in_map"] and row["redirected_bytes"] > known.get(row["cookie"], 0)]
+            return 2 * self.options.connections - len(done)
+        eventually(lambda: missing() == 0, lambda: f"{missing()} ends of live connections send nothing over the shortcut")
+        self.redirected = {cookie: row["redirected_bytes"] for cookie, row in self.live_rows().items()}
+
+    def new_pairs(self, since):
+        """Connections made from now on are paired, and send over the shortcut; how many were made."""
+        old = {row["cookie"] for row in self.rows()}
+        fast = set()
+
+        def enough():
+            fast.update(row["cookie"] for row in self.rows() if row["cookie"] not in old and row["redirected_bytes"])
+            return self.pairs_made() - since >= NEW_PAIRS_MIN and len(fast) >= NEW_PAIRS_MIN // 4
+        eventually(enough, lambda: f"new connections are accelerated: {self.pairs_made() - since} pairs, {len(fast)} seen fast; "
+                                   f"{self.status()}")
+        return self.pairs_made() - since
+
+    def nothing_attached(self):
+        for cgroup in (self.lab.with_shunt, self.lab.without):
+            shown = self.bpftool("cgroup", "show", cgroup)
+            expect(not shown, f"attached to {cgroup.name}: {shown}")
+
+    def nothing_pinned(self):
+        names = {path.name for path in (self.lab.folder / "bpffs").iterdir()} - BPFFS_OWN
+        expect(not names, f"pinned: {names}")
+
+    def files(self):
+        return {path.name for path in self.lab.folder.iterdir()}
+
+    def nothing_left(self):
+        self.nothing_pinned()
+        self.nothing_attached()
+        for kind, numbers in self.kernel_ids.items():
+            def left():
+                return [(entry["id"], entry.get("name")) for entry in self.bpftool(kind, "list") if entry["id"] in numbers]  # noqa: B023
+            eventually(lambda: not left(), lambda: f"left in the kernel: {kind} {left()}", 30)  # noqa: B023
+        for cgroup in (self.lab.with_shunt, self.lab.without):
+            eventually(lambda: not (cgroup / "cgroup.procs").read_text(), f"no process in {cgroup.name}", 10)  # noqa: B023
+            below = [path.name for path in cgroup.iterdir() if path.is_dir()]
+            expect(not below, f"cgroups left: {below}")
+        more = self.files() - {"bpffs", "shunt.yaml", "shuntd.log"}
+        expect(not more, f"files left: {more}")
+
+    # ---- the frame of every scenario ----
+
+    def until_moved(self, share):
+        eventually(lambda: self.traffic.bytes() >= share * self.options.megabytes * 10**6, f"{share:.0%} of the bytes")
+
+    def go(self, scenario):
+        began = time.monotonic()
+        self.lab.configure(RECEIVERS)
+        self.start(scenario.first)
+        starting = time.monotonic() - began
+        self.traffic = Traffic(self.lab, self.options.connections, self.options.rate * 10**6)
+        eventually(lambda: self.traffic.look().get("live_open") == self.options.connections, "all live connections are there")
+        loaded = time.monotonic()
+        self.all_live_redirect()
+        self.until_moved(0.25)
+        # What comes before the event must be a fair part of the whole on a slow machine, too.
+        time.sleep(max(0, scenario.starts * starting - (time.monotonic() - loaded)))
+        self.note_kernel_ids()
+        self.held_enough()
+        pairs, first = self.pairs_made(), self.traffic.bytes()
+        scenario.event(self)
+        last = self.traffic.bytes()
+        pairs_during = self.pairs_made() - pairs if scenario.goes_on else 0
+        expect(pairs_during > 0 or not scenario.goes_on, "no pair was made during the event")
+        if scenario.goes_on:
+            self.all_live_redirect()
+        pairs_after = self.new_pairs(self.pairs_made())
+        if self.daemon.poll() is None:
+            self.note_kernel_ids()
+        self.wait_for_traffic()
+        self.until_moved(1)
+        eventually(lambda: self.traffic.bytes() * (1 - SHARE_MIN) >= last, "bytes after the event")
+        middle_of = self.traffic.bytes()  # the end of it is an event, too
+        self.tear_down()
+        text = self.traffic.finish()
+        expect(not text, text)
+        total, report = self.traffic.progress["live_bytes"], self.traffic.report
+        expect(report["kinds"]["live"] == self.options.connections, f"{report['kinds']['live']} live connections ended well")
+        expect(first / middle_of >= SHARE_MIN, f"the event was not in the middle: it began at {first:,} of {middle_of:,} bytes")
+        self.nothing_left()
+        return {"bytes": total, "connections": self.options.connections, "errors": report["errors"], "stalled": report["stalled"],
+                "event_begin": round(first / middle_of, 3), "event_end": round(last / middle_of, 3), "pairs_during": pairs_during,
+                "pairs_after": pairs_after, "new_connections": report["connections"] - self.options.connections,
+                "seconds": round(time.monotonic() - began, 1)}
+
+    def tear_down(self):
+        """As an operator ends it for good, with the traffic going on."""
+        if self.daemon.poll() is None:
+            self.stop()
+        self.shunt("cleanup", "--timeout", "60s")
+        self.nothing_pinned()
+        self.nothing_attached()
+        self.wait_for_traffic(1)
+
+
+class Scenario:
+    """`first`: the version that runs before the event; `goes_on`: the acceleration is never interrupted; `starts`: the event lasts
+    about as long as so many starts of the daemon."""
+
+    def __init__(self, event, first="", goes_on=True, starts=1):
+        self.event, self.first, self.goes_on, self.starts = event, first, goes_on, starts
+
+
+def scenario(name, **options):
+    def add(event):
+        SCENARIOS[name] = Scenario(event, **options)
+        return event
+    return add
+
+
+@scenario("kill -9")
+def kill(run):
+    run.kill()
+    run.wait_for_traffic()
+    expect(run.status()["source"] == "pins", "somebody answers for a dead daemon")
+
+
+@scenario("restart")
+def restart(run):
+    run.stop()
+    run.start()
+    expect(run.status()["generation"] == 1, "the same layout is adopted")
+
+
+@scenario("kill -9 and start")
+def kill_and_start(run):
+    run.kill()
+    run.start()
+    expect(run.status()["generation"] == 1, "the same layout is adopted")
+
+
+@scenario("kill -9 in the middle of starts", starts=3)
+def kill_in_starts(run):
+    run.stop()
+    for version in ("", "-next"):
+        for tenths in (6, 14, 18):
+            daemon = run.lab.start([run.lab.build / f"control/shuntd{version}", "-c", run.lab.folder / "shunt.yaml"],
+                                   cgroup=run.lab.without, log=run.lab.folder / "shuntd.log")
+            time.sleep(tenths / 10)
+            daemon.kill()
+            daemon.wait()
+            run.status()
+    run.start()
+
+
+def change_version(run, version, end):
+    before = run.status()["generation"]
+    old = {cookie: row["generation"] for cookie, row in run.live_rows().items()}
+    end()
+    run.start(version)
+    after = run.status()
+    expect(after["generation"] == before + 1, f"the layout changes, the generation is {after['generation']} after {before}")
+    expect(set(old.values()) <= set(after["generations"]), f"the generation of live sockets is gone: {after['generations']}")
+    now = {cookie: row["generation"] for cookie, row in run.live_rows().items()}
+    expect(now == old, f"the other version lists {len(now)} live sockets, not {len(old)}, or of other generations")
+    run.wait_for_traffic()
+    eventually(lambda: any(row["generation"] == after["generation"] and row["redirected_bytes"] for row in run.rows()),
+               "a new connection of the new generation sends over the shortcut")
+
+
+@scenario("upgrade")
+def upgrade(run):
+    change_version(run, "-next", run.stop)
+
+
+@scenario("downgrade", first="-next")
+def downgrade(run):
+    change_version(run, "", run.stop)
+
+
+@scenario("kill -9, upgrade, kill -9, downgrade", starts=2)
+def there_and_back(run):
+    change_version(run, "-next", run.kill)
+    change_version(run, "", run.kill)
+
+
+@scenario("off and on", goes_on=False)
+def off_and_on(run):
+    run.shunt("off", "--timeout", "60s")
+    expect(not [row for row in run.rows() if row["in_map"]], "a socket is in the map after 'shunt off'")
+    run.nothing_attached()
+    run.wait_for_traffic()
+    pairs = run.pairs_made()
+    run.wait_for_traffic(1)
+    expect(run.pairs_made() == pairs, "a pair was made while shunt was off")
+    run.shunt("on")
+
+
+@scenario("reload, changed and broken")
+def reload(run):
+    run.lab.configure(RECEIVERS + CHANGED)
+    run.shunt("reload")
+    run.wait_for_traffic()
+    run.lab.configure(RECEIVERS + BROKEN)
+    text = run.shunt("reload", status=USAGE)
+    expect("shunt.yaml:" in text and "bytes" in text, f"the message names no place: {text}")
+    run.wait_for_traffic()
+    run.all_live_redirect()
+    expect(run.status()["daemon"]["config_error"], "status hides that the reload failed")
+    run.lab.configure(RECEIVERS)
+    run.shunt("reload")
+    expect(not run.status()["daemon"]["config_error"], "status still shows the error of before")
+
+
+@scenario("cleanup with the daemon dead, and start", goes_on=False)
+def cleanup(run):
+    run.kill()
+    run.shunt("cleanup", "--timeout", "60s")
+    run.nothing_pinned()
+    run.nothing_attached()
+    run.wait_for_traffic()
+    run.start()
+
+
+@scenario("off with the daemon dead, start, on", goes_on=False)
+def off_without_daemon(run):
+    run.kill()
+    run.shunt("off", "--timeout", "60s")
+    run.nothing_attached()
+    run.start()
+    run.nothing_attached()
+    run.wait_for_traffic(1)
+    run.shunt("on")
+
+
+def run_one(name, options):
+    """A scenario in a process of its own, as private mounts and cgroups are the process's; its outcome as a document."""
+    try:
+        with Lab(options.build, "life") as lab:
+            run = Run(lab, options)
+            try:
+                return {"name": name, "ok": True, **run.go(SCENARIOS[name])}
+            except (Broken, LabError, subprocess.SubprocessError) as error:
+                log = lab.folder / "shuntd.log"
+                return {"name": name, "ok": False, "error": str(error), "log": log.read_text()[-1500:] if log.is_file() else ""}
+    except Exception as error:  # noqa: BLE001  # whatever went wrong with one scenario, the others still run
+        return {"name": name, "ok": False, "error": f"{type(error).__name__}: {error}", "log": ""}
+
+
+def in_child(name, options):
+    command = [sys.executable, __file__, "--one", name, "--build", options.build, "--megabytes", str(options.megabytes),
+               "--rate", str(options.rate), "--connections", str(options.connections)]
+    result = subprocess.run([str(part) for part in command], text=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    try:
+        return json.loads(result.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        return {"name": name, "ok": False, "error": f"ended with {result.returncode}: {result.stdout[-500:]}", "log": ""}
+
+
+def print_tap(number, outcome):
+    if outcome["ok"]:
+        print(f"ok {number} - {outcome['name']}: {outcome['bytes'] / 1e6:,.0f} MB on {outcome['connections']} connections, event at"
+              f" {outcome['event_begin']:.0%} to {outcome['event_end']:.0%}, {outcome['errors']} errors; pairs"
+              f" {outcome['pairs_during']} during, {outcome['pairs_after']} after; {outcome['new_connections']} more connections;"
+              f" {outcome['seconds']} s", flush=True)
+        return
+    print(f"not ok {number} - {outcome['name']}")
+    for line in (outcome["error"] + "\n" + outcome["log"]).splitlines():
+        print(f"# {line}")
+    sys.stdout.flush()
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
+    parser.add_argument("--megabytes", type=float, default=10, help="at least, on live connections, in each scenario")
+    parser.add_argument("--rate", type=int, default=10, help="megabytes a second of all live connections")
+    parser.add_argument("--connections", type=int, default=100, help="live ones")
+    parser.add_argument("-o", "--output", choices=("tap", "json"), default="tap")
+    parser.add_argument("--list", action="store_true", help="print the scenarios")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO")
+    options = parser.parse_args()
+    unknown = set(options.scenarios) - set(SCENARIOS)
+    if unknown:
+        parser.error(f"unknown scenario {', '.join(sorted(unknown))}")
+    return options
+
+
+def main():
+    options = parse()
+    if options.list:
+        print("\n".join(SCENARIOS))
+        return 0
+    if options.one:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        print(json.dumps(run_one(options.one, options)))
+        return 0
+    names = options.scenarios or list(SCENARIOS)
+    outcomes = []
+    if options.output == "tap":
+        print(f"1..{len(names)}", flush=True)
+    for number, name in enumerate(names, start=1):
+        outcomes.append(in_child(name, options))
+        if options.output == "tap":
+            print_tap(number, outcomes[-1])
+    if options.output == "json":
+        print(json.dumps(outcomes, indent=2))
+    return 0 if all(outcome["ok"] for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
