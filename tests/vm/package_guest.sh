@@ -2,6 +2,9 @@
 # Runs in the guest, as a unit of its systemd: the life of the package. Ends with the counts that tools/dev test sums up.
 passed=0
 failed=0
+# Bytes of checked traffic under each event, and how many a second at most: the rest of the machine wants to run, too.
+total=$(($(cat /root/megabytes) * 1000000))
+rate=$((total / 20 > 4000000 ? total / 20 : 4000000))
 
 check() { # DESCRIPTION COMMAND...
   description=$1
@@ -29,6 +32,80 @@ traffic_was_whole() {
   grep -q 'requests in' /tmp/wrk && ! grep -qE 'Socket errors|Non-2xx' /tmp/wrk
 }
 
+# What has moved on the live connections of shunt-traffic, in bytes.
+moved() { tail -n 2 /tmp/live 2> /dev/null | grep -o '"live_bytes":[0-9]*' | tail -n 1 | cut -d: -f2 | grep . || echo 0; }
+
+wait_until_moved() { # BYTES
+  while [ "$(moved)" -lt "$1" ]; do
+    kill -0 "$live_pid" || return 1
+    sleep 0.3
+  done
+}
+
+# Checked traffic on live connections and new ones in the background, until a quarter of the bytes has moved.
+live_traffic() {
+  rm -f /tmp/live
+  /root/shunt-traffic --live 100 --live-rate "$rate" --until-told --per-second 10 --at-once 8 --threads 4 --processes 2 \
+    --stall-seconds 60 --progress -o json > /tmp/live 2>&1 &
+  live_pid=$!
+  wait_until_moved $((total / 4))
+}
+
+live_connections_are_fast() {
+  shunt list -o json --program shunt-traffic > /tmp/live_list
+  fast=$(grep -c '"redirected_bytes": [1-9]' /tmp/live_list)
+  echo "$fast ends of connections have sent over the shortcut"
+  [ "$fast" -ge 190 ] || { head -n 60 /tmp/live_list; shunt status; return 1; }
+}
+
+# Nothing lost, and the events between `first` and `last` in the middle of it.
+live_traffic_was_whole() {
+  wait_until_moved "$total" && wait_until_moved $((last / 9 * 10 + 1000000)) || { tail -n 3 /tmp/live; return 1; }
+  kill -TERM "$live_pid"
+  wait "$live_pid"
+  ended=$?
+  all=$(moved_in_all)
+  tail -n 1 /tmp/live
+  echo "event from $first to $last of $all bytes"
+  [ "$ended" = 0 ] && tail -n 1 /tmp/live | grep '"errors":0' | grep -q '"live":100' && [ $((first * 10)) -ge "$all" ] &&
+    [ $((last * 10)) -le $((all * 9)) ]
+}
+
+moved_in_all() { grep -o '"live_bytes":[0-9]*' /tmp/live | tail -n 1 | cut -d: -f2; }
+
+pairs_made() { shunt status -o json | grep -o '"pairs_made": [0-9]*' | grep -o '[0-9]*$'; }
+pairs_are_made() {
+  before=$(pairs_made)
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    sleep 1
+    [ "$(pairs_made)" -gt "$before" ] && return
+  done
+  shunt status
+  return 1
+}
+
+as_nobody() { runuser -u nobody -- "$@"; }
+refused_to_nobody() { as_nobody "$@"; [ $? = 6 ]; }
+is_hardened() {
+  systemd-analyze security --no-pager shuntd > /tmp/security
+  tail -n 2 /tmp/security
+  level=$(grep -o 'shuntd.service: [0-9]*' /tmp/security | grep -o '[0-9]*$')
+  [ -n "$level" ] && [ "$level" -lt 6 ]
+}
+reloads() {
+  echo 'spill: {messages: 400}' > /etc/shunt/conf.d/reload.yaml
+  systemctl reload shuntd && [ -z "$(config_error)" ]
+}
+config_error() { shunt status -o json | sed -n 's/.*"config_error": "\(.*\)",*/\1/p'; }
+broken_reload_fails() {
+  echo 'spill: {messages: many}' > /etc/shunt/conf.d/reload.yaml
+  ! systemctl reload shuntd && [ -n "$(config_error)" ] && active shuntd
+  failed_as_wanted=$?
+  rm /etc/shunt/conf.d/reload.yaml
+  systemctl reload shuntd
+  return $failed_as_wanted
+}
+
 active() { systemctl is-active --quiet "$1"; }
 # Looks first and explains afterwards: under emulation each command takes a second, and the traffic ends.
 has_pairs() { shunt list -o json > /tmp/pairs; grep -q '"fast' /tmp/pairs || { cat /tmp/pairs; shunt status; shunt why :80; return 1; }; }
@@ -40,23 +117,48 @@ no_configuration() { ! ls -d /etc/shunt 2> /dev/null; }
 
 echo "shunt-guest: start"
 check "nginx runs" systemctl start nginx
+mkdir -p /etc/shunt/conf.d
+echo 'receivers: {add: [shunt-traffic]}' > /etc/shunt/conf.d/test.yaml
 check "the package installs" dpkg -i /root/shunt.deb
 check "the daemon runs" active shuntd
 systemctl status shuntd --no-pager -l | head -n 30
 check "shunt status" shunt status
 check "shunt check" shunt check
+check "the unit is hardened" is_hardened
+tail -n 1 /tmp/security
+check "others than root get answers" as_nobody shunt status
+check "a list, too" as_nobody shunt list
+for command in off on reload cleanup; do
+  check "others than root may not: $command" refused_to_nobody shunt $command
+done
+check "systemctl reload" reloads
+check "systemctl reload of a broken configuration fails, and the old one stays" broken_reload_fails
 traffic 10
 check "nginx's connections are accelerated" has_pairs
 check "traffic is whole" traffic_was_whole
+check "checked traffic runs" live_traffic
+check "its connections are accelerated" live_connections_are_fast
 traffic 12
+first=$(moved)
 check "the daemon restarts under traffic" systemctl restart shuntd
 check "and runs" active shuntd
 check "the package is installed anew under traffic" dpkg -i /root/shunt.deb
 check "and the daemon runs" active shuntd
-check "traffic was whole through restart and installation" traffic_was_whole
+last=$(moved)
+check "new connections are accelerated" pairs_are_made
+check "requests were answered through restart and installation" traffic_was_whole
+check "checked traffic was whole through restart and installation" live_traffic_was_whole
+tail -n 3 /tmp/out | cut -c 1-300
+check "checked traffic runs again" live_traffic
+check "its connections are accelerated" live_connections_are_fast
 traffic 12
+first=$(moved)
+rm /etc/shunt/conf.d/test.yaml # the folder is the package's to remove
 check "the package is removed under traffic" dpkg -r shunt
-check "traffic was whole through the removal" traffic_was_whole
+last=$(moved)
+check "requests were answered through the removal" traffic_was_whole
+check "checked traffic was whole through the removal" live_traffic_was_whole
+tail -n 3 /tmp/out | cut -c 1-300
 check "no process is left" nothing_runs
 check "no pin is left" nothing_pinned
 check "no program is left" nothing_loaded
@@ -64,5 +166,6 @@ check "no file is left" no_files
 check "the package is purged" dpkg -P shunt
 check "no configuration is left" no_configuration
 [ "$failed" = 0 ] || journalctl -u shuntd --no-pager -p warning -n 20
+echo "the guest has been up for $(cut -d' ' -f1 /proc/uptime) s"
 echo "package: $passed passed, $failed failed"
 [ "$failed" = 0 ]

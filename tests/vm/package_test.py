@@ -2,9 +2,11 @@
 """Installs, runs and removes the Debian package under a booted systemd, in a guest.
 
 The disk is a minimal Debian made by debootstrap (kept in the cache), plus exactly the packages that the package depends on:
-were one missing, dpkg in the guest would refuse. package_guest.sh is what runs there.
+were one missing, dpkg in the guest would refuse. package_guest.sh is what runs there, with the traffic checker of the build
+folder beside it.
 """
 
+import argparse
 import os
 import pathlib
 import re
@@ -23,6 +25,7 @@ SUITE = "bookworm"
 # systemd to boot, traffic to accelerate, and what looks for leftovers.
 INCLUDE = ["systemd-sysv", "dbus", "nginx-light", "wrk", "curl", "bpftool", "procps"]
 IMAGE_BYTES = 2 << 30
+SECONDS_MAX = 400  # and one for each megabyte of traffic
 UNIT = """[Unit]
 Description=test of the package
 After=basic.target dbus.service
@@ -78,8 +81,20 @@ def install_dependencies(root, deb):
     print(f"package: depends on {len(names)} more packages than a minimal Debian has", flush=True)
 
 
-def prepare(root, deb):
+def take_program(root, program):
+    """A program of this machine, with those of its libraries that the guest's Debian does not have."""
+    shutil.copy(program, root / "root" / program.name)
+    for library in re.findall(r"(?:=> |^\s)(/\S+) \(0x", call("ldd", program), re.M):
+        target = root / library.lstrip("/")
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(library, target)
+
+
+def prepare(root, deb, traffic, megabytes):
     install_dependencies(root, deb)
+    take_program(root, traffic)
+    (root / "root/megabytes").write_text(f"{megabytes}\n")
     shutil.copy(HERE / "package_guest.sh", root / "root/package_guest.sh")
     shutil.copy(guest.first_process(), root / "root/init")
     (root / "etc/systemd/system/package-test.service").write_text(UNIT)
@@ -100,19 +115,27 @@ def make_image(root, image):
     call("mke2fs", "-q", "-t", "ext4", "-d", root, image)
 
 
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--traffic", type=pathlib.Path, required=True, help="the program shunt-traffic")
+    parser.add_argument("--megabytes", type=int, default=100, help="of checked traffic under each event")
+    parser.add_argument("deb", type=pathlib.Path, metavar="PACKAGE.deb")
+    return parser.parse_args()
+
+
 def main():
-    if len(sys.argv) != 2 or os.geteuid() != 0:
-        print("usage: package_test.py PACKAGE.deb (root)", file=sys.stderr)
+    arguments = parse()
+    if os.geteuid() != 0:
+        print("package_test.py: needs root", file=sys.stderr)
         return 64
-    deb = pathlib.Path(sys.argv[1]).resolve()
     with tempfile.TemporaryDirectory(prefix="shunt-package-") as folder:
         root = pathlib.Path(folder) / "root"
         image = pathlib.Path(folder) / "disk"
         call("cp", "-a", base_system(), root)
-        prepare(root, deb)
+        prepare(root, arguments.deb.resolve(), arguments.traffic.resolve(), arguments.megabytes)
         make_image(root, image)
         print(f"package: booting systemd with the kernel {KERNEL}", flush=True)
-        status = guest.boot(KERNEL, image, memory="1500M", timeout=300)
+        status = guest.boot(KERNEL, image, memory="1500M", timeout=SECONDS_MAX + arguments.megabytes)
     if status in (guest.TIMED_OUT, guest.DIED):
         print("package: 0 passed, 1 failed")
     return status
