@@ -171,11 +171,17 @@ static __always_inline void on_listen(struct bpf_sock_ops *ops, struct sh_config
 }
 
 /* Puts the socket into the sockhash: the reason why not, or none. */
-static __always_inline __u32 sh_enter(struct bpf_sock_ops *ops, struct sh_sock *st)
+static __always_inline __u32 sh_enter(struct bpf_sock_ops *ops, struct tcp_sock *tp, struct sh_sock *st)
 {
+	struct sh_arrival arrival = {.end_seq = tp->rcv_nxt};
 	__u64 cookie = st->shared.cookie;
-	long err = bpf_sock_hash_update(ops, &sh_socks, &cookie, BPF_NOEXIST);
+	long err = bpf_map_update_elem(&sh_arrivals, &cookie, &arrival, BPF_ANY);
 
+	if (!err) {
+		err = bpf_sock_hash_update(ops, &sh_socks, &cookie, BPF_NOEXIST);
+		if (err)
+			bpf_map_delete_elem(&sh_arrivals, &cookie);
+	}
 	if (!err) {
 		st->flags |= SH_SOCK_IN_MAP;
 		sh_count(SH_C_ENROLLED, 1);
@@ -245,7 +251,7 @@ static __always_inline void on_active(struct bpf_sock_ops *ops, struct sh_config
 		sh_profile_no_peer(st->profile, reason);
 	}
 	if (!reason)
-		reason = sh_enter(ops, st);
+		reason = sh_enter(ops, tp, st);
 	st->reason = reason;
 	if (reason) {
 		sh_count_reason(reason);
@@ -320,7 +326,7 @@ static __always_inline __u32 sh_pair_passive(struct bpf_sock_ops *ops, struct sh
 	sh_fill_storage(st, ops, tp, &who);
 	sh_describe(st, tp);
 	st->profile = peer->profile;
-	reason = sh_enter(ops, st);
+	reason = sh_enter(ops, tp, st);
 	st->reason = reason;
 	if (reason)
 		return reason;
@@ -474,6 +480,7 @@ static __always_inline void on_close(struct bpf_sock_ops *ops, struct sh_config 
 	sh_tell(cfg, st, SH_EV_CLOSED, 0);
 	st->shared.cookie = 0; /* the peer sees that this end is gone */
 	st->flags &= ~(SH_SOCK_IN_MAP | SH_SOCK_LEFT);
+	bpf_map_delete_elem(&sh_arrivals, &cookie);
 	if (!st->peer_cookie)
 		bpf_map_delete_elem(&sh_answers, &cookie);
 }

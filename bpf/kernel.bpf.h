@@ -41,6 +41,11 @@ struct sk_psock___inq {
 	__u32 msg_tot_len;
 } __attribute__((preserve_access_index));
 
+struct mem_cgroup___v1 {
+	struct page_counter tcpmem;
+	bool tcpmem_active;
+} __attribute__((preserve_access_index));
+
 #define SK(tp) (&(tp)->inet_conn.icsk_inet.sk)
 #define SKC(tp) (&(tp)->inet_conn.icsk_inet.sk.__sk_common)
 

@@ -68,6 +68,7 @@ int sh_iter_leave(struct bpf_iter__tcp *ctx)
 	cookie = st->shared.cookie;
 	if (bpf_map_delete_elem(&sh_socks, &cookie))
 		return 0;
+	bpf_map_delete_elem(&sh_arrivals, &cookie);
 	st->flags = (st->flags & ~SH_SOCK_IN_MAP) | SH_SOCK_LEFT;
 	st->state = SH_STATE_STOPPED;
 	st->reason = SH_R_OFF;

@@ -39,6 +39,15 @@ struct {
 	__type(value, struct sh_sock);
 } sh_sockets SEC(".maps");
 
+/* How far TCP's stream towards an enrolled socket has come. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, SH_SOCKETS_MAX);
+	__type(key, __u64); /* socket cookie */
+	__type(value, struct sh_arrival);
+} sh_arrivals SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

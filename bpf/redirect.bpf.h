@@ -75,6 +75,16 @@ static __always_inline bool sh_latch(struct sh_config *cfg, struct tcp_sock *tp,
 	return psock && sh_psock_empty(psock);
 }
 
+/* What limits the memory of a socket in this cgroup: all memory; under cgroup v1 TCP's buffers alone. */
+static __always_inline struct page_counter *sh_memory_counter(struct mem_cgroup *memcg)
+{
+	struct mem_cgroup___v1 *v1 = (void *)memcg;
+
+	if (bpf_core_field_exists(v1->tcpmem) && BPF_CORE_READ(v1, tcpmem_active))
+		return (void *)memcg + bpf_core_field_offset(struct mem_cgroup___v1, tcpmem);
+	return (void *)memcg + bpf_core_field_offset(struct mem_cgroup, memory);
+}
+
 /* Would the kernel refuse to charge the reader? It would give the sender ENOMEM, which plain TCP does not. */
 static __always_inline bool sh_memory_short(struct tcp_sock *tp, struct sh_sock *st, __u32 size)
 {
@@ -91,7 +101,7 @@ static __always_inline bool sh_memory_short(struct tcp_sock *tp, struct sh_sock 
 	memcg = BPF_CORE_READ(peer, sk_memcg);
 	if (!memcg)
 		return false;
-	counter = (void *)memcg + bpf_core_field_offset(struct mem_cgroup, memory);
+	counter = sh_memory_counter(memcg);
 	for (int i = 0; i < SH_MEMORY_DEPTH && counter; i++) {
 		if (BPF_CORE_READ(counter, usage.counter) + SH_MEMORY_PAGES_MIN > (long)BPF_CORE_READ(counter, max))
 			return true;
@@ -173,11 +183,9 @@ static __always_inline __u32 sh_tcp_reason(struct sh_config *cfg, struct tcp_soc
 		return SH_R_STREAM;
 	if (cfg->firewall_jiffies && (__u32)bpf_jiffies64() - st->tcp_jiffies > cfg->firewall_jiffies)
 		return SH_R_FIREWALL;
-	if (st->state == SH_STATE_FAST && sh_take_grant(st, size))
-		return SH_R_NONE;
 	if (st->state != SH_STATE_FAST && !sh_latch(cfg, tp, st))
 		return SH_R_LATCH;
-	if (sh_reader_lags(cfg, st, size))
+	if ((st->state != SH_STATE_FAST || !sh_take_grant(st, size)) && sh_reader_lags(cfg, st, size))
 		return SH_R_BACKLOG;
 	if (cfg->memory_check && sh_memory_short(tp, st, size))
 		return SH_R_MEMORY;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The programs of the shortcut. See ARCHITECTURE.md for the way of a byte through them. */
+#include "arrival.bpf.h"
 #include "enrol.bpf.h"
 #include "list.bpf.h"
 #include "options.bpf.h"
@@ -70,7 +71,5 @@ int sh_msg_entry(struct sk_msg_md *msg)
 SEC("sk_msg")
 int sh_msg_judge(struct sk_msg_md *msg) { return sh_judge(msg); }
 
-/* Passes everything: with it attached, TCP bytes too are read through the psock's queue, so that one set of calls (FIONREAD,
- * blocking readers) sees both ways of delivery in order. */
 SEC("sk_skb/stream_verdict")
-int sh_pass(struct __sk_buff *skb) { return SK_PASS; }
+int sh_pass(struct __sk_buff *skb) { return sh_arrive(skb); }

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
+#include <mutex>
 #include <nlohmann/json.hpp>
 
 namespace shunt {
@@ -22,9 +23,21 @@ struct LogState {
   std::shared_ptr<spdlog::logger> logger;
 };
 
-LogState& log_state() {
-  static LogState state;
-  return state;
+// Set up anew while others write: each line is written with one whole state.
+struct SharedLogState {
+  std::mutex mutex;
+  LogState state;
+};
+
+SharedLogState& shared_log_state() {
+  static SharedLogState shared;
+  return shared;
+}
+
+LogState log_state() {
+  SharedLogState& shared = shared_log_state();
+  const std::lock_guard lock(shared.mutex);
+  return shared.state;
 }
 
 constexpr const char* kLevelNames[] = {"debug", "info", "warning", "error"};
@@ -76,7 +89,7 @@ std::shared_ptr<spdlog::logger> make_logger(bool journal) {
 }  // namespace
 
 void set_up_log(const LogSettings& settings) {
-  LogState& state = log_state();
+  LogState state;
   state.format = settings.format;
   state.journal =
       settings.target == LogTarget::journal || (settings.target == LogTarget::automatic && stderr_is_journal());
@@ -84,11 +97,17 @@ void set_up_log(const LogSettings& settings) {
   state.logger->set_pattern("%v");
   state.logger->set_level(kSpdlogLevels[static_cast<int>(settings.level)]);
   state.logger->flush_on(spdlog::level::debug);
+  SharedLogState& shared = shared_log_state();
+  const std::lock_guard lock(shared.mutex);
+  shared.state = std::move(state);
 }
 
 void log_line(LogLevel level, std::string_view message, LogFields fields) {
-  LogState& state = log_state();
-  if (!state.logger) set_up_log(LogSettings{});
+  LogState state = log_state();
+  if (!state.logger) {
+    set_up_log(LogSettings{});
+    state = log_state();
+  }
   const auto spdlog_level = kSpdlogLevels[static_cast<int>(level)];
   if (!state.logger->should_log(spdlog_level)) return;
   const std::string time = state.journal ? std::string() : utc_now();

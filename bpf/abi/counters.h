@@ -18,7 +18,8 @@
 	X(SPILLS, "spills", "transitions from the shortcut to TCP, of closed sockets")                    \
 	X(LATCHES, "latches", "transitions from TCP back to the shortcut, of closed sockets")             \
 	X(CLOSED, "sockets_closed", "enrolled sockets that closed")                                       \
-	X(EVENTS_LOST, "events_lost", "event records that did not fit into the ring")
+	X(EVENTS_LOST, "events_lost", "event records that did not fit into the ring") \
+	X(OVERLAPS, "overlaps_cut", "packets of which a part had arrived before, at enrolled sockets")
 
 enum sh_counter {
 #define SH_COUNTER_ENUM(id, name, help) SH_C_##id,

@@ -134,6 +134,12 @@ struct sh_sock {
 #endif
 };
 
+/* What the verdict knows of the stream that arrives at an enrolled socket. */
+struct sh_arrival {
+	sh_u32 end_seq; /* TCP's sequence number behind the last byte that was delivered */
+	sh_u32 broken;  /* 1: bytes that had arrived before could not be cut off; nothing more is delivered */
+};
+
 /* A program by the base name of its executable. */
 struct sh_program_key {
 	char name[SH_PROGRAM_NAME_BYTES];
@@ -349,6 +355,7 @@ SH_ASSERT_SIZE(sh_isn_key, 8);
 SH_ASSERT_SIZE(sh_end, 40);
 SH_ASSERT_SIZE(sh_row_tail, 24);
 SH_ASSERT_SIZE(sh_shared, 16);
+SH_ASSERT_SIZE(sh_arrival, 8);
 SH_ASSERT_SIZE(sh_process_key, 16);
 SH_ASSERT_SIZE(sh_listener_key, 32);
 SH_ASSERT_SIZE(sh_listener, 64);
