@@ -1,8 +1,8 @@
 #include <algorithm>
+#include <base/yaml_reader.hpp>
 #include <bit>
 #include <control/config.hpp>
 #include <control/values.hpp>
-#include <control/yaml_reader.hpp>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -13,10 +13,6 @@ namespace {
 
 using Node = YAML::Node;
 constexpr size_t kFileBytesMax = 1 << 20;
-
-Unexpected invalid(std::string message, std::string remedy) {
-  return unexpected(Error{EINVAL, std::move(message), std::move(remedy)});
-}
 
 auto number_between(uint64_t min, uint64_t max) {
   return [=](const std::string& text) { return parse_number(text, min, max); };
@@ -354,12 +350,6 @@ std::vector<std::string> drop_ins(const std::string& file, std::vector<ConfigPro
 }
 
 }  // namespace
-
-std::string ConfigProblem::to_string() const {
-  std::string text = file;
-  if (line > 0) text += ":" + std::to_string(line) + ":" + std::to_string(column);
-  return text + ": " + Error{0, message, remedy}.to_string();
-}
 
 Config default_config() { return parse_config({}).config; }
 

@@ -3,6 +3,7 @@
 // documents are errors: nothing is silently ignored.
 #pragma once
 
+#include <base/yaml_reader.hpp>
 #include <chrono>
 #include <sockops/engine.hpp>
 #include <sockops/settings.hpp>
@@ -39,15 +40,7 @@ struct Config {
   std::vector<std::string> files;  // that were read, in order
 };
 
-struct ConfigProblem {
-  std::string file;
-  int line = 0;  // from 1; 0: the whole file
-  int column = 0;
-  std::string message;
-  std::string remedy;
-
-  std::string to_string() const;  // "FILE:LINE:COLUMN: message (remedy)"
-};
+using ConfigProblem = Problem;
 
 struct ConfigOutcome {
   Config config;  // to be used only without problems
@@ -55,10 +48,7 @@ struct ConfigOutcome {
   bool ok() const { return problems.empty(); }
 };
 
-struct ConfigSource {
-  std::string name;
-  std::string text;
-};
+using ConfigSource = TextSource;
 
 // The shipped defaults: what an empty file means.
 Config default_config();

@@ -8,14 +8,9 @@
 #include <charconv>
 #include <control/values.hpp>
 #include <cstring>
-#include <numeric>
 
 namespace shunt {
 namespace {
-
-Unexpected invalid(std::string message, std::string remedy = {}) {
-  return unexpected(Error{EINVAL, std::move(message), std::move(remedy)});
-}
 
 struct Unit {
   std::string_view suffix;
@@ -39,16 +34,6 @@ std::optional<uint64_t> parse_scaled(std::string_view text, const std::array<Uni
 
 }  // namespace
 
-Result<uint64_t> parse_number(std::string_view text, uint64_t min, uint64_t max) {
-  constexpr std::array<Unit, 1> kUnits = {{{"", 1}}};
-  const auto number = parse_scaled(text, kUnits, max);
-  if (!number || *number < min) {
-    return invalid(in_quotes(text) + " is not a whole number from " + std::to_string(min) + " to " +
-                   std::to_string(max));
-  }
-  return *number;
-}
-
 Result<PortRange> parse_port_range(std::string_view text) {
   const size_t dash = text.find('-');
   const auto first = parse_number(text.substr(0, dash), 1, 65535);
@@ -58,37 +43,6 @@ Result<PortRange> parse_port_range(std::string_view text) {
     return invalid(in_quotes(text) + " is an empty range", "write the lower port first");
   }
   return PortRange{static_cast<uint16_t>(*first), static_cast<uint16_t>(*last)};
-}
-
-Result<Cidr> parse_cidr(std::string_view text) {
-  const size_t slash = text.find('/');
-  const auto addr = parse_address(text.substr(0, slash));
-  if (!addr) {
-    return invalid(in_quotes(text) + " is not an address or a network", "write 10.0.0.0/8, fd00::/8 or one address");
-  }
-  const bool is_v4 = text.substr(0, slash).find(':') == std::string_view::npos;
-  const unsigned width = is_v4 ? 32 : 128;
-  unsigned prefix = width;
-  if (slash != std::string_view::npos) {
-    const auto number = parse_number(text.substr(slash + 1), 0, width);
-    if (!number) {
-      return invalid(in_quotes(text) + " has no valid prefix length",
-                     "write a number from 0 to " + std::to_string(width));
-    }
-    prefix = static_cast<unsigned>(*number);
-  }
-  Cidr cidr;
-  cidr.prefix_bits = static_cast<uint8_t>(prefix + 128 - width);
-  Address network = *addr;
-  for (unsigned bit = cidr.prefix_bits; bit < 128; bit++) {
-    network[bit / 8] = static_cast<uint8_t>(network[bit / 8] & ~(0x80u >> (bit % 8)));
-  }
-  if (network != *addr) {
-    return invalid(in_quotes(text) + " has bits set after its prefix",
-                   "write " + format_address(network.data()) + "/" + std::to_string(prefix));
-  }
-  std::copy(addr->begin(), addr->end(), cidr.addr);
-  return cidr;
 }
 
 Result<uint32_t> parse_user(std::string_view text) {
@@ -154,30 +108,6 @@ Result<ListenAddress> parse_listen_address(std::string_view text) {
   std::copy(addr->begin(), addr->end(), listen.addr);
   listen.port = static_cast<uint16_t>(*port);
   return listen;
-}
-
-std::optional<std::string> nearest(std::string_view text, const std::vector<std::string>& candidates) {
-  constexpr size_t kTextMax = 64;
-  if (text.empty() || text.size() > kTextMax) return std::nullopt;
-  const std::string* best = nullptr;
-  size_t best_distance = std::max<size_t>(2, text.size() / 3) + 1;
-  for (const std::string& candidate : candidates) {
-    std::vector<size_t> row(candidate.size() + 1);
-    std::iota(row.begin(), row.end(), size_t{0});
-    for (size_t i = 1; i <= text.size(); i++) {
-      size_t diagonal = std::exchange(row[0], i);
-      for (size_t j = 1; j <= candidate.size(); j++) {
-        const size_t substituted = diagonal + (text[i - 1] == candidate[j - 1] ? 0 : 1);
-        diagonal = row[j];
-        row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
-      }
-    }
-    if (row.back() < best_distance && row.back() < candidate.size()) {
-      best_distance = row.back();
-      best = &candidate;
-    }
-  }
-  return best != nullptr ? std::optional(*best) : std::nullopt;
 }
 
 }  // namespace shunt

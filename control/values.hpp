@@ -2,6 +2,8 @@
 // with the text and what would be right; where the text stands is for the caller to add.
 #pragma once
 
+#include <base/nearest.hpp>
+#include <base/parse.hpp>
 #include <base/result.hpp>
 #include <chrono>
 #include <cstdint>
@@ -13,9 +15,7 @@
 
 namespace shunt {
 
-Result<uint64_t> parse_number(std::string_view text, uint64_t min, uint64_t max);
 Result<PortRange> parse_port_range(std::string_view text);          // "80", "8000-8100"
-Result<Cidr> parse_cidr(std::string_view text);                     // "10.0.0.0/8", "::1", "127.0.0.1"
 Result<uint32_t> parse_user(std::string_view text);                 // a uid or a user's name
 Result<uint64_t> parse_bytes(std::string_view text, uint64_t max);  // "4096", "256KiB", "1MiB"
 Result<std::chrono::milliseconds> parse_duration(std::string_view text,
@@ -28,8 +28,5 @@ struct ListenAddress {
   uint16_t port = 0;
 };
 Result<ListenAddress> parse_listen_address(std::string_view text);
-
-// The candidate nearest to `text` by edit distance, if near enough to have been meant.
-std::optional<std::string> nearest(std::string_view text, const std::vector<std::string>& candidates);
 
 }  // namespace shunt

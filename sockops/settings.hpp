@@ -1,6 +1,7 @@
 // What an operator can decide about the shortcut: filled from the configuration file, turned into maps by the engine.
 #pragma once
 
+#include <base/address.hpp>
 #include <chrono>
 #include <cstdint>
 #include <string>
@@ -11,11 +12,6 @@ namespace shunt {
 struct PortRange {
   uint16_t first = 0;  // host order, inclusive
   uint16_t last = 0;
-};
-
-struct Cidr {
-  uint8_t addr[16] = {};      // network order, IPv4 as v4-mapped IPv6
-  uint8_t prefix_bits = 128;  // of the 128-bit form: an IPv4 /24 is 120
 };
 
 // A program that may receive redirected bytes, by the base name of its executable.

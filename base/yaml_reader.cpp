@@ -1,9 +1,9 @@
 #include <yaml-cpp/eventhandler.h>
 
 #include <algorithm>
+#include <base/nearest.hpp>
 #include <base/printable.hpp>
-#include <control/values.hpp>
-#include <control/yaml_reader.hpp>
+#include <base/yaml_reader.hpp>
 #include <set>
 #include <sstream>
 
@@ -18,40 +18,71 @@ std::string joined(const std::vector<std::string>& names) {
   return text;
 }
 
-// Where the second document of a text begins. YAML::LoadAll() does not end on some broken texts (0.7.0): it sees empty
-// documents for ever after a bracket too many.
-class SecondDocument : public YAML::EventHandler {
+// Where the second document of a text begins, and the first anchor or alias. YAML::LoadAll() does not end on some
+// broken texts (0.7.0): it sees empty documents for ever after a bracket too many.
+class Outline : public YAML::EventHandler {
  public:
-  void OnDocumentStart(const YAML::Mark& mark) override { start = mark; }
+  void OnDocumentStart(const YAML::Mark& mark) override {
+    if (documents_++ == 1) second = mark;
+  }
   void OnDocumentEnd() override {}
-  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
-  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
-  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
-  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override { note(mark, anchor); }
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override { note(mark, 1); }
+  void OnScalar(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor, const std::string&) override {
+    note(mark, anchor);
+  }
+  void OnSequenceStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor,
+                       YAML::EmitterStyle::value) override {
+    note(mark, anchor);
+  }
   void OnSequenceEnd() override {}
-  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnMapStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor,
+                  YAML::EmitterStyle::value) override {
+    note(mark, anchor);
+  }
   void OnMapEnd() override {}
 
-  YAML::Mark start;
+  std::optional<YAML::Mark> second;
+  std::optional<YAML::Mark> anchor;
+
+ private:
+  void note(const YAML::Mark& mark, YAML::anchor_t number) {
+    if (number != 0 && !anchor) anchor = mark;
+  }
+
+  int documents_ = 0;
 };
 
-std::optional<YAML::Mark> second_document(const std::string& text) {
+Outline outline(const std::string& text) {
   std::istringstream stream(text);
   YAML::Parser parser(stream);
-  SecondDocument events;
-  if (!parser.HandleNextDocument(events) || !parser.HandleNextDocument(events)) return std::nullopt;
-  return events.start;
+  Outline events;
+  if (parser.HandleNextDocument(events)) parser.HandleNextDocument(events);
+  return events;
 }
 
 }  // namespace
 
-void YamlReader::document(const ConfigSource& source, const std::function<void(const YAML::Node&)>& read) {
+void YamlReader::document(const TextSource& source, const std::function<void(const YAML::Node&)>& read) {
+  lines_before_ = 0;
+  parse(source, true, read);
+}
+
+void YamlReader::part(const TextSource& source, int lines_before, const std::function<void(const YAML::Node&)>& read) {
+  lines_before_ = lines_before;
+  parse(source, false, read);
+}
+
+void YamlReader::parse(const TextSource& source, bool allow_anchors,
+                       const std::function<void(const YAML::Node&)>& read) {
   file_ = source.name;
   try {
-    const YAML::Node document = YAML::Load(source.text);
-    if (const auto second = second_document(source.text)) {
-      problem_at(*second, "a second YAML document", "keep one document, or use conf.d");
+    const Outline found = outline(source.text);
+    if (found.second) problem_at(*found.second, "a second YAML document", "keep one document, or use conf.d");
+    if (found.anchor && !allow_anchors) {
+      return problem_at(*found.anchor, "anchors and aliases are not supported", "write the text out where it is used");
     }
+    const YAML::Node document = YAML::Load(source.text);
     if (document.IsDefined() && !document.IsNull()) read(document);
   } catch (const YAML::Exception& error) {
     problem_at(error.mark, "not valid YAML: " + error.msg, {});
@@ -83,6 +114,8 @@ void YamlReader::mapping(const YAML::Node& node, const std::vector<Key>& keys) {
               meant ? "did you mean '" + *meant + "'?" : "the keys here are " + joined(names));
     } else if (!seen.insert(name).second) {
       problem(entry.first, "the key " + in_quotes(name) + " stands here twice", "remove one of the two");
+    } else if (key->unsupported != nullptr) {
+      problem(entry.first, in_quotes(name) + " is not supported", key->unsupported);
     } else {
       key->read(entry.second);
     }
@@ -115,11 +148,12 @@ void YamlReader::problem(const YAML::Node& node, std::string message, std::strin
 }
 
 void YamlReader::problem_at(const YAML::Mark& mark, std::string message, std::string remedy) {
+  found_++;
   if (problems_.size() == kProblemsMax)
     problems_.push_back({file_, 0, 0, "more problems follow", "repair these first"});
   if (problems_.size() > kProblemsMax) return;
-  problems_.push_back(
-      {file_, mark.line + 1, mark.column + 1, printable(std::move(message)), printable(std::move(remedy))});
+  problems_.push_back({file_, mark.is_null() ? 0 : lines_before_ + mark.line + 1, mark.column + 1,
+                       printable(std::move(message)), printable(std::move(remedy))});
 }
 
 }  // namespace shunt

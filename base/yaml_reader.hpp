@@ -4,8 +4,8 @@
 
 #include <yaml-cpp/yaml.h>
 
+#include <base/problem.hpp>
 #include <base/result.hpp>
-#include <control/config.hpp>
 #include <functional>
 #include <optional>
 #include <string>
@@ -13,17 +13,27 @@
 
 namespace shunt {
 
+struct TextSource {
+  std::string name;
+  std::string text;
+};
+
 class YamlReader {
  public:
   struct Key {
     const char* name;
     std::function<void(const YAML::Node&)> read;
+    const char* unsupported = nullptr;  // a key that is known and refused: what to do instead
   };
 
-  explicit YamlReader(std::vector<ConfigProblem>& problems) : problems_(problems) {}
+  explicit YamlReader(std::vector<Problem>& problems) : problems_(problems) {}
 
   // Parses one file and hands its only document to `read`, unless it is empty.
-  void document(const ConfigSource& source, const std::function<void(const YAML::Node&)>& read);
+  void document(const TextSource& source, const std::function<void(const YAML::Node&)>& read);
+
+  // Parses one of several documents of a file; `lines_before` stand before it there. Anchors and aliases are problems:
+  // a few lines of them can stand for more nodes than any memory holds.
+  void part(const TextSource& source, int lines_before, const std::function<void(const YAML::Node&)>& read);
 
   void mapping(const YAML::Node& node, const std::vector<Key>& keys);
   void list(const YAML::Node& node, const std::function<void(const YAML::Node&)>& item);
@@ -63,13 +73,18 @@ class YamlReader {
   }
 
   void problem(const YAML::Node& node, std::string message, std::string remedy = {});
+  const std::string& file() const { return file_; }
+  size_t problems_found() const { return found_; }  // with those that are not kept any more
 
  private:
+  void parse(const TextSource& source, bool allow_anchors, const std::function<void(const YAML::Node&)>& read);
   void bad_choice(const YAML::Node& node, const std::string& text, const std::vector<std::string>& names);
   void problem_at(const YAML::Mark& mark, std::string message, std::string remedy);
 
-  std::vector<ConfigProblem>& problems_;
+  std::vector<Problem>& problems_;
   std::string file_;
+  int lines_before_ = 0;
+  size_t found_ = 0;
 };
 
 }  // namespace shunt
