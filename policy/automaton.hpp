@@ -1,0 +1,50 @@
+// Makes one automaton of the http rules of a set, in the layout of bpf/abi/policy.h.
+#pragma once
+
+#include <bpf/abi/policy.h>
+
+#include <array>
+#include <memory>
+#include <policy/model.hpp>
+#include <policy/regex.hpp>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace shunt::policy {
+
+// Compiled once, used by many sets.
+class ExpressionCache {
+ public:
+  // Empty text: any text.
+  std::shared_ptr<const Expression> get(const std::string& text);
+  size_t size() const { return known_.size(); }
+
+ private:
+  std::unordered_map<std::string, std::shared_ptr<const Expression>> known_;
+};
+
+struct Automaton {
+  sh_policy_set set{};  // first_cell and first_result are 0: placing it is for who installs it
+  std::vector<sh_u16> cells;
+  std::vector<sh_policy_result> results;
+  // Of each rule why it is not in the automaton, so that requests that it may match are punted; empty: it is.
+  std::vector<std::string> refused;
+  bool names_rules = true;  // does a result say which rule matched?
+
+  size_t states() const { return cells.size() / set.columns; }
+  size_t bytes() const {
+    return cells.size() * sizeof(sh_u16) + results.size() * sizeof(sh_policy_result) + sizeof(set);
+  }
+};
+
+struct AutomatonLimits {
+  size_t states_max = SH_POLICY_STATES_MAX;
+};
+
+// The rules are asked in their order; the first that matches gives its name. Never fails: what does not fit is refused,
+// rule by rule, in the end all.
+std::shared_ptr<const Automaton> build_automaton(const std::vector<const HttpRule*>& rules,
+                                                 ExpressionCache& expressions, const AutomatonLimits& limits = {});
+
+}  // namespace shunt::policy

@@ -1,0 +1,424 @@
+#include <algorithm>
+#include <policy/compiler.hpp>
+#include <set>
+
+// How the matcher reaches the tables in userspace.
+struct sh_policy_view {
+  const shunt::policy::Tables* tables = nullptr;
+  const shunt::policy::Automaton* automaton = nullptr;
+  const std::string* request = nullptr;
+  mutable const shunt::policy::SubjectTable* table = nullptr;  // of the subject that was found
+  mutable const shunt::policy::Entry* entry = nullptr;         // that was found
+};
+
+static sh_u16 sh_policy_cell(const struct sh_policy_view* view, sh_u32 index) {
+  return index < view->automaton->cells.size() ? view->automaton->cells[index] : 0;
+}
+
+static struct sh_policy_result sh_policy_result_at(const struct sh_policy_view* view, sh_u32 index) {
+  return index < view->automaton->results.size() ? view->automaton->results[index] : sh_policy_result{};
+}
+
+static sh_u8 sh_policy_byte(const struct sh_policy_view* view, sh_u32 offset) {
+  return offset < view->request->size() ? static_cast<sh_u8>((*view->request)[offset]) : 0;
+}
+
+static int sh_policy_find_subject(const struct sh_policy_view* view, const struct sh_policy_subject_key* key,
+                                  struct sh_policy_subject* subject) {
+  const auto found = view->tables->subjects.find({key->identity, key->direction});
+  if (found == view->tables->subjects.end()) return 0;
+  view->table = found->second.get();
+  subject->table = found->second->number;
+  return 1;
+}
+
+static int sh_policy_find_entry(const struct sh_policy_view* view, const struct sh_policy_key* key,
+                                struct sh_policy_entry* entry) {
+  const auto found = view->table->entries.find({key->peer, key->port});
+  if (found == view->table->entries.end()) return 0;
+  view->entry = &found->second;
+  *entry = found->second.entry;
+  return 1;
+}
+
+static sh_u16 sh_policy_first_port(const struct sh_policy_view* view, sh_u8, sh_u16 port) {
+  return view->tables->first_port[port];
+}
+
+#include <policy/core/automaton.h>
+#include <policy/core/lookup.h>
+
+namespace shunt::policy {
+namespace {
+
+bool selects(const Peers& peers, const Identity& identity) {
+  if (peers.any) return true;
+  for (const Selector& selector : peers.selectors) {
+    if (selector.matches(identity.labels)) return true;
+  }
+  return identity.cidr && std::any_of(peers.cidrs.begin(), peers.cidrs.end(), [&](const CidrBlock& block) {
+           const auto inside = [&](const Cidr& part) { return contains(part, *identity.cidr); };
+           return inside(block.cidr) && std::none_of(block.except.begin(), block.except.end(), inside);
+         });
+}
+
+void mention(const std::vector<CidrBlock>& blocks, std::map<std::string, Cidr>& cidrs) {
+  for (const CidrBlock& block : blocks) {
+    cidrs.emplace(format_cidr(block.cidr), block.cidr);
+    for (const Cidr& except : block.except) cidrs.emplace(format_cidr(except), except);
+  }
+}
+
+std::string key_of(const HttpRule& rule) {
+  std::string key;
+  for (const std::string* text : {&rule.method, &rule.path, &rule.host}) key += *text + '\0';
+  for (const HeaderCondition& condition : rule.headers) {
+    key += condition.name + (condition.value ? '=' + *condition.value : std::string("?")) + '\0';
+  }
+  return key;
+}
+
+}  // namespace
+
+struct Compiler::ResolvedRule {
+  RuleOrigin origin;
+  std::vector<bool> peers;  // by index of the identity
+};
+
+const Identity* Tables::identity(uint32_t number) const {
+  const auto found =
+      std::lower_bound(identities.begin(), identities.end(), number,
+                       [](const Identity& identity, uint32_t wanted) { return identity.number < wanted; });
+  return found == identities.end() || found->number != number ? nullptr : &*found;
+}
+
+const Identity* Tables::identity_of(const Labels& labels) const {
+  const auto found = std::find_if(identities.begin(), identities.end(),
+                                  [&](const Identity& identity) { return identity.labels == labels; });
+  return found == identities.end() ? nullptr : &*found;
+}
+
+uint32_t Tables::identity_of(const Address& address) const {
+  Cidr whole;
+  std::copy(address.begin(), address.end(), whole.addr);
+  uint32_t found = SH_IDENTITY_WORLD;
+  int longest = -1;
+  for (const auto& [cidr, number] : cidrs) {
+    if (!contains(cidr, whole) || cidr.prefix_bits <= longest) continue;
+    longest = cidr.prefix_bits;
+    found = number;
+  }
+  return found;
+}
+
+std::pair<sh_policy_entry, const Entry*> Tables::ask(sh_policy_direction direction, uint32_t subject, uint32_t peer,
+                                                     uint16_t port) const {
+  const sh_policy_view view{this};
+  const sh_policy_entry entry = sh_policy_ask(&view, 0, static_cast<sh_u8>(direction), subject, peer, port);
+  return {entry, view.entry};
+}
+
+size_t Tables::entries() const {
+  size_t count = 0;
+  for (const auto& subject : subjects) count += subject.second->entries.size();
+  return count;
+}
+
+namespace {
+std::set<const Automaton*> automata(const Tables& tables) {
+  std::set<const Automaton*> all;
+  for (const auto& subject : tables.subjects) {
+    for (const auto& entry : subject.second->entries) {
+      if (entry.second.automaton) all.insert(entry.second.automaton.get());
+    }
+  }
+  return all;
+}
+}  // namespace
+
+size_t Tables::sets() const { return automata(*this).size(); }
+
+size_t Tables::set_bytes() const {
+  size_t bytes = 0;
+  for (const Automaton* automaton : automata(*this)) bytes += automaton->bytes();
+  return bytes;
+}
+
+sh_policy_result match(const Automaton& automaton, const HttpRequest& request) {
+  std::string bytes;
+  const auto put = [&](const std::string& text) {
+    bytes += text;
+    return static_cast<sh_u32>(bytes.size() - text.size());
+  };
+  const auto length = [](const std::string& text) { return static_cast<sh_u32>(text.size()); };
+  const sh_policy_view view{nullptr, &automaton, &bytes};
+  sh_policy_run run;
+  sh_policy_begin(&run, &view, &automaton.set);
+  sh_policy_method(&run, put(request.method), length(request.method));
+  sh_policy_path(&run, put(request.path), length(request.path));
+  sh_policy_host(&run, put(request.host), length(request.host));
+  for (const auto& [name, value] : request.headers) {
+    const sh_u32 name_at = put(name);
+    sh_policy_header(&run, name_at, length(name), put(value), length(value));
+  }
+  return sh_policy_end(&run);
+}
+
+void Compiler::find_identities(const Model& model, Tables& tables) {
+  std::map<std::string, Cidr> cidrs;
+  for (const PlacedPolicy& placed : model.policies) {
+    for (const Rule& rule : placed.policy->rules) mention(rule.peers.cidrs, cidrs);
+  }
+  tables.identities.push_back({SH_IDENTITY_HOST, {{"reserved:host", ""}}, std::nullopt, "host"});
+  tables.identities.push_back({SH_IDENTITY_WORLD, {{"reserved:world", ""}}, std::nullopt, "world"});
+  std::set<uint32_t> seen;
+  for (const Workload& workload : model.workloads) {
+    const auto [known, fresh] = workload_numbers_.emplace(workload.labels, next_workload_);
+    if (fresh) next_workload_++;
+    if (seen.insert(known->second).second) {
+      tables.identities.push_back({known->second, workload.labels, std::nullopt, workload.title()});
+    }
+  }
+  for (const auto& [title, cidr] : cidrs) {
+    const auto [known, fresh] = cidr_numbers_.emplace(title, next_cidr_);
+    if (fresh) next_cidr_++;
+    tables.identities.push_back({known->second, {{"reserved:world", ""}}, cidr, title});
+    tables.cidrs.emplace_back(cidr, known->second);
+  }
+  std::sort(tables.identities.begin(), tables.identities.end(),
+            [](const Identity& a, const Identity& b) { return a.number < b.number; });
+}
+
+std::vector<uint16_t> Compiler::named_ports(const std::string& name, const Labels& destination) const {
+  std::vector<uint16_t> ports;
+  for (const Service& service : model_->services) {
+    if (!service.workloads.matches(destination)) continue;
+    for (const ServicePort& port : service.ports) {
+      if (port.name == name) ports.push_back(port.target_port);
+    }
+  }
+  return ports;
+}
+
+// Ports that any rule can tell from the port before them begin an interval.
+void Compiler::find_ports(const Model& model, Tables& tables) const {
+  std::vector<bool> begins(65'537, false);
+  begins[0] = begins[1] = true;
+  const auto add = [&](uint32_t first, uint32_t last) {
+    begins[first] = true;
+    begins[last + 1] = true;
+  };
+  for (const PlacedPolicy& placed : model.policies) {
+    for (const Rule& rule : placed.policy->rules) {
+      for (const PortSpec& port : rule.ports) {
+        if (port.first != 0) add(port.first, port.last);
+      }
+    }
+  }
+  for (const Service& service : model.services) {
+    for (const ServicePort& port : service.ports) add(port.target_port, port.target_port);
+  }
+  tables.first_port.resize(65'536);
+  for (uint32_t port = 0; port < 65'536; port++) {
+    tables.first_port[port] = static_cast<uint16_t>(begins[port] ? port : tables.first_port[port - 1]);
+  }
+}
+
+// The ranges of a rule for one destination; absent: a destination that no service stands in front of.
+std::vector<std::pair<uint16_t, uint16_t>> Compiler::ports_of(const Rule& rule, const Labels* destination) const {
+  std::vector<std::pair<uint16_t, uint16_t>> ranges;
+  for (const PortSpec& port : rule.ports) {
+    if (port.name.empty()) {
+      ranges.emplace_back(port.first, port.last);
+    } else if (destination != nullptr) {
+      for (const uint16_t number : named_ports(port.name, *destination)) ranges.emplace_back(number, number);
+    }
+  }
+  return ranges;
+}
+
+std::vector<Compiler::ResolvedRule> Compiler::resolve(const Tables& tables, const SubjectTable& made,
+                                                      Direction direction) const {
+  std::vector<ResolvedRule> rules;
+  for (const auto& policy : made.policies) {
+    for (const Rule& rule : policy->rules) {
+      if (rule.direction != direction) continue;
+      ResolvedRule resolved{{policy.get(), &rule, nullptr}, {}};
+      for (const Identity& identity : tables.identities) resolved.peers.push_back(selects(rule.peers, identity));
+      rules.push_back(std::move(resolved));
+    }
+  }
+  return rules;
+}
+
+uint32_t Compiler::http_number(const HttpRule& rule) {
+  return http_numbers_.emplace(key_of(rule), http_numbers_.size()).first->second;
+}
+
+std::pair<std::shared_ptr<const Automaton>, uint32_t> Compiler::automaton(const std::vector<const HttpRule*>& rules) {
+  std::vector<uint32_t> key;
+  for (const HttpRule* rule : rules) key.push_back(http_number(*rule));
+  Kept& kept = sets_[key];
+  std::shared_ptr<const Automaton> known = kept.automaton.lock();
+  if (!known) {
+    known = build_automaton(rules, expressions_);
+    kept = {known, next_set_++};
+  }
+  return {known, kept.number};
+}
+
+void Compiler::judge_requests(const std::vector<const ResolvedRule*>& rules, Entry& entry) {
+  std::vector<const HttpRule*> http;
+  std::set<uint32_t> seen;
+  for (const ResolvedRule* rule : rules) {
+    for (const HttpRule& request : rule->origin.rule->http) {
+      if (!seen.insert(http_number(request)).second) continue;
+      http.push_back(&request);
+      entry.origins.push_back({rule->origin.policy, rule->origin.rule, &request});
+    }
+  }
+  const auto [known, number] = automaton(http);
+  entry.automaton = known;
+  entry.entry.set = number;
+  entry.entry.verdict = SH_POLICY_RULES;
+  entry.entry.reason = SH_POLICY_R_RULE;
+}
+
+// Denials win; then a rule that does not look at requests makes those that do void.
+Entry Compiler::decide(const std::vector<const ResolvedRule*>& rules) {
+  Entry entry;
+  entry.entry.verdict = SH_POLICY_DENY;
+  entry.entry.reason = SH_POLICY_R_DEFAULT;
+  entry.entry.origin = next_origin_++;
+  const auto collect = [&](auto&& wanted) {
+    for (const ResolvedRule* rule : rules) {
+      if (wanted(*rule->origin.rule)) entry.origins.push_back(rule->origin);
+    }
+    return !entry.origins.empty();
+  };
+  if (collect([](const Rule& rule) { return rule.deny; })) {
+    entry.entry.reason = SH_POLICY_R_DENY_RULE;
+  } else if (collect([](const Rule& rule) { return !rule.has_http; })) {
+    entry.entry.verdict = SH_POLICY_ALLOW;
+    entry.entry.reason = SH_POLICY_R_RULE;
+  } else if (!rules.empty()) {
+    judge_requests(rules, entry);
+  }
+  return entry;
+}
+
+// All entries of one peer; absent: of every peer that has none of its own.
+void Compiler::add_peer(const Tables& tables, const std::vector<ResolvedRule>& rules, const Identity* peer,
+                        const Identity& subject, Direction direction, SubjectTable& made) {
+  const Labels* destination = direction == Direction::ingress ? &subject.labels
+                              : peer != nullptr               ? &peer->labels
+                                                              : nullptr;
+  const size_t index = peer == nullptr ? 0 : static_cast<size_t>(peer - tables.identities.data());
+  std::vector<const ResolvedRule*> any_port;
+  std::vector<std::pair<const ResolvedRule*, std::vector<std::pair<uint16_t, uint16_t>>>> some_ports;
+  std::set<uint16_t> ports;
+  for (const ResolvedRule& rule : rules) {
+    if (peer == nullptr ? !rule.origin.rule->peers.any : !rule.peers[index]) continue;
+    auto ranges = rule.origin.rule->any_port ? std::vector<std::pair<uint16_t, uint16_t>>{{0, 0}}
+                                             : ports_of(*rule.origin.rule, destination);
+    const bool any = std::any_of(ranges.begin(), ranges.end(), [](const auto& range) { return range.first == 0; });
+    if (any) ranges = {{0, 65'535}};
+    if (any) any_port.push_back(&rule);
+    for (const auto& [first, last] : ranges) {
+      for (uint32_t port = first; !any && port <= last; port++) {
+        if (tables.first_port[port] == port) ports.insert(static_cast<uint16_t>(port));
+      }
+    }
+    some_ports.emplace_back(&rule, std::move(ranges));
+  }
+  const uint32_t number = peer == nullptr ? SH_IDENTITY_ANY : peer->number;
+  made.entries.emplace(std::pair(number, uint16_t{0}), decide(any_port));
+  for (const uint16_t port : ports) {
+    std::vector<const ResolvedRule*> covering;
+    for (const auto& [rule, ranges] : some_ports) {
+      const bool covers = std::any_of(ranges.begin(), ranges.end(),
+                                      [&](const auto& range) { return range.first <= port && port <= range.second; });
+      if (covers) covering.push_back(rule);
+    }
+    made.entries.emplace(std::pair(number, port), decide(covering));
+  }
+}
+
+std::shared_ptr<const SubjectTable> Compiler::table(const Tables& tables, const Identity& subject, Direction direction,
+                                                    std::vector<std::shared_ptr<const Policy>> policies) {
+  auto made = std::make_shared<SubjectTable>();
+  made->number = next_table_++;
+  made->policies = std::move(policies);
+  const std::vector<ResolvedRule> rules = resolve(tables, *made, direction);
+  add_peer(tables, rules, nullptr, subject, direction, *made);
+  const auto names_ports = [](const ResolvedRule& rule) {
+    const std::vector<PortSpec>& ports = rule.origin.rule->ports;
+    return std::any_of(ports.begin(), ports.end(), [](const PortSpec& port) { return !port.name.empty(); });
+  };
+  for (size_t i = 0; i < tables.identities.size(); i++) {
+    // Peers that no rule picks out share the entries of everybody. A named port is another one for each destination.
+    const bool special = std::any_of(rules.begin(), rules.end(), [&](const ResolvedRule& rule) {
+      return rule.peers[i] && (!rule.origin.rule->peers.any || (direction == Direction::egress && names_ports(rule)));
+    });
+    if (special) add_peer(tables, rules, &tables.identities[i], subject, direction, *made);
+  }
+  return made;
+}
+
+Tables Compiler::compile(const Model& model) {
+  Tables tables;
+  tables.generation = ++generation_;
+  model_ = &model;
+  find_identities(model, tables);
+  find_ports(model, tables);
+  std::string universe;
+  for (const Identity& identity : tables.identities) universe += std::to_string(identity.number) + ",";
+  universe.append(reinterpret_cast<const char*>(tables.first_port.data()), tables.first_port.size() * sizeof(uint16_t));
+  for (const Service& service : model.services) {
+    universe += service.title();
+    for (const Requirement& requirement : service.workloads.requirements) {
+      universe += requirement.key + static_cast<char>(requirement.op);
+      for (const std::string& value : requirement.values) universe += value + ",";
+    }
+    for (const ServicePort& port : service.ports) universe += port.name + std::to_string(port.target_port) + ";";
+  }
+  if (universe != universe_) {
+    kept_.clear();
+    selected_.clear();
+    universe_ = std::move(universe);
+  }
+  std::unordered_map<std::shared_ptr<const Policy>, std::vector<bool>> selected;
+  for (const PlacedPolicy& placed : model.policies) {
+    const auto known = selected_.find(placed.policy);
+    std::vector<bool>& subjects = selected[placed.policy];
+    if (known != selected_.end()) subjects = std::move(known->second);
+    for (size_t i = subjects.size(); i < tables.identities.size(); i++) {
+      const Identity& identity = tables.identities[i];
+      const bool workload = identity.number >= SH_IDENTITY_WORKLOADS && !identity.cidr;
+      subjects.push_back(workload && placed.policy->subject.matches(identity.labels));
+    }
+  }
+  for (size_t i = 0; i < tables.identities.size(); i++) {
+    for (const Direction direction : {Direction::ingress, Direction::egress}) {
+      std::vector<std::shared_ptr<const Policy>> policies;
+      for (const PlacedPolicy& placed : model.policies) {
+        const bool enforces = direction == Direction::ingress ? placed.policy->ingress : placed.policy->egress;
+        if (enforces && selected[placed.policy][i]) policies.push_back(placed.policy);
+      }
+      if (policies.empty()) continue;
+      const Identity& subject = tables.identities[i];
+      const auto key = std::pair(
+          subject.number, static_cast<int>(direction == Direction::ingress ? SH_POLICY_INGRESS : SH_POLICY_EGRESS));
+      const auto known = kept_.find(key);
+      const bool same = known != kept_.end() && known->second->policies == policies;
+      tables.subjects[key] = same ? known->second : table(tables, subject, direction, std::move(policies));
+    }
+  }
+  kept_ = tables.subjects;
+  selected_ = std::move(selected);
+  std::erase_if(sets_, [](const auto& item) { return item.second.automaton.expired(); });
+  model_ = nullptr;
+  return tables;
+}
+
+}  // namespace shunt::policy

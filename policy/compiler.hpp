@@ -1,0 +1,122 @@
+// Turns a model into tables: who is who, and for each (subject, direction) what each (peer, port) gets.
+#pragma once
+
+#include <bpf/abi/policy.h>
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <policy/automaton.hpp>
+#include <policy/model.hpp>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace shunt::policy {
+
+// Everybody with equal labels, or everybody in one network as far as rules can tell.
+struct Identity {
+  uint32_t number = 0;
+  Labels labels;
+  std::optional<Cidr> cidr;
+  std::string title;  // of its first workload, "host", "world", or the network
+};
+
+// A rule and the policy it stands in.
+struct RuleOrigin {
+  const Policy* policy = nullptr;
+  const Rule* rule = nullptr;
+  const HttpRule* http = nullptr;  // absent: the rule itself
+};
+
+struct Entry {
+  sh_policy_entry entry{};
+  std::shared_ptr<const Automaton> automaton;  // with SH_POLICY_RULES
+  // Denied by a rule, or allowed without looking at requests: those rules. Otherwise the http rules in the automaton's
+  // order.
+  std::vector<RuleOrigin> origins;
+};
+
+// What one direction of one subject gets. Kept from one compilation to the next as long as nothing it is made of
+// changes.
+struct SubjectTable {
+  uint32_t number = 0;
+  std::map<std::pair<uint32_t, uint16_t>, Entry> entries;  // by peer (0: any) and first port (0: any)
+  std::vector<std::shared_ptr<const Policy>> policies;     // that select the subject
+};
+
+struct Tables {
+  uint32_t generation = 0;
+  std::vector<Identity> identities;  // by number, ascending
+  std::map<std::pair<uint32_t, int>, std::shared_ptr<const SubjectTable>>
+      subjects;                      // by identity and enum sh_policy_direction
+  std::vector<uint16_t> first_port;  // of the interval of each port
+  std::vector<std::pair<Cidr, uint32_t>> cidrs;
+
+  const Identity* identity(uint32_t number) const;
+  const Identity* identity_of(const Labels& labels) const;  // of a workload
+  uint32_t identity_of(const Address& address) const;       // of an address that is not on this host
+
+  // What the policy of `subject` says about a connection with `peer` to the server's port; the entry's own copy with
+  // where it came from, if there is one.
+  std::pair<sh_policy_entry, const Entry*> ask(sh_policy_direction direction, uint32_t subject, uint32_t peer,
+                                               uint16_t port) const;
+
+  size_t entries() const;
+  size_t sets() const;       // different automata
+  size_t set_bytes() const;  // of all of them
+};
+
+struct HttpRequest {
+  std::string method = "GET";
+  std::string path = "/";
+  std::string host;
+  std::vector<std::pair<std::string, std::string>> headers;
+};
+
+// One request through one automaton, by the matcher that the kernel side uses.
+sh_policy_result match(const Automaton& automaton, const HttpRequest& request);
+
+class Compiler {
+ public:
+  // For a model without problems. What did not change since the last time is taken over.
+  Tables compile(const Model& model);
+
+ private:
+  struct ResolvedRule;
+  void find_identities(const Model& model, Tables& tables);
+  void find_ports(const Model& model, Tables& tables) const;
+  std::shared_ptr<const SubjectTable> table(const Tables& tables, const Identity& subject, Direction direction,
+                                            std::vector<std::shared_ptr<const Policy>> policies);
+  std::vector<uint16_t> named_ports(const std::string& name, const Labels& destination) const;
+  std::vector<ResolvedRule> resolve(const Tables& tables, const SubjectTable& made, Direction direction) const;
+  std::vector<std::pair<uint16_t, uint16_t>> ports_of(const Rule& rule, const Labels* destination) const;
+  void add_peer(const Tables& tables, const std::vector<ResolvedRule>& rules, const Identity* peer,
+                const Identity& subject, Direction direction, SubjectTable& made);
+  Entry decide(const std::vector<const ResolvedRule*>& rules);
+  void judge_requests(const std::vector<const ResolvedRule*>& rules, Entry& entry);
+  std::pair<std::shared_ptr<const Automaton>, uint32_t> automaton(const std::vector<const HttpRule*>& rules);
+  uint32_t http_number(const HttpRule& rule);
+
+  uint32_t generation_ = 0;
+  uint32_t next_table_ = 1;
+  uint32_t next_set_ = 1;
+  uint32_t next_origin_ = 1;
+  uint32_t next_workload_ = SH_IDENTITY_WORKLOADS;
+  uint32_t next_cidr_ = SH_IDENTITY_CIDRS;
+  ExpressionCache expressions_;
+  std::map<Labels, uint32_t> workload_numbers_;
+  std::map<std::string, uint32_t> cidr_numbers_;
+  std::unordered_map<std::string, uint32_t> http_numbers_;
+  struct Kept {
+    std::weak_ptr<const Automaton> automaton;
+    uint32_t number = 0;
+  };
+  std::map<std::vector<uint32_t>, Kept> sets_;
+  const Model* model_ = nullptr;  // while it is being compiled
+  std::string universe_;          // identities, ports and services: what every table depends on
+  std::map<std::pair<uint32_t, int>, std::shared_ptr<const SubjectTable>> kept_;
+  std::unordered_map<std::shared_ptr<const Policy>, std::vector<bool>> selected_;  // the subjects of each policy
+};
+
+}  // namespace shunt::policy

@@ -1,0 +1,172 @@
+#include <algorithm>
+#include <base/printable.hpp>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <policy/document_reader.hpp>
+#include <policy/documents.hpp>
+#include <set>
+
+namespace shunt::policy {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Part {
+  std::string text;
+  int lines_before = 0;
+};
+
+// A line that begins with --- ends a document wherever it stands, within block scalars too (YAML 1.2, 9.1.2).
+std::vector<Part> split_documents(const std::string& text) {
+  std::vector<Part> parts;
+  size_t begin = 0;
+  int line = 0;
+  int first_line = 0;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size() - 1) + 1;
+    const bool marker = text.compare(at, 3, "---") == 0 && (at + 3 == text.size() || std::isspace(text[at + 3]));
+    if (marker && at > begin) {
+      parts.push_back({text.substr(begin, at - begin), first_line});
+      begin = at;
+      first_line = line;
+    }
+    at = end;
+    line++;
+  }
+  if (begin < text.size()) parts.push_back({text.substr(begin), first_line});
+  return parts;
+}
+
+Result<std::string> read_text(const std::string& file) {
+  std::error_code code;
+  const auto status = fs::status(file, code);
+  if (code || !fs::exists(status)) return unexpected(ENOENT, "cannot read it");
+  if (!fs::is_regular_file(status)) return invalid("this is not a file", "name files, or folders with them");
+  if (fs::file_size(file, code) > kFileBytesMax) return invalid("a file of more than 64 MiB", "split it");
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream) return unexpected(errno, "cannot read it");
+  return std::string(std::istreambuf_iterator<char>(stream), {});
+}
+
+std::vector<std::string> files_of(const std::string& folder, std::vector<Problem>& problems) {
+  std::vector<std::string> files;
+  std::error_code code;
+  for (fs::directory_iterator it(folder, code), end; !code && it != end; it.increment(code)) {
+    const std::string extension = it->path().extension();
+    if (extension == ".yaml" || extension == ".yml" || extension == ".json") files.push_back(it->path());
+  }
+  std::sort(files.begin(), files.end());
+  if (code) problems.push_back({folder, 0, 0, "cannot read the folder: " + code.message(), {}});
+  if (!code && files.empty()) {
+    problems.push_back({folder, 0, 0, "no documents in this folder", "they end in .yaml, .yml or .json"});
+  }
+  return files;
+}
+
+}  // namespace
+
+Loaded Loader::load_files(const std::vector<std::string>& paths) {
+  Loaded found;
+  std::vector<TextSource> sources;
+  for (const std::string& path : paths) {
+    std::error_code code;
+    const std::vector<std::string> files =
+        fs::is_directory(path, code) ? files_of(path, found.problems) : std::vector<std::string>{path};
+    for (const std::string& file : files) {
+      auto text = read_text(file);
+      if (!text) found.problems.push_back({file, 0, 0, text.error().message, text.error().remedy});
+      if (text) sources.push_back({file, std::move(*text)});
+    }
+  }
+  Loaded loaded = load(sources);
+  loaded.problems.insert(loaded.problems.begin(), found.problems.begin(), found.problems.end());
+  return loaded;
+}
+
+Loaded Loader::load(const std::vector<TextSource>& sources) {
+  Loaded loaded;
+  titles_.clear();
+  namespaces_.clear();
+  used_.clear();
+  http_rules_ = 0;
+  for (const TextSource& source : sources) {
+    if (loaded.files.size() == kFilesMax) {
+      loaded.problems.push_back({source.name, 0, 0, "more than 10,000 files", "put several documents into one"});
+      break;
+    }
+    loaded.files.push_back(source.name);
+    load_source(source, loaded);
+  }
+  finish(loaded);
+  known_ = std::move(used_);
+  used_.clear();
+  return loaded;
+}
+
+void Loader::load_source(const TextSource& source, Loaded& loaded) {
+  if (source.text.size() > kFileBytesMax) {
+    loaded.problems.push_back({source.name, 0, 0, "a file of more than 64 MiB", "split it"});
+    return;
+  }
+  for (Part& part : split_documents(source.text)) {
+    std::shared_ptr<const Document>& kept = used_[part.text];
+    if (!kept) {
+      const auto known = known_.find(part.text);
+      if (known != known_.end()) kept = known->second;
+    }
+    if (!kept) {
+      auto document = std::make_shared<Document>();
+      YamlReader yaml(loaded.problems);
+      DocumentReader reader(yaml, *document);
+      bool any = false;
+      yaml.part({source.name, part.text}, part.lines_before, [&](const YAML::Node& node) {
+        any = true;
+        reader.read(node);
+      });
+      if (yaml.problems_found() != 0) {
+        used_.erase(part.text);
+        continue;
+      }
+      if (!any) document->titles.clear();
+      kept = std::move(document);
+    }
+    add(*kept, source.name, part.lines_before, loaded);
+  }
+}
+
+void Loader::add(const Document& document, const std::string& file, int lines_before, Loaded& loaded) {
+  for (const auto& [title, place] : document.titles) {
+    const std::string at = file + ":" + std::to_string(lines_before + place.line);
+    const auto [other, fresh] = titles_.emplace(title, at);
+    if (!fresh) {
+      loaded.problems.push_back({file, lines_before + place.line, place.column, title + " is here twice",
+                                 "the other stands at " + printable(other->second)});
+    }
+  }
+  loaded.documents += document.titles.size();
+  http_rules_ += document.http_rules;
+  for (const auto& policy : document.policies) loaded.model.policies.push_back({policy, file, lines_before});
+  loaded.model.workloads.insert(loaded.model.workloads.end(), document.workloads.begin(), document.workloads.end());
+  loaded.model.services.insert(loaded.model.services.end(), document.services.begin(), document.services.end());
+  for (const NamespaceLabels& entry : document.namespaces) namespaces_[entry.name] = entry.labels;
+  for (Problem note : document.notes) {
+    note.file = file;
+    note.line += lines_before;
+    loaded.notes.push_back(std::move(note));
+  }
+}
+
+void Loader::finish(Loaded& loaded) {
+  if (http_rules_ > kHttpRulesMax) {
+    loaded.problems.push_back({loaded.files.front(), 0, 0, "more than 1,000,000 http rules in all", "write fewer"});
+  }
+  for (Workload& workload : loaded.model.workloads) {
+    workload.labels[kNamespaceLabel] = workload.name_space;
+    const std::string prefix = kNamespaceLabelsPrefix;
+    workload.labels[prefix + kNamespaceNameLabel] = workload.name_space;
+    for (const auto& [key, value] : namespaces_[workload.name_space]) workload.labels[prefix + key] = value;
+  }
+}
+
+}  // namespace shunt::policy

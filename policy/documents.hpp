@@ -1,0 +1,69 @@
+// Reads documents: NetworkPolicy (networking.k8s.io/v1), CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy
+// (cilium.io/v2), Namespace (v1, for its labels), Workload and Service (shunt.dev/v1), and lists of them (v1 List).
+// What is not supported is a problem with its place; nothing is silently ignored.
+#pragma once
+
+#include <base/problem.hpp>
+#include <base/yaml_reader.hpp>
+#include <memory>
+#include <policy/model.hpp>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace shunt::policy {
+
+inline constexpr size_t kFileBytesMax = size_t{64} << 20;
+inline constexpr size_t kFilesMax = 10'000;
+inline constexpr size_t kHttpRulesMax = 1'000'000;  // in all documents
+inline constexpr size_t kExpressionBytesMax = 4096;
+inline constexpr size_t kCidrsMax = 65'536;  // different networks in all documents
+
+struct Loaded {
+  Model model;  // to be used only without problems
+  std::vector<Problem> problems;
+  std::vector<Problem> notes;  // what is accepted and has no effect here, such as rules for UDP
+  size_t documents = 0;
+  std::vector<std::string> files;
+
+  bool ok() const { return problems.empty(); }
+};
+
+struct NamespaceLabels {
+  std::string name;
+  Labels labels;
+};
+
+// One document, read.
+struct Document {
+  std::vector<std::shared_ptr<const Policy>> policies;
+  std::vector<Workload> workloads;
+  std::vector<Service> services;
+  std::vector<NamespaceLabels> namespaces;
+  std::vector<std::pair<std::string, Place>> titles;  // "Kind namespace/name", which must be unique
+  std::vector<Problem> notes;                         // lines from the document's own first line
+  size_t http_rules = 0;
+};
+
+// Keeps what it read: a document that did not change, or only moved, costs next to nothing the next time.
+class Loader {
+ public:
+  // Never throws or aborts, whatever the texts are.
+  Loaded load(const std::vector<TextSource>& sources);
+
+  // Files, and folders with *.yaml, *.yml and *.json in byte order of their names.
+  Loaded load_files(const std::vector<std::string>& paths);
+
+ private:
+  void load_source(const TextSource& source, Loaded& loaded);
+  void add(const Document& document, const std::string& file, int lines_before, Loaded& loaded);
+  void finish(Loaded& loaded);
+
+  std::unordered_map<std::string, std::shared_ptr<const Document>> known_;
+  std::unordered_map<std::string, std::shared_ptr<const Document>> used_;
+  std::map<std::string, std::string> titles_;  // to "FILE:LINE"
+  std::map<std::string, Labels> namespaces_;
+  size_t http_rules_ = 0;
+};
+
+}  // namespace shunt::policy

@@ -1,0 +1,207 @@
+#include <policy/core/both.h>
+
+#include <algorithm>
+#include <base/parse.hpp>
+#include <nlohmann/json.hpp>
+#include <policy/explain.hpp>
+
+namespace shunt::policy {
+namespace {
+
+struct End {
+  uint32_t identity = SH_IDENTITY_WORLD;
+  const Service* service = nullptr;
+};
+
+struct ReasonEntry {
+  const char* name;
+  const char* text;
+};
+
+constexpr ReasonEntry kReasons[] = {
+#define SH_POLICY_REASON_ROW(id, name, text) {name, text},
+    SH_POLICY_REASONS(SH_POLICY_REASON_ROW)
+#undef SH_POLICY_REASON_ROW
+};
+
+std::pair<std::string, std::string> split_name(const std::string& text) {
+  const size_t slash = text.find('/');
+  if (slash == std::string::npos) return {"default", text};
+  return {text.substr(0, slash), text.substr(slash + 1)};
+}
+
+Result<End> find_end(const Model& model, const Tables& tables, const std::string& text, bool with_services) {
+  if (text == "host") return End{SH_IDENTITY_HOST};
+  if (text == "world") return End{SH_IDENTITY_WORLD};
+  const auto [name_space, name] = split_name(text);
+  if (const auto address = parse_address(text)) {
+    for (const Service& service : model.services) {
+      const bool its =
+          std::find(service.addresses.begin(), service.addresses.end(), *address) != service.addresses.end();
+      if (its && with_services) return find_end(model, tables, service.title(), true);
+    }
+    return End{tables.identity_of(*address)};
+  }
+  const Service* service = with_services ? model.service(name_space, name) : nullptr;
+  const Workload* named = service == nullptr ? model.workload(name_space, name) : nullptr;
+  if (named != nullptr) return End{tables.identity_of(named->labels)->number};
+  if (service == nullptr) {
+    return invalid(in_quotes(text) + " is not known",
+                   with_services ? "write [NAMESPACE/]NAME of a workload or service, an address, host or world"
+                                 : "write [NAMESPACE/]NAME of a workload, an address, host or world");
+  }
+  for (const Workload& workload : model.workloads) {
+    if (service->workloads.matches(workload.labels)) return End{tables.identity_of(workload.labels)->number, service};
+  }
+  return invalid("no workload stands behind the service " + service->title(), "write its Workload");
+}
+
+Result<uint16_t> find_port(const End& end, const std::string& text) {
+  for (const ServicePort& port : end.service == nullptr ? std::vector<ServicePort>{} : end.service->ports) {
+    if (text == port.name || text == std::to_string(port.port)) return port.target_port;
+  }
+  const auto number = parse_number(text, 1, 65535);
+  if (number) return static_cast<uint16_t>(*number);
+  return invalid(in_quotes(text) + " is not a port", "write a number, or the name of a port of the service");
+}
+
+std::string describe(const Model& model, const RuleOrigin& origin) {
+  std::string text = origin.policy->title() + " " + origin.rule->path;
+  if (origin.http != nullptr) {
+    const size_t index = static_cast<size_t>(origin.http - origin.rule->http.data());
+    text += ".rules.http[" + std::to_string(index) + "]";
+  }
+  for (const PlacedPolicy& placed : model.policies) {
+    if (placed.policy.get() != origin.policy) continue;
+    return text + " (" + placed.at(origin.http != nullptr ? origin.http->place : origin.rule->place) + ")";
+  }
+  return text;
+}
+
+void judge(const Model& model, const Entry& entry, const HttpRequest& request, Side& side) {
+  const sh_policy_result result = match(*entry.automaton, request);
+  side.verdict = static_cast<sh_policy_verdict>(result.verdict);
+  side.reason = static_cast<sh_policy_reason>(result.name);
+  if (result.rule < entry.origins.size()) {
+    side.rules.push_back(describe(model, entry.origins[result.rule]));
+    side.detail = entry.automaton->refused[result.rule];
+  } else if (result.verdict != SH_POLICY_DENY && result.name != SH_POLICY_R_HEADER_TWICE) {
+    side.detail = "the automaton of " + std::to_string(entry.origins.size()) + " rules does not tell which one matches";
+  }
+}
+
+Side ask(const Model& model, const Tables& tables, sh_policy_direction direction, uint32_t subject, uint32_t peer,
+         uint16_t port, const std::optional<HttpRequest>& request) {
+  Side side;
+  side.subject = tables.identity(subject)->title;
+  const auto [entry, found] = tables.ask(direction, subject, peer, port);
+  side.verdict = static_cast<sh_policy_verdict>(entry.verdict);
+  side.reason = static_cast<sh_policy_reason>(entry.reason);
+  if (found == nullptr) return side;
+  if (entry.verdict == SH_POLICY_RULES && request) {
+    judge(model, *found, *request, side);
+    return side;
+  }
+  for (const RuleOrigin& origin : found->origins) side.rules.push_back(describe(model, origin));
+  return side;
+}
+
+const char* verdict_name(sh_policy_verdict verdict) {
+  constexpr const char* kNames[] = {"denied", "allowed", "allowed-by-request", "punted"};
+  return kNames[verdict];
+}
+
+const char* verdict_text(sh_policy_verdict verdict) {
+  constexpr const char* kTexts[] = {"denied", "allowed", "allowed, and each request is judged", "decided by the proxy"};
+  return kTexts[verdict];
+}
+
+}  // namespace
+
+const char* reason_name(sh_policy_reason reason) { return kReasons[reason].name; }
+const char* reason_text(sh_policy_reason reason) { return kReasons[reason].text; }
+
+Result<Answer> explain(const Model& model, const Tables& tables, const Question& question) {
+  const size_t colon = question.to.rfind(':');
+  if (colon == std::string::npos) return invalid(in_quotes(question.to) + " has no port", "write TARGET:PORT");
+  std::string target = question.to.substr(0, colon);
+  if (target.starts_with('[') && target.ends_with(']')) target = target.substr(1, target.size() - 2);
+  const auto from = find_end(model, tables, question.from, false);
+  if (!from) return unexpected(from.error());
+  const auto to = find_end(model, tables, target, true);
+  if (!to) return unexpected(to.error());
+  const auto port = find_port(*to, question.to.substr(colon + 1));
+  if (!port) return unexpected(port.error());
+  Answer answer;
+  answer.from = tables.identity(from->identity)->title;
+  answer.to = tables.identity(to->identity)->title;
+  answer.port = *port;
+  answer.egress = ask(model, tables, SH_POLICY_EGRESS, from->identity, to->identity, *port, question.request);
+  answer.ingress = ask(model, tables, SH_POLICY_INGRESS, to->identity, from->identity, *port, question.request);
+  const auto plain = [](sh_policy_verdict verdict) {
+    return static_cast<sh_u8>(verdict == SH_POLICY_RULES ? SH_POLICY_ALLOW : verdict);
+  };
+  answer.verdict =
+      static_cast<sh_policy_verdict>(sh_policy_both(plain(answer.egress.verdict), plain(answer.ingress.verdict)));
+  const bool judged = answer.egress.verdict == SH_POLICY_RULES || answer.ingress.verdict == SH_POLICY_RULES;
+  if (judged && answer.verdict == SH_POLICY_ALLOW) answer.verdict = SH_POLICY_RULES;
+  return answer;
+}
+
+std::string render_text(const Answer& answer) {
+  std::string text = answer.from + " to " + answer.to + ", port " + std::to_string(answer.port) + ": " +
+                     verdict_text(answer.verdict) + "\n";
+  const std::pair<const char*, const Side*> sides[] = {{"egress of ", &answer.egress},
+                                                       {"ingress of ", &answer.ingress}};
+  for (const auto& [name, side] : sides) {
+    text += "  " + std::string(name) + side->subject + ": " + verdict_text(side->verdict) + ": " +
+            reason_text(side->reason) + "\n";
+    for (const std::string& rule : side->rules) text += "    " + rule + "\n";
+    if (!side->detail.empty()) text += "    " + side->detail + "\n";
+  }
+  return text;
+}
+
+std::string render_json(const Answer& answer) {
+  const auto side = [](const Side& one) {
+    nlohmann::json document{{"subject", one.subject},
+                            {"verdict", verdict_name(one.verdict)},
+                            {"reason", reason_name(one.reason)},
+                            {"rules", one.rules}};
+    if (!one.detail.empty()) document["detail"] = one.detail;
+    return document;
+  };
+  const nlohmann::json document{{"verdict", verdict_name(answer.verdict)},
+                                {"from", answer.from},
+                                {"to", answer.to},
+                                {"port", answer.port},
+                                {"egress", side(answer.egress)},
+                                {"ingress", side(answer.ingress)}};
+  return document.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+}
+
+std::string summary(const Loaded& loaded, const Tables& tables) {
+  size_t http = 0;
+  size_t refused = 0;
+  std::vector<const Automaton*> seen;
+  for (const PlacedPolicy& placed : loaded.model.policies) {
+    for (const Rule& rule : placed.policy->rules) http += rule.http.size();
+  }
+  for (const auto& subject : tables.subjects) {
+    for (const auto& item : subject.second->entries) {
+      const Automaton* automaton = item.second.automaton.get();
+      if (automaton == nullptr || std::find(seen.begin(), seen.end(), automaton) != seen.end()) continue;
+      seen.push_back(automaton);
+      for (const std::string& why : automaton->refused) refused += !why.empty();
+    }
+  }
+  std::string text = std::to_string(loaded.model.policies.size()) + " policies, " + std::to_string(http) +
+                     " http rules, " + std::to_string(loaded.model.workloads.size()) + " workloads; " +
+                     std::to_string(tables.entries()) + " entries, " + std::to_string(tables.sets()) + " automata, " +
+                     std::to_string(tables.set_bytes()) + " bytes\n";
+  if (refused != 0)
+    text += std::to_string(refused) + " rules could not be compiled: requests that they may match go to the proxy\n";
+  return text;
+}
+
+}  // namespace shunt::policy
