@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <control/cli.hpp>
 #include <control/exit_codes.hpp>
+#include <control/policy_commands.hpp>
 #include <csignal>
 #include <functional>
 
@@ -25,6 +26,10 @@ struct Arguments {
   std::string what;
   std::string timeout;
   std::string file;
+  std::vector<std::string> files;
+  policy::Question question;
+  policy::HttpRequest request;
+  std::vector<std::string> headers;
 };
 
 void add_filter(CLI::App* command, Arguments& arguments, const char* kinds, const char* kinds_help) {
@@ -37,6 +42,30 @@ void add_filter(CLI::App* command, Arguments& arguments, const char* kinds, cons
 }
 
 using Run = std::function<ExitCode(Cli&)>;
+
+void add_policy(CLI::App& app, Arguments& arguments, std::vector<std::pair<CLI::App*, Run>>& commands) {
+  auto* policy = app.add_subcommand("policy", "policy documents, from files alone");
+  policy->require_subcommand(1);
+  policy->fallthrough();
+  auto* validate = policy->add_subcommand("validate", "check documents: files, or folders with them");
+  validate->add_option("file", arguments.files, "files and folders")->required();
+  commands.emplace_back(validate, [&](Cli&) { return policy_validate(arguments.files, arguments.options.json); });
+  auto* explain =
+      policy->add_subcommand("explain", "would this be allowed, by which rule, in the kernel or by the proxy?");
+  explain->add_option("-f,--file", arguments.files, "files and folders")->required()->allow_extra_args(false);
+  explain->add_option("from", arguments.question.from, "a workload, an address, host or world")->required();
+  explain->add_option("to", arguments.question.to, "TARGET:PORT, a service, a workload or an address")->required();
+  auto* method = explain->add_option("method", arguments.request.method, "of the request");
+  explain->add_option("path", arguments.request.path, "of the request, with its query")->needs(method);
+  explain->add_option("--host", arguments.request.host, "the Host header of the request")->needs(method);
+  explain->add_option("--header", arguments.headers, "'Name: value', any number of times")
+      ->allow_extra_args(false)
+      ->needs(method);
+  commands.emplace_back(explain, [&arguments, method](Cli&) {
+    if (method->count() > 0) arguments.question.request = arguments.request;
+    return policy_explain(arguments.files, arguments.question, arguments.headers, arguments.options.json);
+  });
+}
 
 // The commands, each with what it runs.
 std::vector<std::pair<CLI::App*, Run>> add_commands(CLI::App& app, Arguments& arguments) {
@@ -72,6 +101,7 @@ std::vector<std::pair<CLI::App*, Run>> add_commands(CLI::App& app, Arguments& ar
   auto* validate = config->add_subcommand("validate", "check the configuration, or FILE with conf.d beside it");
   validate->add_option("file", arguments.file, "instead of the configured file");
   commands.emplace_back(validate, [&](Cli& cli) { return cli.validate(arguments.file); });
+  add_policy(app, arguments, commands);
   for (auto& [command, run] : commands) command->fallthrough();
   return commands;
 }

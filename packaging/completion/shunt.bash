@@ -4,7 +4,7 @@ _shunt() {
     local cur prev words cword
     _init_completion -s || return
 
-    local commands='status check list why monitor config on off reload bench cleanup version'
+    local commands='status check list why monitor config policy on off reload bench cleanup version'
     local states='unpaired spilled fast stopped'
     local events='skipped enrolled paired left spill latch stopped closed verify'
 
@@ -37,7 +37,11 @@ _shunt() {
             COMPREPLY=($(compgen -W '5s 10s 30s 1m' -- "$cur"))
             return
             ;;
-        --port | --program | --reason | --limit)
+        -f | --file)
+            _filedir
+            return
+            ;;
+        --port | --program | --reason | --limit | --host | --header)
             return
             ;;
     esac
@@ -60,6 +64,7 @@ _shunt() {
         list) options+=' --pid --port --program --state --reason --limit' ;;
         monitor) options+=' --pid --port --program --event --reason' ;;
         off | cleanup) options+=' --timeout' ;;
+        policy) options+=' --file --host --header' ;;
     esac
     if [[ $cur == -* ]]; then
         COMPREPLY=($(compgen -W "$options" -- "$cur"))
@@ -70,6 +75,12 @@ _shunt() {
             _filedir yaml
         else
             COMPREPLY=($(compgen -W 'validate' -- "$cur"))
+        fi
+    elif [[ $command == policy ]]; then
+        if [[ $prev == policy ]]; then
+            COMPREPLY=($(compgen -W 'validate explain' -- "$cur"))
+        else
+            _filedir
         fi
     elif [[ $command == why ]]; then
         COMPREPLY=($(compgen -W "$(command ps axo pid=)" -- "$cur"))

@@ -1,0 +1,17 @@
+// `shunt policy`: what documents mean, from files alone; no daemon is asked.
+#pragma once
+
+#include <control/exit_codes.hpp>
+#include <policy/explain.hpp>
+#include <string>
+#include <vector>
+
+namespace shunt {
+
+ExitCode policy_validate(const std::vector<std::string>& files, bool json);
+
+// `request` without a method: the connection alone. Headers as "Name: value".
+ExitCode policy_explain(const std::vector<std::string>& files, policy::Question question,
+                        const std::vector<std::string>& headers, bool json);
+
+}  // namespace shunt
