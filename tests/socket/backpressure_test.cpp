@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <poll.h>
 
-#include <sstream>
 #include <thread>
 
 #include "support/accelerated.hpp"
@@ -36,25 +35,6 @@ uint64_t bytes_until_stopped(int fd, size_t block_bytes) {
     poll(&waiting, 1, 50);
   }
   return sent;
-}
-
-uint64_t meminfo_bytes(const std::string& key) {
-  std::istringstream text(read_text("/proc/meminfo"));
-  for (std::string name; text >> name;) {
-    uint64_t kib = 0;
-    text >> kib;
-    std::string unit;
-    std::getline(text, unit);
-    if (name == key + ":") return kib << 10;
-  }
-  return 0;
-}
-
-// Sockets' buffers are slab objects and pages that nobody else is charged with.
-uint64_t kernel_bytes_used() {
-  const uint64_t free =
-      meminfo_bytes("MemFree") + meminfo_bytes("Buffers") + meminfo_bytes("Cached") + meminfo_bytes("AnonPages");
-  return meminfo_bytes("MemTotal") - free;
 }
 
 class Backpressure : public testing::TestWithParam<size_t> {};

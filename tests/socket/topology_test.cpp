@@ -344,6 +344,20 @@ TEST(Firewall, ADropOnALiveConnectionTakesEffect) {
   expect_accelerated(shortcut, connection);
 }
 
+TEST(Firewall, WithoutTheIntervalADropHasNoEffect) {
+  Accelerated shortcut;  // plain_settings(): no periodic message through TCP
+  const InCgroup inside(shortcut.cgroup());
+  const TwoPods pods;
+  const Connection connection = pods.connect();
+  expect_accelerated(shortcut, connection);
+  ASSERT_TRUE(shortcut.make_fast(connection));
+  pods.b.must_run("nft add table ip t");
+  pods.b.must_run("nft add chain ip t in { type filter hook input priority 0 ; }");
+  pods.b.must_run("nft add rule ip t in tcp dport 8000 drop");
+  const auto busy_until = Clock::now() + seconds(3);
+  while (Clock::now() < busy_until) ASSERT_TRUE(one_turn(connection, seconds(5)));
+}
+
 bool tracked(const NetNs& pod) {
   return pod.must_run("conntrack -L -p tcp --dport 8000").find("ESTABLISHED") != std::string::npos;
 }

@@ -46,7 +46,8 @@ const ProbeReport& host_probe() {
   return report;
 }
 
-Accelerated::Accelerated(Settings settings, Guard guard) : settings_(std::move(settings)), guard_(guard) {
+Accelerated::Accelerated(Settings settings, Guard guard, const ProbeReport& probe)
+    : settings_(std::move(settings)), guard_(guard), probe_(probe) {
   settings_.selection.cgroups.include = {cgroup_.name()};
   paths_.bpffs = "/sys/fs/bpf";
   paths_.pin_dir = "/sys/fs/bpf/shunt";
@@ -61,7 +62,7 @@ Accelerated::~Accelerated() {
 }
 
 void Accelerated::open_engine() {
-  engine_ = must(Engine::open(paths_, host_probe(), settings_), "open the engine");
+  engine_ = must(Engine::open(paths_, probe_, settings_), "open the engine");
   must(engine_->attach(), "attach the engine");
   if (guard_ == Guard::at_once) must(engine_->guard(cgroup_.name()), "watch over the cgroup");
 }

@@ -26,7 +26,8 @@ class Accelerated {
   // Its cgroup is watched for socket options from the beginning, so that already the first connection is enrolled, or
   // when the kernel side has asked for it and the events are read, as on a host.
   enum class Guard { at_once, on_request };
-  explicit Accelerated(Settings settings = plain_settings(), Guard guard = Guard::at_once);
+  explicit Accelerated(Settings settings = plain_settings(), Guard guard = Guard::at_once,
+                       const ProbeReport& probe = host_probe());
   ~Accelerated();  // drains, and removes the pins
   Accelerated(const Accelerated&) = delete;
   Accelerated& operator=(const Accelerated&) = delete;
@@ -54,6 +55,7 @@ class Accelerated {
  private:
   Settings settings_;
   Guard guard_;
+  ProbeReport probe_;
   Paths paths_;
   Cgroup cgroup_;
   std::unique_ptr<Engine> engine_;

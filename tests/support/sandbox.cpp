@@ -45,6 +45,18 @@ int counter() {
   _exit(127);
 }
 
+uint64_t meminfo_bytes(const std::string& key) {
+  std::istringstream text(read_text("/proc/meminfo"));
+  for (std::string name; text >> name;) {
+    uint64_t kib = 0;
+    text >> kib;
+    std::string unit;
+    std::getline(text, unit);
+    if (name == key + ":") return kib << 10;
+  }
+  return 0;
+}
+
 std::vector<pid_t> pids_in(const std::string& cgroup) {
   std::istringstream text(read_text(cgroup + "/cgroup.procs"));
   std::vector<pid_t> pids;
@@ -102,6 +114,12 @@ std::string read_text(const std::string& path) {
 bool write_text(const std::string& path, const std::string& text) {
   UniqueFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
   return fd.valid() && write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
+}
+
+uint64_t kernel_bytes_used() {
+  const uint64_t free =
+      meminfo_bytes("MemFree") + meminfo_bytes("Buffers") + meminfo_bytes("Cached") + meminfo_bytes("AnonPages");
+  return meminfo_bytes("MemTotal") - free;
 }
 
 bool eventually(const std::function<bool()>& condition, std::chrono::milliseconds limit) {

@@ -6,6 +6,7 @@
 
 #include <base/unique_fd.hpp>
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
@@ -23,6 +24,10 @@ inline void require(bool ok, const std::string& what) {
 
 std::string read_text(const std::string& path);  // empty if it cannot be read
 bool write_text(const std::string& path, const std::string& text);
+
+// What the kernel uses for itself, the page cache left out. Sockets' buffers are slab objects and pages that nobody
+// else is charged with.
+uint64_t kernel_bytes_used();
 
 // Polls `condition` until it holds or `limit` has passed; returns whether it held.
 bool eventually(const std::function<bool()>& condition, std::chrono::milliseconds limit = std::chrono::seconds(10));

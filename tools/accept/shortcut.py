@@ -53,7 +53,8 @@ def tests(*programs):
 
 def traffic_and_hazards(context):
     yield from checked_traffic(context)
-    yield from tests(("tests/socket/test_checker", "*"), ("tests/kernel/test_kernel", "*"))(context)
+    yield from tests(("tests/socket/test_checker", "*"), ("tests/socket/test_hazards", "*"),
+                     ("tests/socket/test_topology", "Firewall.*"), ("tests/kernel/test_kernel", "*"))(context)
 
 
 def start_nginx(lab):
