@@ -258,6 +258,8 @@ static __always_inline void on_active(struct bpf_sock_ops *ops, struct sh_config
 		sh_tell(cfg, st, SH_EV_CONNECT_SKIPPED, reason);
 		return;
 	}
+	/* Should the answer be lost, this end leaves although the other one believes in the pair: no redirect may be under way then. */
+	st->shared.rx_stopped = SH_R_LATCH;
 	me.cookie = st->shared.cookie;
 	me.sock = (__u64)tp;
 	me.storage = (__u64)st;
@@ -298,7 +300,10 @@ static __always_inline void sh_marry(struct sh_config *cfg, struct sh_sock *st, 
 	st->peer_cookie = peer->cookie;
 	st->peer_sock = peer->sock;
 	st->peer_storage = peer->storage;
-	st->state = SH_STATE_SPILLED;
+	if (st->state != SH_STATE_STOPPED)
+		st->state = SH_STATE_SPILLED;
+	if (st->shared.rx_stopped == SH_R_LATCH)
+		st->shared.rx_stopped = SH_R_NONE;
 	sh_tell(cfg, st, SH_EV_PAIRED, 0);
 }
 
@@ -421,6 +426,7 @@ static __always_inline void on_rtt(struct bpf_sock_ops *ops, struct sh_config *c
 	}
 	st->reason = answer ? answer->reason : SH_R_NO_PEER;
 	st->state = SH_STATE_STOPPED;
+	st->shared.rx_stopped = st->reason;
 	if (sh_psock(SK(tp)) && !sh_may_leave(tp)) {
 		sh_count(SH_C_LEAVE_LATER, 1);
 		return;

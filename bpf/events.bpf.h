@@ -69,13 +69,15 @@ static __always_inline void sh_tell_skipped(struct tcp_sock *tp, __u64 cookie, _
 	bpf_ringbuf_submit(ev, 0);
 }
 
-/* Asks the daemon to inspect a process. Written whether or not somebody watches. */
-static __always_inline void sh_ask_to_verify(__u32 tgid)
+/* Asks the daemon to inspect a process. Written whether or not somebody watches. False: the request was lost. */
+static __always_inline bool sh_ask_to_verify(__u32 tgid)
 {
 	struct sh_event *ev = sh_event_new(SH_EV_VERIFY, SH_R_NONE, tgid);
 
-	if (ev)
-		bpf_ringbuf_submit(ev, 0);
+	if (!ev)
+		return false;
+	bpf_ringbuf_submit(ev, 0);
+	return true;
 }
 
 #endif

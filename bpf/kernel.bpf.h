@@ -37,13 +37,14 @@ struct tcp_sock___smc {
 	__u8 syn_smc : 1;
 } __attribute__((preserve_access_index));
 
-struct sk_psock___inq {
-	__u32 msg_tot_len;
-} __attribute__((preserve_access_index));
-
-struct mem_cgroup___v1 {
+/* cgroup v1: sockets have a counter of their own. */
+struct mem_cgroup___tcpmem {
 	struct page_counter tcpmem;
 	bool tcpmem_active;
+} __attribute__((preserve_access_index));
+
+struct sk_psock___inq {
+	__u32 msg_tot_len;
 } __attribute__((preserve_access_index));
 
 #define SK(tp) (&(tp)->inet_conn.icsk_inet.sk)

@@ -32,6 +32,9 @@ struct {
 
 /* ---- one generation ---- */
 
+/* New settings are written before the old ones go: a list and its successor. */
+#define SH_SELECT_ENTRIES (2 * SH_SELECT_MAX)
+
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -86,7 +89,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, SH_SELECT_MAX);
+	__uint(max_entries, SH_SELECT_ENTRIES);
 	__type(key, struct sh_program_key);
 	__type(value, __u32); /* enum sh_program_flags */
 } sh_programs SEC(".maps");
@@ -116,21 +119,21 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, SH_SELECT_MAX);
+	__uint(max_entries, SH_SELECT_ENTRIES);
 	__type(key, struct sh_cidr_key);
 	__type(value, __u32);
 } sh_cidrs SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, SH_SELECT_MAX);
+	__uint(max_entries, SH_SELECT_ENTRIES);
 	__type(key, __u64); /* cgroup id */
 	__type(value, __u32);
 } sh_cgroups SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, SH_SELECT_MAX);
+	__uint(max_entries, SH_SELECT_ENTRIES);
 	__type(key, __u32);
 	__type(value, __u32);
 } sh_users SEC(".maps");

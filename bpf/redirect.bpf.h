@@ -12,6 +12,8 @@
 #include "select.bpf.h"
 
 #define SH_MEMORY_PAGES_MIN 256   /* a memory cgroup with less than this left gets nothing redirected */
+#define SH_MEMORY_PAGES_EASY 16384 /* ... and with less than this left every message is looked at */
+#define SH_TCP_PAGES_MIN 512       /* the same for all TCP sockets of the host, before they are under pressure */
 #define SH_MEMORY_DEPTH 6         /* levels of memory cgroups that are looked at */
 #define SH_GRANT_MSGS 16          /* so many messages, and bytes, between two looks at the reader */
 #define SH_GRANT_BYTES 16384
@@ -31,6 +33,7 @@ static __always_inline bool sh_adopt_answer(struct sh_sock *st)
 	st->peer_sock = answer->sock;
 	st->peer_storage = answer->storage;
 	st->state = SH_STATE_SPILLED;
+	st->shared.rx_stopped = SH_R_NONE;
 	bpf_map_delete_elem(&sh_answers, &cookie);
 	return true;
 }
@@ -75,46 +78,61 @@ static __always_inline bool sh_latch(struct sh_config *cfg, struct tcp_sock *tp,
 	return psock && sh_psock_empty(psock);
 }
 
-/* What limits the memory of a socket in this cgroup: all memory; under cgroup v1 TCP's buffers alone. */
-static __always_inline struct page_counter *sh_memory_counter(struct mem_cgroup *memcg)
+/* The counter that the sockets of a memory cgroup are charged to. */
+static __always_inline struct page_counter *sh_socket_counter(struct mem_cgroup *memcg)
 {
-	struct mem_cgroup___v1 *v1 = (void *)memcg;
+	struct mem_cgroup___tcpmem *v1 = (void *)memcg;
 
-	if (bpf_core_field_exists(v1->tcpmem) && BPF_CORE_READ(v1, tcpmem_active))
-		return (void *)memcg + bpf_core_field_offset(struct mem_cgroup___v1, tcpmem);
-	return (void *)memcg + bpf_core_field_offset(struct mem_cgroup, memory);
+	if (bpf_core_field_exists(v1->tcpmem_active) && BPF_CORE_READ(v1, tcpmem_active))
+		return (void *)memcg + bpf_core_field_offset(v1->tcpmem);
+	return (void *)memcg + bpf_core_field_offset(memcg->memory);
 }
 
-/* Would the kernel refuse to charge the reader? It would give the sender ENOMEM, which plain TCP does not. */
-static __always_inline bool sh_memory_short(struct tcp_sock *tp, struct sh_sock *st, __u32 size)
+/* All TCP sockets of the host together. The message that makes the kernel notice pressure is refused already, so the flag alone comes
+ * too late; each CPU adds to the sum in steps of 256 pages. */
+static __always_inline bool sh_tcp_memory_short(struct proto *prot)
+{
+	unsigned long pressure = 0;
+	long pages = 0, limits[2] = {};
+
+	bpf_probe_read_kernel(&pressure, sizeof(pressure), prot->memory_pressure);
+	bpf_probe_read_kernel(&pages, sizeof(pages), prot->memory_allocated);
+	bpf_probe_read_kernel(limits, sizeof(limits), prot->sysctl_mem);
+	return pressure || pages + SH_TCP_PAGES_MIN > limits[1];
+}
+
+/* Would the kernel refuse to charge the reader? It would give the sender ENOMEM, or end the reader, which plain TCP does not. Where
+ * little is left the grant is withdrawn: many connections could use theirs at once. */
+static __always_inline bool sh_memory_short(struct tcp_sock *tp, struct sh_sock *st)
 {
 	struct sock *peer = (void *)st->peer_sock;
 	struct page_counter *counter;
-	unsigned long pressure = 0;
 	struct mem_cgroup *memcg;
+	long left;
 
-	if (BPF_CORE_READ(peer, sk_forward_alloc) >= (int)size)
-		return false;
-	bpf_probe_read_kernel(&pressure, sizeof(pressure), SKC(tp)->skc_prot->memory_pressure);
-	if (pressure)
+	if (sh_tcp_memory_short(SKC(tp)->skc_prot))
 		return true;
 	memcg = BPF_CORE_READ(peer, sk_memcg);
 	if (!memcg)
 		return false;
-	counter = sh_memory_counter(memcg);
+	counter = sh_socket_counter(memcg);
 	for (int i = 0; i < SH_MEMORY_DEPTH && counter; i++) {
-		if (BPF_CORE_READ(counter, usage.counter) + SH_MEMORY_PAGES_MIN > (long)BPF_CORE_READ(counter, max))
+		left = (long)BPF_CORE_READ(counter, max) - BPF_CORE_READ(counter, usage.counter);
+		if (left < SH_MEMORY_PAGES_MIN)
 			return true;
+		if (left < SH_MEMORY_PAGES_EASY)
+			st->granted_msgs = 0;
 		counter = BPF_CORE_READ(counter, parent);
 	}
 	return false;
 }
 
 /* Takes the message from what the last look at the reader left free. Nobody but this end adds to that queue, so what was free then
- * is so now, and most messages of a request/response connection need not look into the peer. */
+ * is so now, and most messages of a request/response connection need not look into the peer. The reader's memory is others' too:
+ * a grant is good for one jiffy, so that the grants of many idle connections cannot exhaust it together. */
 static __always_inline bool sh_take_grant(struct sh_sock *st, __u32 size)
 {
-	if (!st->granted_msgs || st->granted_bytes < size)
+	if (!st->granted_msgs || st->granted_bytes < size || st->granted_jiffies != (__u32)bpf_jiffies64())
 		return false;
 	st->granted_msgs--;
 	st->granted_bytes -= size;
@@ -147,6 +165,7 @@ static __always_inline bool sh_reader_lags(struct sh_config *cfg, struct sh_sock
 		return true;
 	st->granted_msgs = sh_least(SH_GRANT_MSGS, cfg->spill_msgs - st->queued_msgs - 1);
 	st->granted_bytes = sh_least(SH_GRANT_BYTES, room - queued - size);
+	st->granted_jiffies = bpf_jiffies64();
 	return false;
 }
 
@@ -164,7 +183,7 @@ static __always_inline __u32 sh_tcp_reason(struct sh_config *cfg, struct tcp_soc
 	bpf_probe_read_kernel(&peer, sizeof(peer), (void *)st->peer_storage);
 	if (peer.cookie != st->peer_cookie)
 		return SH_R_PEER_GONE;
-	if (peer.rx_stopped) {
+	if (peer.rx_stopped && peer.rx_stopped != SH_R_LATCH) {
 		st->state = SH_STATE_STOPPED;
 		return SH_R_PEER_STOPPED;
 	}
@@ -183,11 +202,13 @@ static __always_inline __u32 sh_tcp_reason(struct sh_config *cfg, struct tcp_soc
 		return SH_R_STREAM;
 	if (cfg->firewall_jiffies && (__u32)bpf_jiffies64() - st->tcp_jiffies > cfg->firewall_jiffies)
 		return SH_R_FIREWALL;
-	if (st->state != SH_STATE_FAST && !sh_latch(cfg, tp, st))
+	if (st->state == SH_STATE_FAST && sh_take_grant(st, size))
+		return SH_R_NONE;
+	if (st->state != SH_STATE_FAST && (peer.rx_stopped || !sh_latch(cfg, tp, st)))
 		return SH_R_LATCH;
-	if ((st->state != SH_STATE_FAST || !sh_take_grant(st, size)) && sh_reader_lags(cfg, st, size))
+	if (sh_reader_lags(cfg, st, size))
 		return SH_R_BACKLOG;
-	if (cfg->memory_check && sh_memory_short(tp, st, size))
+	if (cfg->memory_check && sh_memory_short(tp, st))
 		return SH_R_MEMORY;
 	return SH_R_NONE;
 }

@@ -119,7 +119,8 @@ static __always_inline enum sh_reason sh_program_reason(struct sh_config *cfg, c
 	if (verdict)
 		return verdict->reason;
 	bpf_map_update_elem(&sh_processes, &process, &asked, BPF_NOEXIST);
-	sh_ask_to_verify(who->tgid);
+	if (!sh_ask_to_verify(who->tgid))
+		bpf_map_delete_elem(&sh_processes, &process); /* the next connection asks again */
 	return SH_R_PROGRAM_UNVERIFIED;
 }
 

@@ -122,7 +122,8 @@ WhyRow explain(const sh_owner& owner, const Row* row, int skipped_map) {
     uint32_t slot = owner.cookie & (SH_SKIPPED_MAX - 1);
     bool found =
         bpf_map_lookup_elem(skipped_map, &slot, &skipped) == 0 && owner.cookie && skipped.cookie == owner.cookie;
-    why.reason = found ? skipped.reason : uint32_t{SH_R_OLDER};
+    bool forgotten = !found && owner.cookie && skipped.cookie;  // the kernel side gave it a cookie when it judged it
+    why.reason = found ? skipped.reason : forgotten ? uint32_t{SH_R_FORGOTTEN} : uint32_t{SH_R_OLDER};
     uint32_t inspected = found ? uint32_t{SH_R_NONE} : inspect_process(owner.tgid);
     if (inspected) why.reason = inspected;
   }

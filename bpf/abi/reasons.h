@@ -53,7 +53,8 @@
 	X(BLOCKING, "blocking", "the program may block in recv() here, which the kernel would end with EAGAIN") \
 	X(CLOSING, "closing", "the socket is being shut down, or has an error")                                            \
 	X(CORKED, "corked", "the server corks its responses (TCP_CORK, nginx tcp_nopush): TCP joins their parts, a redirect cannot") \
-	X(UNGUARDED, "unguarded", "the cgroup was not yet watched for socket options, which shuntd arranges at its first connection")
+	X(UNGUARDED, "unguarded", "the cgroup was not yet watched for socket options, which shuntd arranges at its first connection") \
+	X(FORGOTTEN, "forgotten", "the reason was not kept: more recent connections took its place")
 
 enum sh_reason {
 #define SH_REASON_ENUM(id, name, text) SH_R_##id,

@@ -36,6 +36,7 @@ typedef uint64_t sh_u64;
 
 #define SH_ADDR_BYTES 16
 #define SH_PROGRAM_NAME_BYTES 32 /* base name of the executable, cut, zero-padded */
+#ifndef SH_SOCKETS_MAX           /* a test builds all of these smaller, to fill them */
 #define SH_SOCKETS_MAX 262144    /* sockets in the sockhash: two for each pair, so 131,072 pairs */
 #define SH_ISNS_MAX 16384        /* connections between the two ends' ESTABLISHED: microseconds each, the oldest go first */
 #define SH_ANSWERS_MAX 131072    /* pairs whose active end has not sent yet */
@@ -43,10 +44,11 @@ typedef uint64_t sh_u64;
 #define SH_SKIPPED_MAX 16384     /* a power of two */
 #define SH_LISTENERS_MAX 16384
 #define SH_GUARDS_MAX 16384      /* cgroups with enrolled sockets */
-#define SH_SELECT_MAX 4096       /* entries of each selection map */
+#define SH_SELECT_MAX 4096       /* entries of each selection list */
+#define SH_EVENT_RING_BYTES (1 << 20)
+#endif
 #define SH_COUNTERS_MAX 64       /* room for names to come, so that one version can read another's */
 #define SH_REASONS_MAX 128
-#define SH_EVENT_RING_BYTES (1 << 20)
 
 /* ---- crossing layout ---- */
 
@@ -69,7 +71,7 @@ struct sh_end {
 /* The head of the socket storage, which the other end reads: one read for all that can change from outside. */
 struct sh_shared {
 	sh_u64 cookie;
-	sh_u32 rx_stopped; /* enum sh_reason: why nothing may be redirected to this socket any more; 0: may */
+	sh_u32 rx_stopped; /* enum sh_reason: why nothing may be redirected to this socket any more; 0: may; SH_R_LATCH: not yet */
 	sh_u32 tx_msgs;    /* messages this socket has sent, on either way, wrapping */
 };
 
@@ -127,8 +129,8 @@ struct sh_sock {
 	char program[SH_PROGRAM_NAME_BYTES];
 	sh_u32 corked_msgs;   /* sent while TCP_CORK was set */
 	sh_u32 granted_msgs;  /* may be redirected before the reader's queue is looked at again ... */
-	sh_u32 granted_bytes; /* ... with so many bytes */
-	sh_u32 pad;
+	sh_u32 granted_bytes; /* ... with so many bytes ... */
+	sh_u32 granted_jiffies; /* ... in this one, low half */
 #if SH_LAYOUT_VERSION != 1
 	sh_u64 unused; /* a test builds the next layout, to upgrade to it */
 #endif

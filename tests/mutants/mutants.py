@@ -31,7 +31,7 @@ MUTANTS = {
     # ---- backpressure and memory ----
     "no-spill": [("redirect.bpf.h", "sh_reader_lags(cfg, st, size))", "false)")],
     "no-message-limit": [("redirect.bpf.h", "|| st->queued_msgs >= cfg->spill_msgs", "")],
-    "no-memory-check": [("redirect.bpf.h", "cfg->memory_check && sh_memory_short(tp, st, size)", "false")],
+    "no-memory-check": [("redirect.bpf.h", "cfg->memory_check && sh_memory_short(tp, st)", "false")],
     # ---- pairing ----
     "four-tuple": [("enrol.bpf.h", "key.active_seq = tp->snd_nxt;", "key.active_seq = sh_local_port(tp);"),
                    ("enrol.bpf.h", "key.passive_seq = tp->rcv_nxt;", "key.passive_seq = sh_remote_port(tp);"),

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <filesystem>
+#include <sockops/pins.hpp>
 
 namespace shunt::test {
 
@@ -85,6 +86,26 @@ std::optional<Row> Accelerated::row(int fd) {
   return std::nullopt;
 }
 
+bool Accelerated::is_in_map(int fd) {
+  const auto found = row(fd);
+  return found && found->raw.tail.in_map;
+}
+
+size_t Accelerated::entries(const std::string& map) {
+  const UniqueFd fd = must(open_map(paths_, generations(paths_).back(), map), "open a map");
+  bpf_map_info info{};
+  uint32_t bytes = sizeof(info);
+  require(bpf_obj_get_info_by_fd(fd.get(), &info, &bytes) == 0, "look at a map");
+  std::vector<char> key(info.key_size), next(info.key_size);
+  size_t count = 0;
+  for (int more = bpf_map_get_next_key(fd.get(), nullptr, next.data()); more == 0 && count < info.max_entries;
+       ++count) {
+    key = next;
+    more = bpf_map_get_next_key(fd.get(), key.data(), next.data());
+  }
+  return count;
+}
+
 uint64_t Accelerated::counter(sh_counter which) {
   return must(engine_ ? engine_->counters() : pinned_counters(paths_), "read the counters").counters[which];
 }
@@ -149,6 +170,11 @@ uint32_t programs_attached(const Cgroup& cgroup) {
     count += programs_attached(cgroup, type);
   }
   return count;
+}
+
+std::string own_program() {
+  const std::string name = std::filesystem::read_symlink("/proc/self/exe").filename();
+  return name.substr(0, SH_PROGRAM_NAME_BYTES - 1);
 }
 
 std::string describe(const std::optional<Row>& row) {

@@ -43,6 +43,8 @@ class Accelerated {
 
   std::vector<Row> rows();
   std::optional<Row> row(int fd);  // of one of our sockets
+  bool is_in_map(int fd);
+  size_t entries(const std::string& map);  // of the newest generation
   uint64_t counter(sh_counter which);
   uint64_t reason_count(sh_reason which);
   size_t guard_pins();    // of all generations
@@ -65,6 +67,9 @@ class Accelerated {
 uint32_t programs_attached(const Cgroup& cgroup, bpf_attach_type type);
 // Of every kind that shunt may attach.
 uint32_t programs_attached(const Cgroup& cgroup);
+
+// Its base name, as the programs see it.
+std::string own_program();
 
 // One line for a failed expectation: what the kernel keeps about a socket.
 std::string describe(const std::optional<Row>& row);

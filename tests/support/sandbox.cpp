@@ -2,11 +2,13 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -183,9 +185,18 @@ bool Cgroup::holds(pid_t pid) const {
   return read_text("/proc/" + process + "/cgroup").find("0::" + name()) != std::string::npos;
 }
 
-Child Child::fork(const std::function<int()>& body) {
+Child Child::fork(const std::function<int()>& body, pid_t pid) {
   Child child;
-  child.pid_ = ::fork();
+  if (pid == 0) {
+    child.pid_ = ::fork();
+  } else {
+    clone_args args{};
+    args.exit_signal = SIGCHLD;
+    args.set_tid = reinterpret_cast<uintptr_t>(&pid);
+    args.set_tid_size = 1;
+    child.pid_ = static_cast<pid_t>(syscall(SYS_clone3, &args, sizeof(args)));
+    if (child.pid_ < 0 && errno == EEXIST) return child;
+  }
   require(child.pid_ >= 0, "fork");
   if (child.pid_ == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);

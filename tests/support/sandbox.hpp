@@ -101,8 +101,9 @@ class OutOfCgroup {
 class Child {
  public:
   Child() = default;
-  // `body` runs in the forked process, which ends with its value.
-  static Child fork(const std::function<int()>& body);
+  // `body` runs in the forked process, which ends with its value. With `pid` the process gets this pid; not running()
+  // if somebody else has it.
+  static Child fork(const std::function<int()>& body, pid_t pid = 0);
   // argv[0] is looked up in PATH; `output` (a path) gets stdout and stderr, empty: inherited. Runs in `netns_fd` if >=
   // 0.
   static Child exec(const std::vector<std::string>& argv, const std::string& output = {}, int netns_fd = -1);
@@ -111,6 +112,7 @@ class Child {
   ~Child();
 
   pid_t pid() const { return pid_; }
+  bool running() const { return pid_ > 0; }
   void signal(int number) const;
   // Exit code; 128 + signal; -1 if it did not end in time.
   int wait(std::chrono::milliseconds limit = std::chrono::seconds(60));
