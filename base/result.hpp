@@ -27,20 +27,26 @@ inline Error errno_error(int code, std::string what, std::string remedy = {}) {
   return Error{code, std::move(what) + ": " + std::strerror(code), std::move(remedy)};
 }
 
-struct Unexpected {
-  Error error;
+template <typename E>
+struct BasicUnexpected {
+  E error;
 };
+using Unexpected = BasicUnexpected<Error>;
 
-inline Unexpected unexpected(Error error) { return Unexpected{std::move(error)}; }
+template <typename E>
+BasicUnexpected<E> unexpected(E error) {
+  return {std::move(error)};
+}
 inline Unexpected unexpected(int code, std::string what, std::string remedy = {}) {
   return Unexpected{errno_error(code, std::move(what), std::move(remedy))};
 }
 
-template <typename T>
+// A library whose callers tell failures apart brings an error type of its own, E.
+template <typename T, typename E = Error>
 class [[nodiscard]] Result {
  public:
   Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}
-  Result(Unexpected failure) : state_(std::in_place_index<1>, std::move(failure.error)) {}
+  Result(BasicUnexpected<E> failure) : state_(std::in_place_index<1>, std::move(failure.error)) {}
 
   bool has_value() const { return state_.index() == 0; }
   explicit operator bool() const { return has_value(); }
@@ -54,24 +60,24 @@ class [[nodiscard]] Result {
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
 
-  const Error& error() const { return assert(!has_value()), std::get<1>(state_); }
+  const E& error() const { return assert(!has_value()), std::get<1>(state_); }
 
  private:
-  std::variant<T, Error> state_;
+  std::variant<T, E> state_;
 };
 
-template <>
-class [[nodiscard]] Result<void> {
+template <typename E>
+class [[nodiscard]] Result<void, E> {
  public:
   Result() = default;
-  Result(Unexpected failure) : error_(std::move(failure.error)), ok_(false) {}
+  Result(BasicUnexpected<E> failure) : error_(std::move(failure.error)), ok_(false) {}
 
   bool has_value() const { return ok_; }
   explicit operator bool() const { return ok_; }
-  const Error& error() const { return assert(!ok_), error_; }
+  const E& error() const { return assert(!ok_), error_; }
 
  private:
-  Error error_;
+  E error_{};
   bool ok_ = true;
 };
 

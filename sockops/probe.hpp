@@ -2,27 +2,12 @@
 // namespace; nothing is decided by the kernel's version.
 #pragma once
 
+#include <base/probe_item.hpp>
 #include <base/result.hpp>
 #include <string>
 #include <vector>
 
 namespace shunt {
-
-enum class ProbeVerdict {
-  ok,       // works as the shortcut likes it
-  quirk,    // works differently; `meaning` says what is done about it
-  missing,  // not there, and not needed
-  fatal,    // the shortcut cannot run; `remedy` says what to do
-};
-
-struct ProbeItem {
-  std::string name;  // stable, kebab-case: "fionread-redirected"
-  ProbeVerdict verdict = ProbeVerdict::ok;
-  std::string found;    // what was seen, in a few words
-  std::string meaning;  // what follows from it
-  std::string remedy;   // for fatal
-  double seconds = 0;
-};
 
 // What the engine decides by.
 struct ProbeReport {
