@@ -110,6 +110,7 @@ def base_ramfs(kernel_dir, modules):
 def program_ramfs(kernel_dir, command, files, programs, modules, env):
     ramfs = base_ramfs(kernel_dir, modules)
     ramfs.add("etc/passwd", stat.S_IFREG | 0o644, b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
+    ramfs.add("etc/group", stat.S_IFREG | 0o644, b"root:x:0:\nnogroup:x:65534:\n")
     ramfs.add("etc/hosts", stat.S_IFREG | 0o644, b"127.0.0.1 localhost\n::1 localhost\n")
     for applet in subprocess.run(["/bin/busybox", "--list-full"], text=True, capture_output=True, check=True).stdout.split():
         ramfs.add(applet, stat.S_IFLNK | 0o777, b"/bin/busybox")
