@@ -355,8 +355,10 @@ static __always_inline void sh_evict(const struct sh_end *active)
 	if (BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) != (__s64)cookie)
 		return;
 	psock = sh_psock(sk);
-	if (psock && sh_psock_empty(psock) && BPF_CORE_READ(psock, refcnt.refs.counter) == 1)
+	if (psock && sh_psock_empty(psock) && BPF_CORE_READ(psock, refcnt.refs.counter) == 1) {
 		bpf_map_delete_elem(&sh_socks, &cookie);
+		bpf_map_delete_elem(&sh_arrivals, &cookie);
+	}
 }
 
 static __always_inline void on_passive(struct bpf_sock_ops *ops, struct sh_config *cfg)
@@ -432,6 +434,7 @@ static __always_inline void on_rtt(struct bpf_sock_ops *ops, struct sh_config *c
 		return;
 	}
 	bpf_map_delete_elem(&sh_socks, &cookie);
+	bpf_map_delete_elem(&sh_arrivals, &cookie);
 	bpf_map_delete_elem(&sh_answers, &cookie);
 	st->flags = (st->flags & ~SH_SOCK_IN_MAP) | SH_SOCK_LEFT;
 	sh_profile_no_peer(st->profile, st->reason);
