@@ -36,7 +36,8 @@ MUTANTS = {
     "four-tuple": [("enrol.bpf.h", "key.active_seq = tp->snd_nxt;", "key.active_seq = sh_local_port(tp);"),
                    ("enrol.bpf.h", "key.passive_seq = tp->rcv_nxt;", "key.passive_seq = sh_remote_port(tp);"),
                    ("enrol.bpf.h", "key.active_seq = tp->rcv_nxt;", "key.active_seq = sh_remote_port(tp);"),
-                   ("enrol.bpf.h", "key.passive_seq = tp->snd_nxt;", "key.passive_seq = sh_local_port(tp);")],
+                   ("enrol.bpf.h", "key.passive_seq = tp->snd_nxt;", "key.passive_seq = sh_local_port(tp);"),
+                   ("redirect.bpf.h", "peer.rx_stopped || !sh_latch(", "!sh_latch(")],
     "unpaired-stays": [("shunt.bpf.c", "on_rtt(ops, cfg);", "")],
     # ---- a redirect that fails; a peer, a writer or a socket that is no longer what it was ----
     "drop": [("redirect.bpf.h", "reason = SH_R_REDIRECT_FAILED;", "return SK_DROP;")],
