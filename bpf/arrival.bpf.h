@@ -4,7 +4,8 @@
  *
  * It takes whole packets. What TCP sends again may overlap with what has arrived: a sender whose acknowledgements were lost joins
  * the packet that is missing with those before it. TCP's own recvmsg() skips the bytes that it has read; the psock's queue would
- * deliver them twice (seen on 6.18; such packets reach the verdict on 6.1, 6.12 and 7.2 too). So the verdict remembers how far the stream has come, and cuts. */
+ * deliver them twice (seen on 6.18; such packets reach the verdict on 6.1, 6.12 and 7.2 too). So the verdict remembers how far the
+ * stream has come, and cuts. */
 #ifndef SHUNT_ARRIVAL_BPF_H
 #define SHUNT_ARRIVAL_BPF_H
 

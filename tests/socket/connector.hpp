@@ -26,7 +26,7 @@ class Connector {
 
 // The test's program is the only receiver, once each of its processes has been inspected.
 Settings settings_with_verification();
-void verify_all(Accelerated& shortcut);                 // as the daemon does
-UniqueFd verified_listener(Accelerated& shortcut);      // this process is inspected
+void verify_all(Accelerated& shortcut);             // as the daemon does
+UniqueFd verified_listener(Accelerated& shortcut);  // this process is inspected
 
 }  // namespace shunt::test

@@ -105,10 +105,9 @@ TEST(SocketMap, CheckedTrafficAtTheLimitIsExact) {
   constexpr int kConnections = 2000;
   Accelerated shortcut;
   TempDir dir;
-  Child checker =
-      Child::exec({SHUNT_TRAFFIC_PROGRAM, "--connections", std::to_string(kConnections), "--at-once", "200", "--cgroup",
-                   shortcut.cgroup().path(), "-o", "json"},
-                  dir / "out");
+  Child checker = Child::exec({SHUNT_TRAFFIC_PROGRAM, "--connections", std::to_string(kConnections), "--at-once", "200",
+                               "--cgroup", shortcut.cgroup().path(), "-o", "json"},
+                              dir / "out");
   const int code = checker.wait(seconds(120));
   const std::string output = read_text(dir / "out");
   ASSERT_EQ(code, 0) << output;
@@ -198,8 +197,8 @@ TEST(Answers, NoSendFailsWhileTheOtherEndLeaves) {
     std::atomic<int> error{0};
     std::thread server([&] {
       for (size_t sent = 0; sent < kStreamBytes;) {
-        const ssize_t n = send(oldest.server.get(), stream.data() + sent, std::min<size_t>(100, kStreamBytes - sent),
-                               MSG_NOSIGNAL);
+        const ssize_t n =
+            send(oldest.server.get(), stream.data() + sent, std::min<size_t>(100, kStreamBytes - sent), MSG_NOSIGNAL);
         if (n < 0) {
           error = errno;
           return;

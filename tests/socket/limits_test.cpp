@@ -48,9 +48,8 @@ uint64_t burst(const NetNs& space, const std::vector<UniqueFd>& listeners) {
   std::atomic<uint64_t> connections{0};
   std::vector<std::thread> threads;
   for (size_t i = 0; i < listeners.size(); ++i) {
-    threads.emplace_back([&, i] {
-      space.run([&] { EXPECT_TRUE(connect_for_a_while(listeners[i].get(), i << 40, connections)); });
-    });
+    threads.emplace_back(
+        [&, i] { space.run([&] { EXPECT_TRUE(connect_for_a_while(listeners[i].get(), i << 40, connections)); }); });
   }
   for (std::thread& thread : threads) thread.join();
   fmt::print("{} connections, {} a second\n", connections.load(), connections.load() / kBurst.count());
