@@ -294,16 +294,9 @@ static __always_inline bool sh_who_listens(struct tcp_sock *tp, struct sh_who *w
 	return true;
 }
 
-/* The other end of a pair, into the storage. */
 static __always_inline void sh_marry(struct sh_config *cfg, struct sh_sock *st, const struct sh_end *peer)
 {
-	st->peer_cookie = peer->cookie;
-	st->peer_sock = peer->sock;
-	st->peer_storage = peer->storage;
-	if (st->state != SH_STATE_STOPPED)
-		st->state = SH_STATE_SPILLED;
-	if (st->shared.rx_stopped == SH_R_LATCH)
-		st->shared.rx_stopped = SH_R_NONE;
+	sh_join(st, peer);
 	sh_tell(cfg, st, SH_EV_PAIRED, 0);
 }
 
@@ -355,10 +348,8 @@ static __always_inline void sh_evict(const struct sh_end *active)
 	if (BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) != (__s64)cookie)
 		return;
 	psock = sh_psock(sk);
-	if (psock && sh_psock_empty(psock) && BPF_CORE_READ(psock, refcnt.refs.counter) == 1) {
-		bpf_map_delete_elem(&sh_socks, &cookie);
-		bpf_map_delete_elem(&sh_arrivals, &cookie);
-	}
+	if (psock && sh_psock_empty(psock) && BPF_CORE_READ(psock, refcnt.refs.counter) == 1)
+		sh_leave_map(cookie);
 }
 
 static __always_inline void on_passive(struct bpf_sock_ops *ops, struct sh_config *cfg)
@@ -433,8 +424,7 @@ static __always_inline void on_rtt(struct bpf_sock_ops *ops, struct sh_config *c
 		sh_count(SH_C_LEAVE_LATER, 1);
 		return;
 	}
-	bpf_map_delete_elem(&sh_socks, &cookie);
-	bpf_map_delete_elem(&sh_arrivals, &cookie);
+	sh_leave_map(cookie);
 	bpf_map_delete_elem(&sh_answers, &cookie);
 	st->flags = (st->flags & ~SH_SOCK_IN_MAP) | SH_SOCK_LEFT;
 	sh_profile_no_peer(st->profile, st->reason);

@@ -66,9 +66,8 @@ int sh_iter_leave(struct bpf_iter__tcp *ctx)
 			return 0;
 	}
 	cookie = st->shared.cookie;
-	if (bpf_map_delete_elem(&sh_socks, &cookie))
+	if (sh_leave_map(cookie))
 		return 0;
-	bpf_map_delete_elem(&sh_arrivals, &cookie);
 	st->flags = (st->flags & ~SH_SOCK_IN_MAP) | SH_SOCK_LEFT;
 	st->state = SH_STATE_STOPPED;
 	st->reason = SH_R_OFF;

@@ -189,4 +189,26 @@ static __always_inline struct sh_sock *sh_storage(struct tcp_sock *tp, __u64 fla
 	return bpf_sk_storage_get(&sh_sockets, tp, 0, flags);
 }
 
+/* The other end of a pair, into the storage. What stopped this end before stays in force; that it was not ready does not. */
+static __always_inline void sh_join(struct sh_sock *st, const struct sh_end *peer)
+{
+	st->peer_cookie = peer->cookie;
+	st->peer_sock = peer->sock;
+	st->peer_storage = peer->storage;
+	if (st->state != SH_STATE_STOPPED)
+		st->state = SH_STATE_SPILLED;
+	if (st->shared.rx_stopped == SH_R_LATCH)
+		st->shared.rx_stopped = SH_R_NONE;
+}
+
+/* Takes a live socket out of the sockhash, with what is kept beside it. 0, or the sockhash's error: it was not there. */
+static __always_inline long sh_leave_map(__u64 cookie)
+{
+	long err = bpf_map_delete_elem(&sh_socks, &cookie);
+
+	if (!err) /* after the last packet that the verdict can see */
+		bpf_map_delete_elem(&sh_arrivals, &cookie);
+	return err;
+}
+
 #endif

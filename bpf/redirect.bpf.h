@@ -29,11 +29,7 @@ static __always_inline bool sh_adopt_answer(struct sh_sock *st)
 
 	if (!answer || answer->reason)
 		return false;
-	st->peer_cookie = answer->cookie;
-	st->peer_sock = answer->sock;
-	st->peer_storage = answer->storage;
-	st->state = SH_STATE_SPILLED;
-	st->shared.rx_stopped = SH_R_NONE;
+	sh_join(st, answer);
 	bpf_map_delete_elem(&sh_answers, &cookie);
 	return true;
 }
