@@ -8,6 +8,7 @@
 #include <sockops/namespaces.hpp>
 #include <sockops/owners.hpp>
 #include <sockops/pins.hpp>
+#include <sockops/read.hpp>
 #include <thread>
 
 namespace shunt {
@@ -38,10 +39,10 @@ Result<void> set_modes(const Paths& paths, sh_mode mode) {
   return {};
 }
 
-std::vector<Row> rows_in_map(const Paths& paths) {
+Result<std::vector<Row>> rows_in_map(const Paths& paths, const std::vector<UniqueFd>& namespaces) {
   std::vector<Row> in_map;
-  auto rows = pinned_list(paths);
-  if (!rows) return in_map;
+  auto rows = list_in(paths, namespaces);
+  if (!rows) return rows;
   for (auto& row : *rows)
     if (row.raw.tail.in_map) in_map.push_back(std::move(row));
   return in_map;
@@ -72,7 +73,9 @@ Result<DrainReport> drain_pinned(const Paths& wanted, std::chrono::milliseconds 
       if (!left) return unexpected(left.error());
       report.left += *left;
     }
-    report.kept = rows_in_map(*paths);
+    auto kept = rows_in_map(*paths, namespaces);
+    if (!kept) return unexpected(kept.error());
+    report.kept = std::move(*kept);
     if (progress && round % kProgressEvery == 0) progress(static_cast<uint32_t>(report.kept.size()));
     if (report.kept.empty() || Clock::now() >= end) break;
     std::this_thread::sleep_for(kDrainStep);

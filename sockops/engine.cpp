@@ -331,10 +331,14 @@ Result<int> Engine::read_events(const std::function<void(const sh_event&)>& on_e
   auto abandoned = std::exchange(sink.abandoned, {});
   auto unguarded = std::exchange(sink.unguarded, {});
   if (read < 0) return unexpected(read, "cannot read the event ring");
+  // One that fails does not hold up the others; the first error is told.
+  Result<void> done;
   for (const auto& event : abandoned)
-    if (auto reset = reset_socket(event); !reset) return unexpected(reset.error());
+    if (auto reset = reset_socket(event); !reset && done) done = reset;
+  if (!unguarded.empty()) forget_gone(state_->guards());
   for (uint64_t cgroup : unguarded)
-    if (auto guarded = guard_cgroup(state_->guards(), cgroup); !guarded) return unexpected(guarded.error());
+    if (auto guarded = guard_cgroup(state_->guards(), cgroup); !guarded && done) done = guarded;
+  if (!done) return unexpected(done.error());
   return read;
 }
 

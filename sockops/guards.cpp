@@ -24,7 +24,7 @@ uint64_t inode_of(int fd) {
   return fstat(fd, &info) == 0 ? info.st_ino : 0;
 }
 
-// The folder of a cgroup by its id; empty if it is gone. Needs CAP_DAC_READ_SEARCH.
+// The folder of a cgroup by its id; empty with errno: ESTALE if it is gone. Needs CAP_DAC_READ_SEARCH.
 UniqueFd open_cgroup(const Paths& paths, uint64_t cgroup) {
   UniqueFd root(open(paths.cgroup_root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!root) return {};
@@ -106,6 +106,7 @@ std::vector<uint64_t> guarded_cgroups(int map) {
 
 Result<void> guard_cgroup(const GuardContext& context, uint64_t cgroup) {
   UniqueFd fd = open_cgroup(context.paths, cgroup);
+  if (!fd && errno != ESTALE) return unexpected(errno, fmt::format("cannot open cgroup {}", cgroup));
   if (!fd) {
     forget(context, cgroup);
     return {};
@@ -125,6 +126,14 @@ Result<void> renew_guards(const GuardContext& context) {
     if (auto marked = mark(context, cgroup, false); !marked) return marked;
   }
   return {};
+}
+
+void forget_gone(const GuardContext& context) {
+  for (const auto& name : list_dir(context.generation.dir)) {
+    if (!name.starts_with(kPinPrefix)) continue;
+    uint64_t cgroup = strtoull(name.c_str() + strlen(kPinPrefix), nullptr, 10);
+    if (!open_cgroup(context.paths, cgroup) && errno == ESTALE) forget(context, cgroup);
+  }
 }
 
 void detach_guards(const Generation& generation) {

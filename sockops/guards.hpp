@@ -25,6 +25,9 @@ Result<void> guard_cgroup(const GuardContext& context, uint64_t cgroup);
 // fails nothing is enrolled any more. To be called before the mode is ON.
 Result<void> renew_guards(const GuardContext& context);
 
+// Forgets the guards of cgroups that are gone: their pins would gather where containers come and go.
+void forget_gone(const GuardContext& context);
+
 // Detaches all guards of a generation, whose entries stay: renew_guards() finds them.
 void detach_guards(const Generation& generation);
 

@@ -12,6 +12,7 @@
 #include <sockops/namespaces.hpp>
 #include <sockops/owners.hpp>
 #include <sockops/pins.hpp>
+#include <sockops/read.hpp>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -133,18 +134,21 @@ WhyRow explain(const sh_owner& owner, const Row* row, int skipped_map) {
 
 }  // namespace
 
-Result<std::vector<Row>> pinned_list(const Paths& wanted) {
-  auto paths = resolve_paths(wanted, false);
-  if (!paths) return unexpected(paths.error());
-  auto namespaces = namespaces_with_sockets(*paths);
-  CgroupNames names(paths->cgroup_root);
+Result<std::vector<Row>> list_in(const Paths& paths, const std::vector<UniqueFd>& namespaces) {
+  CgroupNames names(paths.cgroup_root);
   std::vector<Row> all;
-  for (const auto& generation : generations(*paths)) {
-    auto rows = list_generation(*paths, generation, namespaces, names);
+  for (const auto& generation : generations(paths)) {
+    auto rows = list_generation(paths, generation, namespaces, names);
     if (!rows) return rows;
     all.insert(all.end(), std::make_move_iterator(rows->begin()), std::make_move_iterator(rows->end()));
   }
   return all;
+}
+
+Result<std::vector<Row>> pinned_list(const Paths& wanted) {
+  auto paths = resolve_paths(wanted, false);
+  if (!paths) return unexpected(paths.error());
+  return list_in(*paths, namespaces_with_sockets(*paths));
 }
 
 Result<Counters> pinned_counters(const Paths& wanted) {
@@ -203,7 +207,7 @@ Result<std::vector<WhyRow>> pinned_why(const Paths& wanted, const WhyQuery& quer
   if (!newest) return unexpected(Error{ENOENT, "nothing of shunt is in force", "start shuntd"});
   auto owners = socket_owners(*newest);
   if (!owners) return unexpected(owners.error());
-  auto rows = pinned_list(*paths);
+  auto rows = list_in(*paths, network_namespaces(*owners));
   if (!rows) return unexpected(rows.error());
   auto skipped = open_map(*paths, *newest, "sh_skipped");
   if (!skipped) return unexpected(skipped.error());

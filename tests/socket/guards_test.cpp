@@ -123,7 +123,7 @@ TEST(Guards, ComeBackWhenShuntIsTurnedOnAgain) {
   EXPECT_TRUE(shortcut.make_fast(connection));
 }
 
-// Its pin goes, and a request for it, late as it may be, is no error.
+// Its pin goes when the next cgroup asks: they would gather where containers come and go.
 TEST(Guards, ARemovedCgroupIsForgotten) {
   Accelerated shortcut(plain_settings(), Guard::on_request);
   {
@@ -131,6 +131,20 @@ TEST(Guards, ARemovedCgroupIsForgotten) {
     ASSERT_TRUE(shortcut.engine().guard(below.name()));
   }
   EXPECT_FALSE(shortcut.engine().guard(shortcut.cgroup().name() + "/below"));
+  EXPECT_EQ(shortcut.guard_pins(), 1u);
+  const InCgroup inside(shortcut.cgroup());
+  connect_pair();
+  answer(shortcut);
+  EXPECT_EQ(shortcut.guard_pins(), 1u);  // another one's
+  EXPECT_EQ(guards_on(shortcut.cgroup()), 1u);
+}
+
+TEST(Guards, ARemovedCgroupIsForgottenAtTheNextStart) {
+  Accelerated shortcut(plain_settings(), Guard::on_request);
+  {
+    Below below(shortcut.cgroup());
+    ASSERT_TRUE(shortcut.engine().guard(below.name()));
+  }
   EXPECT_TRUE(shortcut.engine().attach());
   EXPECT_EQ(shortcut.guard_pins(), 0u);
 }
