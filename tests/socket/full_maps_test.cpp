@@ -100,6 +100,26 @@ TEST(SocketMap, AnAcceptedSocketThatFindsItFullTakesItsPeerOut) {
   EXPECT_TRUE(ping_pong(waiting, 2));
 }
 
+// Open connections to peers that are not enrolled occupy nothing: neither in the socket map nor beside it.
+TEST(SocketMap, SocketsThatLeaveMakeRoom) {
+  Accelerated shortcut;
+  UniqueFd listener;
+  {
+    const OutOfCgroup outside(shortcut.cgroup());
+    listener = listen_tcp();
+  }
+  const InCgroup inside(shortcut.cgroup());
+  std::vector<Connection> open;
+  for (int i = 0; i < 2 * SH_SOCKETS_MAX; ++i) {
+    open.push_back(connect_through(listener.get(), local_endpoint(listener.get())));
+    ASSERT_TRUE(ping_pong(open.back(), 2));
+  }
+  EXPECT_EQ(sockets_in_map(shortcut), 0u);
+  EXPECT_EQ(shortcut.entries("sh_arrivals"), 0u);
+  EXPECT_EQ(shortcut.reason_count(SH_R_MAP_FULL), 0u);
+  EXPECT_TRUE(shortcut.make_fast(connect_pair()));
+}
+
 // Everything that the traffic checker does, where most connections find the map full and some do not.
 TEST(SocketMap, CheckedTrafficAtTheLimitIsExact) {
   constexpr int kConnections = 2000;
