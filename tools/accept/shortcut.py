@@ -53,7 +53,7 @@ def tests(*programs):
 
 def traffic_and_hazards(context):
     yield from checked_traffic(context)
-    yield from tests(("tests/socket/test_checker", "*"), ("tests/socket/test_hazards", "*"),
+    yield from tests(("tests/socket/test_checker", "*"), ("tests/socket/test_hazards", "*"), ("tests/socket/test_retransmission", "*"),
                      ("tests/socket/test_topology", "Firewall.*"), ("tests/kernel/test_kernel", "*"))(context)
 
 
@@ -134,7 +134,7 @@ def enrolment(context):
 
 
 def call_matrix(context):
-    yield from tests(("tests/socket/test_call_matrix", "*"))(context)
+    yield from tests(("tests/socket/test_call_matrix", "*"), ("tests/socket/test_guards", "*"))(context)
     yield from enrolment(context)
 
 
@@ -166,12 +166,6 @@ def parsers_and_sanitizers(context):
     yield context.parts("sanitize", "address", "thread")
 
 
-def exhaustion(context):
-    if not (context.build / "tests/socket/test_limits").exists():
-        raise Failed("no test yet provokes full maps, 5,000 connections a second, reuse of pids and cgroup ids")
-    yield context.gtest("tests/socket/test_limits")
-
-
 def bars(context):
     """The harness judges its own bars: one run with every variant interleaved."""
     quick = ["--quick"] if context.quick else []
@@ -195,7 +189,8 @@ POINTS = [
     Point("4", CORRECTNESS, "the right peer through namespaces, veth and NAT; ends that are not enrolled are plain",
           tests(("tests/socket/test_topology", "*"))),
     Point("5", CORRECTNESS, "crash, restart, upgrade, off and removal under traffic", life_cycle),
-    Point("6", CORRECTNESS, "exhaustion falls back to TCP with a reason", exhaustion),
+    Point("6", CORRECTNESS, "exhaustion falls back to TCP with a reason",
+          tests(("tests/socket/test_limits", "*"), ("tests/socket/test_full_maps", "*"))),
     Point("7", CORRECTNESS, "parsers fuzzed; sanitizers clean", parsers_and_sanitizers),
     Point("S", SPEED, "ratios to plain TCP in interleaved rounds: a bar is held when the 95 % interval reaches it", bars),
 ]
