@@ -150,8 +150,8 @@ def daemon_life(context):
         value = f"{outcome['bytes'] / 1e6:,.0f} MB, {outcome['errors']} errors"
         yield Row(outcome["name"], value, f">= {megabytes:,} MB, 0 errors",
                   outcome["bytes"] >= megabytes * 1e6 and outcome["errors"] == 0,
-                  detail=f"{outcome['connections']} connections, event at {outcome['event_begin']:.0%} to"
-                         f" {outcome['event_end']:.0%} of the bytes; pairs made: {outcome['pairs_during']} during,"
+                  detail=f"{outcome['connections']} connections, event from {outcome['event_begin_bytes'] / 1e6:,.0f} to"
+                         f" {outcome['event_end_bytes'] / 1e6:,.0f} MB; pairs made: {outcome['pairs_during']} during,"
                          f" {outcome['pairs_after']} after; nothing left")
 
 
