@@ -348,7 +348,8 @@ void Engine::want_events(bool wanted) {
 }
 
 // The kernel side left an unverified entry under (pid, start time): every such entry of this pid gets the verdict. A
-// stale one belongs to a process that is gone.
+// stale one belongs to a process that is gone. With BPF_EXIST the verdict could be lost: an update of a full LRU map makes
+// room first, and what it pushes out may be the very entry.
 Result<void> Engine::verify_process(uint32_t tgid) {
   int map = state_->map("sh_processes");
   sh_process verdict = {};
@@ -359,7 +360,7 @@ Result<void> Engine::verify_process(uint32_t tgid) {
     sh_process now = {};
     if (key.tgid != tgid || bpf_map_lookup_elem(map, &key, &now) != 0 || now.reason != SH_R_PROGRAM_UNVERIFIED)
       continue;
-    if (bpf_map_update_elem(map, &key, &verdict, BPF_EXIST) != 0 && errno != ENOENT)
+    if (bpf_map_update_elem(map, &key, &verdict, BPF_ANY) != 0)
       return unexpected(errno, fmt::format("cannot record the verdict on process {}", tgid));
   }
   return {};
