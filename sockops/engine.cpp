@@ -348,8 +348,8 @@ void Engine::want_events(bool wanted) {
 }
 
 // The kernel side left an unverified entry under (pid, start time): every such entry of this pid gets the verdict. A
-// stale one belongs to a process that is gone. With BPF_EXIST the verdict could be lost: an update of a full LRU map makes
-// room first, and what it pushes out may be the very entry.
+// stale one belongs to a process that is gone. With BPF_EXIST the verdict could be lost: an update of a full LRU map
+// makes room first, and what it pushes out may be the very entry.
 Result<void> Engine::verify_process(uint32_t tgid) {
   int map = state_->map("sh_processes");
   sh_process verdict = {};
