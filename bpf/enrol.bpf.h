@@ -175,7 +175,8 @@ static __always_inline __u32 sh_enter(struct bpf_sock_ops *ops, struct tcp_sock 
 {
 	struct sh_arrival arrival = {.end_seq = tp->rcv_nxt};
 	__u64 cookie = st->shared.cookie;
-	long err = bpf_map_update_elem(&sh_arrivals, &cookie, &arrival, BPF_ANY);
+	/* Not long: before Linux 6.4 the inlined map operations return int and leave the upper half of the register zero. */
+	int err = bpf_map_update_elem(&sh_arrivals, &cookie, &arrival, BPF_ANY);
 
 	if (!err) {
 		err = bpf_sock_hash_update(ops, &sh_socks, &cookie, BPF_NOEXIST);

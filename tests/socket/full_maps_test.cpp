@@ -289,6 +289,16 @@ TEST(Listeners, MoreThanAreKept) {
   EXPECT_GE(shortcut.reason_count(SH_R_LISTENER_UNKNOWN), plain) << shortcut.summary();
 }
 
+// Inspects whoever asked. What the kernel forgets to make room may be the listener's verdict, which is then asked for
+// again.
+bool is_enrolled_once_verified(Accelerated& shortcut, const Connector& process, const UniqueFd& listener) {
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    verify_all(shortcut);
+    if (shortcut.is_in_map(process.connect(listener.get()).get())) return true;
+  }
+  return false;
+}
+
 TEST(Processes, MoreThanVerdictsAreKept) {
   constexpr int kProcesses = SH_SELECT_MAX + SH_SELECT_MAX / 2;
   Accelerated shortcut(settings_with_verification());
@@ -299,8 +309,7 @@ TEST(Processes, MoreThanVerdictsAreKept) {
     processes.push_back(std::make_unique<Connector>(listener.get()));
     const Connector& process = *processes.back();
     EXPECT_FALSE(shortcut.is_in_map(process.connect(listener.get()).get())) << i;
-    verify_all(shortcut);
-    EXPECT_TRUE(shortcut.is_in_map(process.connect(listener.get()).get())) << i << " " << shortcut.summary();
+    EXPECT_TRUE(is_enrolled_once_verified(shortcut, process, listener)) << i << " " << shortcut.summary();
   }
   EXPECT_GE(shortcut.reason_count(SH_R_PROGRAM_UNVERIFIED), uint64_t{kProcesses}) << shortcut.summary();
   EXPECT_LE(shortcut.entries("sh_processes"), SH_SELECT_MAX);
@@ -309,8 +318,7 @@ TEST(Processes, MoreThanVerdictsAreKept) {
   for (const auto& process : processes) {
     if (shortcut.is_in_map(process->connect(listener.get()).get())) continue;
     ++forgotten;
-    verify_all(shortcut);
-    EXPECT_TRUE(shortcut.is_in_map(process->connect(listener.get()).get())) << shortcut.summary();
+    EXPECT_TRUE(is_enrolled_once_verified(shortcut, *process, listener)) << shortcut.summary();
   }
   EXPECT_GE(forgotten, kProcesses - SH_SELECT_MAX);
 }
