@@ -1,12 +1,15 @@
+#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bench/cells.hpp>
 #include <bench/environment.hpp>
 #include <bench/pattern.hpp>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <sstream>
 
 namespace shunt::bench {
@@ -49,6 +52,19 @@ double hash_bytes_per_s() {
   return double(kBytes) / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+// The least that a message costs on this machine, whatever the transport: best of five, so that neighbours do not
+// count.
+double syscall_ns() {
+  constexpr int kCalls = 100000;
+  double best = std::numeric_limits<double>::max();
+  for (int attempt = 0; attempt < 5; attempt++) {
+    auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < kCalls; i++) syscall(SYS_getppid);
+    best = std::min(best, std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best / kCalls;
+}
+
 std::string now_utc() {
   time_t now = time(nullptr);
   tm parts{};
@@ -84,6 +100,7 @@ Json describe_environment() {
   memory >> label >> kib;
   all["memory_bytes"] = kib * 1024;
   all["congestion_control"] = first_line("/proc/sys/net/ipv4/tcp_congestion_control");
+  all["syscall_ns"] = syscall_ns();
   all["hash_bytes_per_s"] = hash_bytes_per_s();
   return all;
 }

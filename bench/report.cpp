@@ -93,13 +93,14 @@ std::string environment_text(const Json& document) {
   const Json& environment = document.at("environment");
   const Json& plan = document.at("plan");
   return fmt::format(
-      "shunt {} on {}\n{}, {} of {} CPUs, governor {}, mitigations {}, load {}\n{} of {} rounds, {} s a run{}\n\n",
+      "shunt {} on {}\n{}, {} of {} CPUs, governor {}, mitigations {}, load {}, a system call takes {:.0f} ns\n{} of "
+      "{} rounds, {} s a run{}\n\n",
       environment.at("shunt").get<std::string>(), environment.at("kernel").get<std::string>(),
       environment.at("cpu").get<std::string>(), environment.at("usable_cpus").get<int>(),
       environment.at("cores").get<int>(), environment.at("governor").get<std::string>(),
       environment.at("command_line_mitigations").get<std::string>(), environment.at("load_average").get<std::string>(),
-      plan.at("rounds_done").get<int>(), plan.at("rounds").get<int>(), plan.at("seconds").get<double>(),
-      plan.at("interrupted").get<bool>() ? "; INTERRUPTED" : "");
+      environment.at("syscall_ns").get<double>(), plan.at("rounds_done").get<int>(), plan.at("rounds").get<int>(),
+      plan.at("seconds").get<double>(), plan.at("interrupted").get<bool>() ? "; INTERRUPTED" : "");
 }
 
 std::string extra_sections(const Json& document) {

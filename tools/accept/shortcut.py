@@ -170,6 +170,7 @@ def bars(context):
     """The harness judges its own bars: one run with every variant interleaved."""
     quick = ["--quick"] if context.quick else []
     document = context.json("bench/shunt-bench", "--accept", "-o", "json", *quick, seconds=4 * 3600, statuses=(0, 1))
+    yield Row("a system call on this machine", f"{document['environment']['syscall_ns']:.0f} ns", "reported", True, informative=True)
     for bar in document["bars"]:
         ratio = bar["ratio"]
         interval = f"{ratio['median']:.2f} [{ratio['low']:.2f} {ratio['high']:.2f}]" if ratio["rounds"] else "not measured"
