@@ -34,10 +34,6 @@ const VariantInfo& variant_info(Variant variant) {
   return kVariants.front();
 }
 
-namespace {
-
-constexpr double kRunGraceSeconds = 20;  // a run that takes longer than its time and this hangs
-
 const char* kind_name(CellKind kind) {
   switch (kind) {
     case CellKind::one_way:
@@ -55,6 +51,10 @@ const char* kind_name(CellKind kind) {
   }
   return "?";
 }
+
+namespace {
+
+constexpr double kRunGraceSeconds = 20;  // a run that takes longer than its time and this hangs
 
 std::string size_name(uint32_t bytes) {
   if (bytes >= (1u << 20)) return std::to_string(bytes >> 20) + "MiB";

@@ -31,6 +31,7 @@ extern const std::vector<VariantInfo> kVariants;
 const VariantInfo& variant_info(Variant variant);
 
 enum class CellKind { one_way, ping_pong, connect, slow_reader, set_option, set_option_echo };
+const char* kind_name(CellKind kind);
 
 struct Cell {
   CellKind kind = CellKind::one_way;

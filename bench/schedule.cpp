@@ -18,20 +18,7 @@ bool has(const std::vector<Variant>& variants, Variant variant) {
 }
 
 const char* group_of(CellKind kind) {
-  switch (kind) {
-    case CellKind::one_way:
-      return "one-way";
-    case CellKind::ping_pong:
-      return "ping-pong";
-    case CellKind::connect:
-      return "connect";
-    case CellKind::slow_reader:
-      return "slow-reader";
-    case CellKind::set_option:
-    case CellKind::set_option_echo:
-      return "setsockopt";
-  }
-  return "";
+  return kind_name(kind == CellKind::set_option_echo ? CellKind::set_option : kind);
 }
 
 Series series_of(const Cell& cell, const std::vector<Variant>& variants) {
