@@ -7,6 +7,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include <l7parsers/core/http1.h>
+#include <l7parsers/core/resp.h>
 
 #include "bpf/abi/l7_harness.h"
 
@@ -16,6 +17,7 @@ char LICENSE[] SEC("license") = "GPL";
 
 struct l7_harness_request request;
 struct l7_http1 http1;
+struct l7_resp resp;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -53,5 +55,17 @@ int l7_http1(struct __sk_buff *skb)
 		return -1;
 	l7_http1_begin(&http1, request.kind);
 	l7_http1_parse(&http1, in);
+	return TC_ACT_OK;
+}
+
+SEC("tc")
+int l7_resp(struct __sk_buff *skb)
+{
+	struct l7_input *in = copied();
+
+	if (!in)
+		return -1;
+	l7_resp_begin(&resp);
+	l7_resp_parse(&resp, in);
 	return TC_ACT_OK;
 }

@@ -1,0 +1,104 @@
+// The parser cores in the kernel and in userspace come to the same, bit by bit.
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <memory>
+
+#include "bpf/abi/l7_harness.h"
+#include "support/l7_vectors.hpp"
+// Uses the types of both.
+#include "l7_harness.skel.h"
+
+namespace shunt::test {
+namespace {
+
+class L7InTheKernel : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    skeleton_ = l7_bpf__open_and_load();
+    ASSERT_NE(skeleton_, nullptr) << "the harness does not load: " << strerror(errno);
+    vectors_ = l7_vectors(SHUNT_SOURCE_ROOT);
+  }
+  static void TearDownTestSuite() { l7_bpf__destroy(skeleton_); }
+  void SetUp() override { ASSERT_NE(skeleton_, nullptr); }
+
+  static void run(const bpf_program* program, std::string_view bytes, unsigned kind) {
+    auto& request = skeleton_->bss->request;
+    request.len = unsigned(std::min<size_t>(bytes.size(), L7_WINDOW_BYTES));
+    request.kind = kind;
+    if (request.len) memcpy(request.bytes, bytes.data(), request.len);
+    char packet[64] = {};
+    LIBBPF_OPTS(bpf_test_run_opts, options, .data_in = packet, .data_size_in = sizeof(packet));
+    ASSERT_EQ(bpf_prog_test_run_opts(bpf_program__fd(program), &options), 0) << strerror(errno);
+    ASSERT_EQ(options.retval, 0u);
+  }
+
+  static void expect_same_http1(std::string_view bytes, l7_http1_kind kind) {
+    run(skeleton_->progs.l7_http1, bytes, kind);
+    l7::Http1Head native(kind);
+    native.parse(bytes);
+    const size_t fixed = offsetof(l7_http1, headers);
+    const size_t used = fixed + native.raw().header_count * sizeof(l7_http1_header);
+    static_assert(sizeof(skeleton_->bss->http1) == sizeof(l7_http1));
+    ASSERT_EQ(memcmp(&skeleton_->bss->http1, &native.raw(), used), 0) << "kind " << kind << ": " << bytes;
+  }
+
+  static void expect_same_resp(std::string_view bytes) {
+    run(skeleton_->progs.l7_resp, bytes, 0);
+    l7::RespCommand native;
+    native.parse(bytes);
+    static_assert(sizeof(skeleton_->bss->resp) == sizeof(l7_resp));
+    ASSERT_EQ(memcmp(&skeleton_->bss->resp, &native.raw(), sizeof(l7_resp)), 0) << bytes;
+  }
+
+  static void expect_same(const L7Vector& vector, std::string_view bytes) {
+    if (vector.resp) {
+      expect_same_resp(bytes);
+    } else {
+      expect_same_http1(bytes, vector.kind);
+    }
+  }
+
+  static l7_bpf* skeleton_;
+  static std::vector<L7Vector> vectors_;
+};
+
+l7_bpf* L7InTheKernel::skeleton_ = nullptr;
+std::vector<L7Vector> L7InTheKernel::vectors_;
+
+TEST_F(L7InTheKernel, JudgesVectorsAndTheirBeginningsAsUserspaceDoes) {
+  for (const L7Vector& vector : vectors_) {
+    for (size_t bytes = 0; bytes <= vector.input.size(); bytes++) {
+      expect_same(vector, std::string_view(vector.input).substr(0, bytes));
+      if (HasFatalFailure()) FAIL() << vector.place << " " << vector.title << ": the first " << bytes << " bytes";
+    }
+  }
+}
+
+TEST_F(L7InTheKernel, JudgesVariationsAsUserspaceDoes) {
+  // Under emulation a run costs a hundred times as much.
+  const int rounds = getenv("SHUNT_GUEST") ? 5000 : 200000;
+  L7Mutator mutator(vectors_, 2);
+  for (int i = 0; i < rounds; i++) {
+    const L7Vector& vector = vectors_[mutator.below(unsigned(vectors_.size()))];
+    expect_same(vector, mutator.mutate(vector.input));
+    if (HasFatalFailure()) FAIL() << "variation " << i << " of " << vector.place;
+  }
+}
+
+TEST_F(L7InTheKernel, JudgesRandomBytesAsUserspaceDoes) {
+  L7Mutator random(vectors_, 3);
+  for (int i = 0; i < 5000; i++) {
+    std::string bytes(random.below(200), 0);
+    for (char& byte : bytes) byte = char(random.below(4) ? 0x20 + random.below(95) : random.below(256));
+    expect_same_http1(bytes, L7_HTTP1_REQUEST);
+    expect_same_http1(bytes, L7_HTTP1_RESPONSE);
+    expect_same_resp(bytes);
+    if (HasFatalFailure()) FAIL() << "input " << i;
+  }
+}
+
+}  // namespace
+}  // namespace shunt::test
