@@ -56,11 +56,19 @@ L7_INLINE void l7_resp_begin(struct l7_resp *p)
 	l7_begin(&p->out);
 }
 
-L7_INLINE int l7_resp_not_before(l7_u64 high, l7_u64 low, l7_u32 index)
+/* What a - b - borrow borrows. The search and what leads to it have no branches: at each one the verifier goes both ways, and these
+ * ways never meet again (Linux 7.2: "BPF program is too large"). */
+L7_INLINE l7_u64 l7_resp_borrow(l7_u64 a, l7_u64 b, l7_u64 borrow)
+{
+	return ((~a & b) | (~(a ^ b) & (a - b - borrow))) >> 63;
+}
+
+/* 1 if this folded name stands at the place of command `index` or behind it, else 0. */
+L7_INLINE l7_u32 l7_resp_not_before(l7_u64 high, l7_u64 low, l7_u32 index)
 {
 	const struct l7_resp_command *entry = &l7_resp_commands[index];
 
-	return high > entry->high || (high == entry->high && low >= entry->low);
+	return 1 - (l7_u32)l7_resp_borrow(high, entry->high, l7_resp_borrow(low, entry->low, 0));
 }
 
 /* The number of the command with this folded name; L7_RESP_COMMAND_COUNT if there is none. */
@@ -68,10 +76,13 @@ L7_INLINE l7_u32 l7_resp_find(l7_u64 high, l7_u64 low)
 {
 	l7_u32 index = 0;
 
-	for (l7_u32 step = 128; step; step /= 2) {
-		if (index + step < L7_RESP_COMMAND_COUNT && l7_resp_not_before(high, low, index + step))
-			index += step;
+	for (l7_u32 step = L7_RESP_TABLE_ROWS / 2; step; step /= 2) {
+		l7_u32 next = (l7_u32)l7_bounded(index + step, L7_RESP_TABLE_ROWS - 1);
+		l7_u32 is_row = (next - L7_RESP_COMMAND_COUNT) >> 31;
+
+		index += step * (is_row & l7_resp_not_before(high, low, next));
 	}
+	index = (l7_u32)l7_bounded(index, L7_RESP_TABLE_ROWS - 1);
 	if (l7_resp_commands[index].high != high || l7_resp_commands[index].low != low)
 		return L7_RESP_COMMAND_COUNT;
 	return index;
@@ -86,18 +97,19 @@ L7_INLINE enum l7_reason l7_resp_name(struct l7_resp *p, const struct l7_input *
 
 	if (p->length > L7_RESP_NAME_BYTES_MAX)
 		return L7_R_RESP_COMMAND;
-	for (l7_u32 i = 0; i < L7_RESP_NAME_BYTES_MAX && i < p->length; i++) {
-		l7_u8 byte = l7_byte(in, off + i);
+	for (l7_u32 i = 0; i < L7_RESP_NAME_BYTES_MAX; i++) {
+		l7_u64 inside = 0 - (l7_u64)((i - p->length) >> 31);
+		l7_u8 byte = l7_byte_unbranched(in, off + i);
 
-		/* Negative outside '-' to '~', where bytes fold to others than their case; branches here cost the verifier a million. */
-		outside |= ((l7_u32)byte - '-') | ('~' - (l7_u32)byte);
-		high = high << 8 | low >> 56;
-		low = low << 8 | byte;
+		/* Negative outside '-' to '~', where bytes fold to others than their case. */
+		outside |= (((l7_u32)byte - '-') | ('~' - (l7_u32)byte)) & (l7_u32)inside;
+		high ^= (high ^ (high << 8 | low >> 56)) & inside;
+		low ^= (low ^ (low << 8 | byte)) & inside;
 	}
 	index = l7_resp_find(L7_FOLDED(high), L7_FOLDED(low));
 	if (outside >> 31 || index >= L7_RESP_COMMAND_COUNT)
 		return L7_R_RESP_COMMAND;
-	entry = &l7_resp_commands[index];
+	entry = &l7_resp_commands[l7_bounded(index, L7_RESP_TABLE_ROWS - 1)];
 	p->command = (l7_u16)index;
 	p->name.off = (l7_u16)off;
 	p->name.len = (l7_u16)p->length;

@@ -21,7 +21,7 @@
 	X("LCS", 1, 2, 1, NONE) \
 	X("SET", 1, 1, 1, NONE) \
 	X("TTL", 1, 1, 1, NONE) \
-	X("AUTH", 0, 0, 0, NONE) \
+	X("AUTH", 0, 0, 0, RESP_STATEFUL) \
 	X("COPY", 1, 2, 1, NONE) \
 	X("DECR", 1, 1, 1, NONE) \
 	X("DUMP", 1, 1, 1, NONE) \
@@ -134,7 +134,7 @@
 	X("RENAME", 1, 2, 1, NONE) \
 	X("RPUSHX", 1, 1, 1, NONE) \
 	X("SCRIPT", 0, 0, 0, NONE) \
-	X("SELECT", 0, 0, 0, NONE) \
+	X("SELECT", 0, 0, 0, RESP_STATEFUL) \
 	X("SETBIT", 1, 1, 1, NONE) \
 	X("SINTER", 1, -1, 1, NONE) \
 	X("STRLEN", 1, 1, 1, NONE) \
@@ -271,12 +271,15 @@ struct l7_resp_command {
 #define L7_PACKED_LOW(s) L7_FOLDED(L7_CHARS_BACK(s, 0) | L7_CHARS_BACK(s, 4) << 32)
 #define L7_PACKED_HIGH(s) L7_FOLDED(L7_CHARS_BACK(s, 8) | L7_CHARS_BACK(s, 12) << 32)
 
-static const struct l7_resp_command l7_resp_commands[] = {
+#define L7_RESP_TABLE_ROWS 256 /* a power of two; what is left over is zero */
+#define L7_COMMAND_ONE(name, first, last, step, reason) +1
+enum { L7_RESP_COMMAND_COUNT = 0 L7_RESP_COMMANDS(L7_COMMAND_ONE) };
+#undef L7_COMMAND_ONE
+
+static const struct l7_resp_command l7_resp_commands[L7_RESP_TABLE_ROWS] = {
 #define L7_COMMAND_ROW(name, first, last, step, reason) {L7_PACKED_HIGH(name), L7_PACKED_LOW(name), first, last, step, L7_R_##reason, 0},
 	L7_RESP_COMMANDS(L7_COMMAND_ROW)
 #undef L7_COMMAND_ROW
 };
-
-#define L7_RESP_COMMAND_COUNT (sizeof(l7_resp_commands) / sizeof(l7_resp_commands[0]))
 
 #endif

@@ -34,14 +34,30 @@ struct l7_input {
 	l7_u32 unused;
 };
 
+/* value & mask, where the compiler may know already that it changes nothing, but the verifier does not. Linux 6.1.192 loses all
+ * bounds at `|` ("register with unbounded min value"); 6.1 and 6.12 do not learn from a comparison what the compiler learns from
+ * it ("unbounded memory access"). */
+#define l7_bounded(value, mask)                                                                                            \
+	({                                                                                                                 \
+		l7_u64 l7_value = (value);                                                                                 \
+		asm("%0 &= %1" : "+r"(l7_value) : "i"(mask));                                                              \
+		l7_value;                                                                                                  \
+	})
+
 L7_INLINE l7_u8 l7_byte(const struct l7_input *in, l7_u32 off)
 {
-	return off < in->len ? in->bytes[off & (L7_WINDOW_BYTES - 1)] : 0;
+	return off < in->len ? in->bytes[l7_bounded(off, L7_WINDOW_BYTES - 1)] : 0;
+}
+
+/* The same for offsets below 2^31. */
+L7_INLINE l7_u8 l7_byte_unbranched(const struct l7_input *in, l7_u32 off)
+{
+	return in->bytes[l7_bounded(off, L7_WINDOW_BYTES - 1)] & (l7_u8)(0 - ((off - in->len) >> 31));
 }
 
 L7_INLINE l7_u64 l7_whole_word(const struct l7_input *in, l7_u32 off)
 {
-	return L7_LITTLE_ENDIAN(in->words[(off / L7_WORD_BYTES) & (L7_WINDOW_BYTES / L7_WORD_BYTES - 1)]);
+	return L7_LITTLE_ENDIAN(in->words[l7_bounded(off / L7_WORD_BYTES, L7_WINDOW_BYTES / L7_WORD_BYTES - 1)]);
 }
 
 L7_INLINE l7_u64 l7_word(const struct l7_input *in, l7_u32 off)
@@ -51,15 +67,6 @@ L7_INLINE l7_u64 l7_word(const struct l7_input *in, l7_u32 off)
 
 	return left < L7_WORD_BYTES ? word & ((1ULL << (8 * left)) - 1) : word;
 }
-
-/* value & mask, where the compiler may know already that it changes nothing, but the verifier does not: Linux 6.1.192 loses all
- * bounds at `|` and says "register with unbounded min value". */
-#define l7_bounded(value, mask)                                                                                            \
-	({                                                                                                                 \
-		l7_u64 l7_value = (value);                                                                                 \
-		asm volatile("%0 &= %1" : "+r"(l7_value) : "i"(mask));                                                     \
-		l7_value;                                                                                                  \
-	})
 
 #define L7_RUN(step, steps_max, context) bpf_loop(steps_max, step, context, 0)
 
@@ -72,6 +79,7 @@ struct l7_input {
 };
 
 L7_INLINE l7_u8 l7_byte(const struct l7_input *in, l7_u32 off) { return off < in->len ? in->bytes[off] : 0; }
+L7_INLINE l7_u8 l7_byte_unbranched(const struct l7_input *in, l7_u32 off) { return l7_byte(in, off); }
 
 /* `off` is a multiple of L7_WORD_BYTES. */
 L7_INLINE l7_u64 l7_word(const struct l7_input *in, l7_u32 off)
