@@ -246,15 +246,16 @@ L7_INLINE enum l7_reason l7_http1_status_end(struct l7_http1 *p, l7_u32 at)
 	return p->status == 101 ? L7_R_SWITCHING : L7_R_NONE;
 }
 
-/* Which field the current name, of `len` bytes, is. Of Transfer-Encoding only the last 16 of 17 bytes are compared: what differs
- * in the first is treated alike, which punts it. */
-L7_INLINE enum l7_http1_field l7_http1_known_field(const struct l7_http1 *p, l7_u32 len)
+/* Which field the current name, of `len` bytes, is. */
+L7_INLINE enum l7_http1_field l7_http1_known_field(const struct l7_http1 *p, const struct l7_input *in, l7_u32 len)
 {
 	if (l7_http1_is_folded(p, len, 4, 0, L7_P4('h', 'o', 's', 't')))
 		return L7_H_HOST;
 	if (l7_http1_is_folded(p, len, 14, L7_P6('c', 'o', 'n', 't', 'e', 'n'), L7_P8('t', '-', 'l', 'e', 'n', 'g', 't', 'h')))
 		return L7_H_CONTENT_LENGTH;
-	if (l7_http1_is_folded(p, len, 17, L7_P8('r', 'a', 'n', 's', 'f', 'e', 'r', '-'), L7_P8('e', 'n', 'c', 'o', 'd', 'i', 'n', 'g')))
+	/* The packed text has its last 16 bytes. */
+	if (l7_http1_is_folded(p, len, 17, L7_P8('r', 'a', 'n', 's', 'f', 'e', 'r', '-'), L7_P8('e', 'n', 'c', 'o', 'd', 'i', 'n', 'g')) &&
+	    (l7_byte(in, p->mark) == 'T' || l7_byte(in, p->mark) == 't'))
 		return L7_H_TRANSFER_ENCODING;
 	if (l7_http1_is_folded(p, len, 10, L7_P2('c', 'o'), L7_P8('n', 'n', 'e', 'c', 't', 'i', 'o', 'n')))
 		return L7_H_CONNECTION;
@@ -294,11 +295,11 @@ L7_INLINE enum l7_reason l7_http1_field_reason(const struct l7_http1 *p, enum l7
 }
 
 /* The colon at `at` ends a name. */
-L7_INLINE enum l7_reason l7_http1_name_end(struct l7_http1 *p, l7_u32 at)
+L7_INLINE enum l7_reason l7_http1_name_end(struct l7_http1 *p, const struct l7_input *in, l7_u32 at)
 {
 	l7_u32 index = p->header_count;
 	l7_u32 len = at - p->mark;
-	enum l7_http1_field field = l7_http1_known_field(p, len);
+	enum l7_http1_field field = l7_http1_known_field(p, in, len);
 	enum l7_reason reason = l7_http1_field_reason(p, field);
 	struct l7_http1_header *header = &p->headers[index & (L7_HTTP1_HEADERS_MAX - 1)];
 
@@ -425,13 +426,15 @@ L7_INLINE enum l7_reason l7_http1_request_end(struct l7_http1 *p)
 
 L7_INLINE enum l7_reason l7_http1_response_end(struct l7_http1 *p)
 {
-	int none = p->status < 200 || p->status == 204;
+	int to_head = p->kind == L7_HTTP1_RESPONSE_TO_HEAD;
+	/* May tell the length that a 200 would have (RFC 9110, 8.6); not all clients know that it has no body nevertheless. */
+	int none = p->status < 200 || p->status == 204 || (p->status == 304 && !to_head);
 
 	if (p->status < 200)
 		p->flags |= L7_F_INTERIM;
 	if (none && (p->content_length || p->flags & L7_F_CHUNKED))
 		return L7_R_STATUS_BODY;
-	if (none || p->status == 304 || p->kind == L7_HTTP1_RESPONSE_TO_HEAD)
+	if (none || to_head)
 		p->framing = L7_FRAMING_NONE;
 	else if (p->flags & L7_F_CHUNKED)
 		p->framing = L7_FRAMING_CHUNKED;
@@ -485,7 +488,7 @@ L7_INLINE enum l7_reason l7_http1_act(struct l7_http1 *p, const struct l7_input 
 		l7_http1_mark(p, at + 1);
 		return L7_R_NONE;
 	case L7_A_NAME_END:
-		return l7_http1_name_end(p, at);
+		return l7_http1_name_end(p, in, at);
 	case L7_A_HOST_NAME_END:
 		p->host_name = l7_range_between(p->mark, at);
 		if (l7_byte(in, p->mark) == ' ')

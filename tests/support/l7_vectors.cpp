@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -192,6 +193,17 @@ std::vector<L7Vector> l7_vectors(const std::string& source_root) {
 std::map<std::string, std::string> l7_fields(const L7Vector& vector, std::string_view bytes) {
   return vector.resp ? resp_fields(bytes) : http1_fields(vector, bytes);
 }
+
+bool l7_same_result(const l7_http1& one, const l7_http1& other) {
+  constexpr size_t kFields = offsetof(l7_http1, method);
+  const size_t end = offsetof(l7_http1, headers) + one.header_count * sizeof(l7_http1_header);
+  const char* ours = reinterpret_cast<const char*>(&one);
+  const char* theirs = reinterpret_cast<const char*>(&other);
+  return memcmp(&one.out, &other.out, sizeof(one.out)) == 0 && one.header_count == other.header_count &&
+         memcmp(ours + kFields, theirs + kFields, end - kFields) == 0;
+}
+
+bool l7_same_result(const l7_resp& one, const l7_resp& other) { return memcmp(&one, &other, sizeof(one)) == 0; }
 
 unsigned L7Mutator::below(unsigned bound) {
   state_ = state_ * 6364136223846793005ULL + 1442695040888963407ULL;

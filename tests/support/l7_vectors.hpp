@@ -25,6 +25,10 @@ std::vector<L7Vector> l7_vectors(const std::string& source_root);
 // Every field that a vector may expect, as text. "header" is not among them.
 std::map<std::string, std::string> l7_fields(const L7Vector& vector, std::string_view bytes);
 
+// The same outcome and the same fields, whatever the scan has left behind in its own members.
+bool l7_same_result(const l7_http1& one, const l7_http1& other);
+bool l7_same_result(const l7_resp& one, const l7_resp& other);
+
 // Variations of a vector's input: bytes changed, removed, repeated, or taken from other inputs. The same for the same
 // seed.
 class L7Mutator {
