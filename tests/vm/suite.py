@@ -12,12 +12,13 @@ import time
 
 import guest
 
+SOURCES = pathlib.Path(__file__).resolve().parents[2]
 # Google Test's line for the end of a case; the summary at its end repeats the failed ones without a time.
 CASE = re.compile(rb"^\[ +(OK|FAILED|SKIPPED) +\] .* \(\d+ ms\)", re.M)
 
 
 def read_list(build, parse_run):
-    """(name, parsed options) of each line of tests.list; patterns are those of the build folder."""
+    """(name, parsed options) of each line of tests.list; patterns are those of the build folder, other files may be sources too."""
     jobs = []
     for line in (pathlib.Path(__file__).parent / "tests.list").read_text().splitlines():
         words = shlex.split(line, comments=True)
@@ -40,7 +41,7 @@ def run_job(kernel, name, options, build):
     """(kernel, name, counts, seconds, output)"""
     began = time.monotonic()
     out = io.BytesIO()
-    here = lambda path: str(build / path) if (build / path).exists() else path  # noqa: E731
+    here = lambda path: next((str(root / path) for root in (build, SOURCES) if (root / path).exists()), path)  # noqa: E731
     program = build / options.argv[0]
     try:
         if not program.exists():
