@@ -267,7 +267,8 @@ struct l7_resp_command {
 
 /* Byte `i` from the end of a literal, or 0. */
 #define L7_CHAR_BACK(s, i) ((l7_u64)(l7_u8)((i) < sizeof(s) - 1 ? (s)[sizeof(s) - 2 - ((i) < sizeof(s) - 1 ? (i) : 0)] : 0))
-#define L7_CHARS_BACK(s, i) (L7_CHAR_BACK(s, i) | L7_CHAR_BACK(s, (i) + 1) << 8 | L7_CHAR_BACK(s, (i) + 2) << 16 | L7_CHAR_BACK(s, (i) + 3) << 24)
+#define L7_CHARS_BACK(s, i)                                                                                                   \
+	(L7_CHAR_BACK(s, i) | L7_CHAR_BACK(s, (i) + 1) << 8 | L7_CHAR_BACK(s, (i) + 2) << 16 | L7_CHAR_BACK(s, (i) + 3) << 24)
 #define L7_PACKED_LOW(s) L7_FOLDED(L7_CHARS_BACK(s, 0) | L7_CHARS_BACK(s, 4) << 32)
 #define L7_PACKED_HIGH(s) L7_FOLDED(L7_CHARS_BACK(s, 8) | L7_CHARS_BACK(s, 12) << 32)
 

@@ -1,5 +1,5 @@
-// Heads of HTTP/1 from any bytes: the first byte chooses what is parsed, the second where the input is split. No read behind
-// the end, the same result however the bytes arrive, and what is simple is read alike by another parser.
+// Heads of HTTP/1 from any bytes: the first byte chooses what is parsed, the second where the input is split. No read
+// behind the end, the same result however the bytes arrive, and what is simple is read alike by another parser.
 #include <cstdio>
 #include <cstdlib>
 #include <vector>

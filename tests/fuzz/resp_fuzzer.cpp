@@ -1,5 +1,5 @@
-// Redis commands from any bytes: the first byte chooses where the input is split. No read behind the end, the same result
-// however the bytes arrive, and all that is named lies in what was parsed.
+// Redis commands from any bytes: the first byte chooses where the input is split. No read behind the end, the same
+// result however the bytes arrive, and all that is named lies in what was parsed.
 #include <cstdlib>
 #include <vector>
 

@@ -154,13 +154,15 @@ def names():
 def layering():
     """Who may include whom (ARCHITECTURE.md)."""
     allowed = {"base": {"base"}, "bpf/abi": {"bpf"}, "ktls": {"ktls", "base"}, "sockops": {"sockops", "base", "bpf"},
-               "policy": {"policy", "base", "bpf"}, "control": {"control", "policy", "sockops", "base", "bpf"},
-               "bench": {"bench", "sockops", "base", "bpf", "control"}}
+               "l7parsers": {"l7parsers"}, "policy": {"policy", "l7parsers", "base", "bpf"},
+               "control": {"control", "policy", "sockops", "base", "bpf"},
+               "bench": {"bench", "sockops", "l7parsers", "base", "bpf", "control"}}
+    folders = {folder.split("/")[0] for folder in allowed}
     for folder, may in allowed.items():
         for path in files(rf"^{folder}/.*\.(h|hpp|cpp)$"):
             if path.name.endswith("_test.cpp"):
                 continue
-            for used in re.findall(r'^#include [<"](base|bpf|ktls|policy|sockops|control|bench)/(?!\w+\.skel)', path.read_text(), re.M):
+            for used in re.findall(rf'^#include [<"]({"|".join(folders)})/(?!\w+\.skel)', path.read_text(), re.M):
                 if used not in may and not (used == "bpf" and "libbpf" in used):
                     yield f"{shown(path)}: {folder} may not use {used}"
 

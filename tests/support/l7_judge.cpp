@@ -132,7 +132,8 @@ void compare_heads(const l7::Http1Head& head, const Reading& read, Differences* 
     found->compare("value", std::string(head.header_value(i)), read.headers[i].second);
   }
   found->compare<uint64_t>("content length", raw.content_length, read.content_length);
-  found->compare<uint64_t>("has content length", !!(raw.flags & L7_F_CONTENT_LENGTH), !!(read.flags & F_CONTENT_LENGTH));
+  found->compare<uint64_t>("has content length", !!(raw.flags & L7_F_CONTENT_LENGTH),
+                           !!(read.flags & F_CONTENT_LENGTH));
   found->compare<uint64_t>("chunked", !!(raw.flags & L7_F_CHUNKED), !!(read.flags & F_CHUNKED));
   found->compare<uint64_t>("upgrade", 0, read.parser.upgrade);
   found->compare<uint64_t>("ends with the connection", raw.framing == L7_FRAMING_UNTIL_CLOSE, read.needs_eof);
@@ -160,8 +161,7 @@ void compare_ends(const l7::Http1Head& head, std::string_view bytes, Reading* re
     return;
   }
   found->compare<uint64_t>("body", body_bytes, read->body_bytes);
-  found->compare<uint64_t>("end of the body", body_bytes,
-                           uint64_t(llhttp_get_error_pos(&read->parser) - rest.data()));
+  found->compare<uint64_t>("end of the body", body_bytes, uint64_t(llhttp_get_error_pos(&read->parser) - rest.data()));
 }
 
 }  // namespace

@@ -1,7 +1,8 @@
 // What the core calls simple, another strict parser reads in the same way.
+#include "support/l7_judge.hpp"
+
 #include <gtest/gtest.h>
 
-#include "support/l7_judge.hpp"
 #include "support/l7_vectors.hpp"
 
 namespace shunt::test {
@@ -51,7 +52,8 @@ TEST(L7Judge, ReadsSimpleVariationsAlike) {
     l7::Http1Head head(vector.kind);
     if (head.parse(input) != L7_SIMPLE) continue;
     simple[vector.kind]++;
-    ASSERT_EQ(l7_judge(head, input), "") << "variation " << i << " of " << vector.place << " " << vector.title << ":\n" << input;
+    ASSERT_EQ(l7_judge(head, input), "") << "variation " << i << " of " << vector.place << " " << vector.title << ":\n"
+                                         << input;
   }
   EXPECT_GT(simple[L7_HTTP1_REQUEST], 5000);
   EXPECT_GT(simple[L7_HTTP1_RESPONSE], 2000);
