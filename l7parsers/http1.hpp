@@ -44,11 +44,4 @@ class Http1Head {
   std::string_view bytes_;
 };
 
-// The hash that l7_http1_header has for this name, whatever its case.
-constexpr l7_u32 http1_name_hash(std::string_view name) {
-  l7_u32 hash = L7_HTTP1_HASH_BASIS;
-  for (char c : name) hash = (hash ^ (l7_u8(c) | 0x20u)) * L7_HTTP1_HASH_PRIME;
-  return hash;
-}
-
 }  // namespace shunt::l7

@@ -86,9 +86,8 @@ enum l7_http1_field {
 	L7_H_HOP_BY_HOP,
 };
 
-/* One field line. The hash finds candidates; whoever acts on a name compares its bytes, because a client can make collisions. */
+/* One field line. */
 struct l7_http1_header {
-	l7_u32 name_hash; /* l7_http1_hash_byte() over the name */
 	struct l7_range name;
 	struct l7_range value; /* without the space before it; may be empty */
 };
@@ -99,7 +98,6 @@ struct l7_http1 {
 	/* Of the scan; not for others. */
 	l7_u64 text_high; /* the last 16 bytes of the current element, packed */
 	l7_u64 text_low;
-	l7_u32 name_hash;
 	l7_u16 row;   /* of l7_http1_cells, as an offset */
 	l7_u16 mark;  /* where the current element begins */
 	l7_u16 field; /* enum l7_http1_field: whose value is being read */
@@ -127,12 +125,6 @@ struct l7_http1_run {
 	const struct l7_input *in;
 };
 
-/* FNV-1a over the bytes of a name with bit 0x20 set, which folds case. */
-#define L7_HTTP1_HASH_BASIS 0x811c9dc5u
-#define L7_HTTP1_HASH_PRIME 0x01000193u
-
-L7_INLINE l7_u32 l7_http1_hash_byte(l7_u32 hash, l7_u8 byte) { return (hash ^ (byte | 0x20u)) * L7_HTTP1_HASH_PRIME; }
-
 L7_INLINE void l7_http1_begin(struct l7_http1 *p, enum l7_http1_kind kind)
 {
 	__builtin_memset(p, 0, __builtin_offsetof(struct l7_http1, headers));
@@ -154,7 +146,6 @@ L7_INLINE void l7_http1_mark(struct l7_http1 *p, l7_u32 at)
 	p->mark = (l7_u16)at;
 	p->text_high = 0;
 	p->text_low = 0;
-	p->name_hash = L7_HTTP1_HASH_BASIS;
 }
 
 /* The current element, of `len` bytes, is this packed text of up to 8 bytes. */
@@ -307,7 +298,6 @@ L7_INLINE enum l7_reason l7_http1_name_end(struct l7_http1 *p, const struct l7_i
 		return reason;
 	if (index >= L7_HTTP1_HEADERS_MAX)
 		return L7_R_HEADERS_MANY;
-	header->name_hash = p->name_hash;
 	header->name = l7_range_between(p->mark, at);
 	p->field = (l7_u16)field;
 	l7_http1_mark(p, at + 1);
@@ -511,7 +501,7 @@ L7_INLINE long l7_http1_step(l7_u32 index, void *context)
 	struct l7_http1 *p = run->head;
 	const struct l7_input *in = run->in;
 	l7_u64 high = p->text_high, low = p->text_low;
-	l7_u32 at = p->out.at, hash = p->name_hash;
+	l7_u32 at = p->out.at;
 	l7_u16 row = p->row, cell = 0;
 	enum l7_reason reason;
 
@@ -523,17 +513,17 @@ L7_INLINE long l7_http1_step(l7_u32 index, void *context)
 		l7_u64 index_of_cell = l7_bounded(row | l7_http1_classes[byte], L7_CELL_INDEX_MASK);
 
 		cell = (&l7_http1_cells[0][0])[index_of_cell];
-		if (cell >> L7_CELL_ACTION_SHIFT)
-			break;
-		row = cell;
+		if (cell != row) {
+			if (cell >> L7_CELL_ACTION_SHIFT)
+				break;
+			row = l7_opaque(cell);
+		}
 		high = high << 8 | low >> 56;
 		low = low << 8 | byte;
-		hash = l7_http1_hash_byte(hash, byte);
 		at++;
 	}
 	p->text_high = high;
 	p->text_low = low;
-	p->name_hash = hash;
 	p->row = row;
 	p->out.at = at;
 	if (!(cell >> L7_CELL_ACTION_SHIFT))
@@ -544,7 +534,13 @@ L7_INLINE long l7_http1_step(l7_u32 index, void *context)
 	reason = l7_http1_act(p, in, at, cell >> L7_CELL_ACTION_SHIFT, row);
 	if (reason)
 		return l7_punt(&p->out, reason);
-	p->out.at = at + 1;
+	at++;
+	if (p->row == L7_ROW_OFFSET(L7_S_LINE_LF) && l7_byte(in, at) == '\n') {
+		at++;
+		l7_http1_mark(p, at);
+		p->row = L7_ROW_OFFSET(L7_S_FIELD);
+	}
+	p->out.at = at;
 	return p->out.verdict != L7_INCOMPLETE;
 }
 

@@ -22,6 +22,15 @@ typedef __UINT64_TYPE__ l7_u64;
 #define L7_LITTLE_ENDIAN(word) __builtin_bswap64(word)
 #endif
 
+/* The value, of which the compiler does not know that it equals another: what is assigned on a branch that is seldom taken is then
+ * predicted, not waited for. */
+#define l7_opaque(value)                                                                                                   \
+	({                                                                                                                 \
+		__typeof__(value) l7_value = (value);                                                                      \
+		asm("" : "+r"(l7_value));                                                                                  \
+		l7_value;                                                                                                  \
+	})
+
 #ifdef __bpf__
 
 /* The input is copied into a map value, whose bounds the verifier knows; `len` is set by who copies. The includer brings bpf_loop(). */

@@ -152,14 +152,6 @@ TEST(Http1Grammar, TakesTokensInNamesAndPcharsInPaths) {
   }
 }
 
-TEST(Http1Grammar, FindsTheHashOfANameInAnyCase) {
-  l7::Http1Head head;
-  const std::string text = "GET / HTTP/1.1\r\nHost: h\r\nX-Some-Header: v\r\n\r\n";
-  ASSERT_EQ(head.parse(text), L7_SIMPLE);
-  EXPECT_EQ(head.raw().headers[1].name_hash, l7::http1_name_hash("x-SOME-header"));
-  EXPECT_NE(head.raw().headers[1].name_hash, l7::http1_name_hash("x-other-header"));
-}
-
 TEST(RespCommands, AreSortedAndFoundByName) {
   for (size_t i = 0; i < L7_RESP_COMMAND_COUNT; i++) {
     const l7_resp_command& entry = l7_resp_commands[i];
