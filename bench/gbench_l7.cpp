@@ -8,6 +8,7 @@
 #include <cstring>
 #include <l7parsers/http1.hpp>
 #include <l7parsers/resp.hpp>
+#include <policy/automaton.hpp>
 #include <string>
 // Uses the types of both.
 #include "l7_harness.skel.h"
@@ -35,6 +36,20 @@ std::string request(size_t bytes) {
 
 std::string command() { return "*3\r\n$3\r\nSET\r\n$10\r\nuser:12345\r\n$5\r\nvalue\r\n"; }
 
+// Rules that look at every field.
+void install_policy() {
+  const policy::HttpRule rules[] = {
+      {"POST", "/api/v1/.*", "", {}, {}},
+      {"GET", "/api/v[0-9]+/users/[0-9]+", "users", {{"accept", "text/html"}}, {}},
+      {"GET", "/api/v[0-9]+/users/[0-9]+", "users(:[0-9]+)?", {{"x-id", std::nullopt}}, {}}};
+  policy::ExpressionCache expressions;
+  const auto automaton = policy::build_automaton({&rules[0], &rules[1], &rules[2]}, expressions);
+  if (automaton->cells.size() > L7_HARNESS_CELLS || automaton->results.size() > L7_HARNESS_RESULTS) abort();
+  harness->bss->policy_set = automaton->set;
+  std::copy(automaton->cells.begin(), automaton->cells.end(), harness->bss->policy_cells);
+  std::copy(automaton->results.begin(), automaton->results.end(), harness->bss->policy_results);
+}
+
 template <typename Parser>
 void in_userspace(benchmark::State& state, const std::string& input) {
   for (auto _ : state) {
@@ -59,6 +74,10 @@ void in_the_kernel(benchmark::State& state, const bpf_program* program, const st
       break;
     }
     state.SetIterationTime(options.duration * 1e-9);
+    if (program == harness->progs.l7_policy && harness->bss->policy_result.verdict != SH_POLICY_ALLOW) {
+      state.SkipWithError("not allowed");
+      break;
+    }
   }
 }
 
@@ -70,6 +89,7 @@ void add_all() {
   }
   benchmark::RegisterBenchmark("resp/userspace", in_userspace<l7::RespCommand>, command());
   if (harness == nullptr) return;
+  install_policy();
   const auto add = [](const std::string& name, const bpf_program* program, const std::string& input) {
     // Each iteration is ten thousand runs: the number of them is enough by itself.
     benchmark::RegisterBenchmark(name.c_str(), in_the_kernel, program, input)->UseManualTime()->Iterations(30);
@@ -77,6 +97,7 @@ void add_all() {
   for (const auto& [name, input] : heads) {
     add("copy/kernel/" + name, harness->progs.l7_copy, input);
     add("http1/kernel/" + name, harness->progs.l7_http1, input);
+    add("policy/kernel/" + name, harness->progs.l7_policy, input);
   }
   add("resp/kernel", harness->progs.l7_resp, command());
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The parser cores of l7parsers/core in the kernel, one program each, for tests and benchmarks. sk_msg programs cannot be run by
- * BPF_PROG_TEST_RUN; tc programs can, and for the verifier and the compiler the core is the same. The input does not come in the
- * packet, which would limit its length, but in `request`; each run copies it as a verdict program copies a message. */
+/* The parser cores of l7parsers/core in the kernel, one program each, and HTTP/1 with a policy, for tests and benchmarks. sk_msg
+ * programs cannot be run by BPF_PROG_TEST_RUN; tc programs can, and for the verifier and the compiler the core is the same. The
+ * input does not come in the packet, which would limit its length, but in `request`; each run copies it as a verdict program copies
+ * a message. */
 #include "vmlinux.h"
 
 #include <bpf/bpf_helpers.h>
@@ -10,6 +11,7 @@
 #include <l7parsers/core/resp.h>
 
 #include "bpf/abi/l7_harness.h"
+#include "bpf/abi/policy.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -18,6 +20,31 @@ char LICENSE[] SEC("license") = "GPL";
 struct l7_harness_request request;
 struct l7_http1 http1;
 struct l7_resp resp;
+
+struct sh_policy_set policy_set;
+sh_u16 policy_cells[L7_HARNESS_CELLS];
+struct sh_policy_result policy_results[L7_HARNESS_RESULTS];
+struct sh_policy_result policy_result;
+
+struct sh_policy_view {
+	const struct l7_input *in;
+};
+
+static __always_inline sh_u16 sh_policy_cell(const struct sh_policy_view *view, sh_u32 index)
+{
+	return index < L7_HARNESS_CELLS ? policy_cells[l7_bounded(index, L7_HARNESS_CELLS - 1)] : 0;
+}
+
+static __always_inline struct sh_policy_result sh_policy_result_at(const struct sh_policy_view *view, sh_u32 index)
+{
+	struct sh_policy_result none = {};
+
+	return index < L7_HARNESS_RESULTS ? policy_results[l7_bounded(index, L7_HARNESS_RESULTS - 1)] : none;
+}
+
+static __always_inline sh_u8 sh_policy_byte(const struct sh_policy_view *view, sh_u32 offset) { return l7_byte(view->in, offset); }
+
+#include <policy/core/request.h>
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -55,6 +82,20 @@ int l7_http1(struct __sk_buff *skb)
 		return -1;
 	l7_http1_begin(&http1, request.kind);
 	l7_http1_parse(&http1, in);
+	return TC_ACT_OK;
+}
+
+SEC("tc")
+int l7_policy(struct __sk_buff *skb)
+{
+	struct l7_input *in = copied();
+	struct sh_policy_view view = {in};
+
+	if (!in)
+		return -1;
+	l7_http1_begin(&http1, request.kind);
+	l7_http1_parse(&http1, in);
+	policy_result = sh_policy_http1(&view, &policy_set, &http1);
 	return TC_ACT_OK;
 }
 

@@ -6,7 +6,7 @@
 struct sh_policy_view {
   const shunt::policy::Tables* tables = nullptr;
   const shunt::policy::Automaton* automaton = nullptr;
-  const std::string* request = nullptr;
+  std::string_view request = {};
   mutable const shunt::policy::SubjectTable* table = nullptr;  // of the subject that was found
   mutable const shunt::policy::Entry* entry = nullptr;         // that was found
 };
@@ -20,7 +20,7 @@ static struct sh_policy_result sh_policy_result_at(const struct sh_policy_view* 
 }
 
 static sh_u8 sh_policy_byte(const struct sh_policy_view* view, sh_u32 offset) {
-  return offset < view->request->size() ? static_cast<sh_u8>((*view->request)[offset]) : 0;
+  return offset < view->request.size() ? static_cast<sh_u8>(view->request[offset]) : 0;
 }
 
 static int sh_policy_find_subject(const struct sh_policy_view* view, const struct sh_policy_subject_key* key,
@@ -47,6 +47,7 @@ static sh_u16 sh_policy_first_port(const struct sh_policy_view* view, sh_u8, sh_
 
 #include <policy/core/automaton.h>
 #include <policy/core/lookup.h>
+#include <policy/core/request.h>
 
 namespace shunt::policy {
 namespace {
@@ -146,12 +147,13 @@ size_t Tables::set_bytes() const {
 
 sh_policy_result match(const Automaton& automaton, const HttpRequest& request) {
   std::string bytes;
+  sh_policy_view view{nullptr, &automaton, bytes};
   const auto put = [&](const std::string& text) {
     bytes += text;
+    view.request = bytes;
     return static_cast<sh_u32>(bytes.size() - text.size());
   };
   const auto length = [](const std::string& text) { return static_cast<sh_u32>(text.size()); };
-  const sh_policy_view view{nullptr, &automaton, &bytes};
   sh_policy_run run;
   sh_policy_begin(&run, &view, &automaton.set);
   sh_policy_method(&run, put(request.method), length(request.method));
@@ -162,6 +164,11 @@ sh_policy_result match(const Automaton& automaton, const HttpRequest& request) {
     sh_policy_header(&run, name_at, length(name), put(value), length(value));
   }
   return sh_policy_end(&run);
+}
+
+sh_policy_result match(const Automaton& automaton, const l7_http1& head, std::string_view bytes) {
+  const sh_policy_view view{nullptr, &automaton, bytes};
+  return sh_policy_http1(&view, &automaton.set, &head);
 }
 
 void Compiler::find_identities(const Model& model, Tables& tables) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <bpf/abi/policy.h>
+#include <l7parsers/core/http1.h>
 
 #include <map>
 #include <memory>
@@ -9,6 +10,7 @@
 #include <policy/automaton.hpp>
 #include <policy/model.hpp>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -76,6 +78,9 @@ struct HttpRequest {
 
 // One request through one automaton, by the matcher that the kernel side uses.
 sh_policy_result match(const Automaton& automaton, const HttpRequest& request);
+
+// A head that was read from `bytes`, likewise. Other than a simple request: punted.
+sh_policy_result match(const Automaton& automaton, const l7_http1& head, std::string_view bytes);
 
 class Compiler {
  public:

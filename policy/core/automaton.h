@@ -141,6 +141,13 @@ SH_POLICY_INLINE void sh_policy_path(struct sh_policy_run *run, sh_u32 offset, s
 	sh_policy_text(run, offset, length, SH_POLICY_PATH);
 }
 
+/* Instead of method, path or host: a field of which the caller knows that it is not plain text in its normal form. */
+SH_POLICY_INLINE void sh_policy_odd(struct sh_policy_run *run)
+{
+	if (run->state)
+		run->state = sh_policy_symbol(run, sh_policy_symbol(run, run->state, SH_POLICY_ODD), SH_POLICY_SEP);
+}
+
 SH_POLICY_INLINE void sh_policy_host(struct sh_policy_run *run, sh_u32 offset, sh_u32 length)
 {
 	if (run->host_read) {

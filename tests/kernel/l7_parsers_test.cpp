@@ -7,12 +7,15 @@
 #include <memory>
 
 #include "bpf/abi/l7_harness.h"
-#include "support/l7_vectors.hpp"
+#include "support/l7_policy.hpp"
 // Uses the types of both.
 #include "l7_harness.skel.h"
 
 namespace shunt::test {
 namespace {
+
+// Under emulation a run costs a hundred times as much.
+bool in_guest() { return getenv("SHUNT_GUEST") != nullptr; }
 
 class L7InTheKernel : public testing::Test {
  protected:
@@ -78,14 +81,37 @@ TEST_F(L7InTheKernel, JudgesVectorsAndTheirBeginningsAsUserspaceDoes) {
 }
 
 TEST_F(L7InTheKernel, JudgesVariationsAsUserspaceDoes) {
-  // Under emulation a run costs a hundred times as much.
-  const int rounds = getenv("SHUNT_GUEST") ? 5000 : 200000;
+  const int rounds = in_guest() ? 5000 : 200000;
   L7Mutator mutator(vectors_, 2);
   for (int i = 0; i < rounds; i++) {
     const L7Vector& vector = vectors_[mutator.below(unsigned(vectors_.size()))];
     expect_same(vector, mutator.mutate(vector.input));
     if (HasFatalFailure()) FAIL() << "variation " << i << " of " << vector.place;
   }
+}
+
+TEST_F(L7InTheKernel, JudgesByPolicyAsUserspaceDoes) {
+  const auto automaton = l7_automaton();
+  ASSERT_LE(automaton->cells.size(), size_t{L7_HARNESS_CELLS});
+  ASSERT_LE(automaton->results.size(), size_t{L7_HARNESS_RESULTS});
+  skeleton_->bss->policy_set = automaton->set;
+  std::copy(automaton->cells.begin(), automaton->cells.end(), skeleton_->bss->policy_cells);
+  std::copy(automaton->results.begin(), automaton->results.end(), skeleton_->bss->policy_results);
+  L7Mutator random(vectors_, 7);
+  int verdicts[4] = {};
+  for (int i = 0; i < (in_guest() ? 5000 : 100000); i++) {
+    std::string bytes = l7_random_request(random);
+    if (i % 4 == 0) bytes = random.mutate(bytes);
+    run(skeleton_->progs.l7_policy, bytes, L7_HTTP1_REQUEST);
+    l7::Http1Head native;
+    native.parse(bytes);
+    const sh_policy_result expected = policy::match(*automaton, native.raw(), bytes);
+    ASSERT_EQ(memcmp(&skeleton_->bss->policy_result, &expected, sizeof(expected)), 0)
+        << "request " << i << ": " << bytes;
+    verdicts[expected.verdict]++;
+  }
+  for (sh_policy_verdict verdict : {SH_POLICY_DENY, SH_POLICY_ALLOW, SH_POLICY_PUNT})
+    EXPECT_GT(verdicts[verdict], 50) << verdict;
 }
 
 TEST_F(L7InTheKernel, JudgesRandomBytesAsUserspaceDoes) {
