@@ -36,8 +36,8 @@ SH_POLICY_INLINE struct sh_policy_result sh_policy_http1(const struct sh_policy_
 	sh_policy_method(&http1.run, 0, head->target.off - 1U);
 	if (head->flags & L7_F_PATH_ANY)
 		sh_policy_odd(&http1.run);
-	else
-		sh_policy_path(&http1.run, head->target.off, head->target.len);
+	else /* the parser has seen that it is in its normal form: sh_policy_path() would come to the same */
+		sh_policy_text(&http1.run, head->target.off, head->target.len, SH_POLICY_TEXT);
 	sh_policy_host(&http1.run, head->host.off, head->host.len);
 	SH_POLICY_RUN(sh_policy_http1_header, head->header_count, &http1);
 	return sh_policy_end(&http1.run);
