@@ -131,7 +131,7 @@ struct sh_policy_set {
 	sh_u16 start_request;
 	sh_u16 start_header; /* 0: no header matters */
 	sh_u32 conditions;   /* how many bits of headers are read after the host */
-	sh_u32 zero;
+	sh_u32 zero;         /* 0, but not to the verifier: what the matcher's loops change begins with it */
 	sh_u8 class_of[256];
 };
 

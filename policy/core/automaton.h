@@ -101,21 +101,31 @@ static long sh_policy_field_step(sh_u32 i, void *context)
 	return field->odd || (field->state == 0 && field->kind >= SH_POLICY_HEADER_NAME);
 }
 
+/* What a loop changes begins with set->zero, not with 0: Linux 6.1 verifies one turn of a bpf_loop() and takes what is constant
+ * before it for constant in all turns. It removed the code that sees a header for the second time. */
+SH_POLICY_INLINE struct sh_policy_field sh_policy_field(const struct sh_policy_run *run, sh_u32 offset, sh_u16 state, sh_u8 kind)
+{
+	sh_u8 zero = (sh_u8)run->set->zero;
+	struct sh_policy_field field = {run->view, run->set, offset, state, kind, zero, zero, zero, 0};
+
+	return field;
+}
+
 SH_POLICY_INLINE void sh_policy_begin(struct sh_policy_run *run, const struct sh_policy_view *view, const struct sh_policy_set *set)
 {
 	run->view = view;
 	run->set = set;
-	run->header_bits = 0;
-	run->names_seen = 0;
+	run->header_bits = set->zero;
+	run->names_seen = set->zero;
 	run->state = set->start_request;
-	run->twice = 0;
+	run->twice = (sh_u8)set->zero;
 	run->host_read = 0;
 	run->zero = 0;
 }
 
 SH_POLICY_INLINE void sh_policy_text(struct sh_policy_run *run, sh_u32 offset, sh_u32 length, sh_u8 kind)
 {
-	struct sh_policy_field field = {run->view, run->set, offset, run->state, kind, 0, 0, 0, 0};
+	struct sh_policy_field field = sh_policy_field(run, offset, run->state, kind);
 
 	if (run->state == 0)
 		return;
@@ -161,7 +171,7 @@ SH_POLICY_INLINE void sh_policy_host(struct sh_policy_run *run, sh_u32 offset, s
 /* One header, without white space around its value. */
 SH_POLICY_INLINE void sh_policy_header(struct sh_policy_run *run, sh_u32 name, sh_u32 name_length, sh_u32 value, sh_u32 value_length)
 {
-	struct sh_policy_field field = {run->view, run->set, name, run->set->start_header, SH_POLICY_HEADER_NAME, 0, 0, 0, 0};
+	struct sh_policy_field field = sh_policy_field(run, name, run->set->start_header, SH_POLICY_HEADER_NAME);
 	struct sh_policy_result result;
 
 	if (field.state == 0 || name_length > SH_POLICY_FIELD_BYTES_MAX)
