@@ -1,11 +1,13 @@
 // Maps over their limits, in programs that are built with small ones: connections stay on TCP, exact, with the reason,
 // and come back to the shortcut when there is room.
+#include <bpf/bpf.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <nlohmann/json.hpp>
+#include <sockops/pins.hpp>
 #include <thread>
 
 #include "socket/connector.hpp"
@@ -289,14 +291,82 @@ TEST(Listeners, MoreThanAreKept) {
   EXPECT_GE(shortcut.reason_count(SH_R_LISTENER_UNKNOWN), plain) << shortcut.summary();
 }
 
-// Inspects whoever asked. What the kernel forgets to make room may be the listener's verdict, which is then asked for
-// again.
-bool is_enrolled_once_verified(Accelerated& shortcut, const Connector& process, const UniqueFd& listener) {
+// The table of verdicts itself: a connection that is not enrolled could have lost its verdict, or ask for the first
+// time.
+class Verdicts {
+ public:
+  explicit Verdicts(const Accelerated& shortcut) {
+    auto map = open_map(shortcut.paths(), generations(shortcut.paths()).back(), "sh_processes");
+    require(map.has_value(), "open sh_processes");
+    map_ = std::move(*map);
+  }
+  // Of the entry, an enum sh_reason. None: never asked for, or pushed out.
+  std::optional<uint32_t> on(pid_t pid) const {
+    sh_process_key key{}, next{};
+    for (int more = bpf_map_get_next_key(map_.get(), nullptr, &next); more == 0;
+         more = bpf_map_get_next_key(map_.get(), &key, &next)) {
+      key = next;
+      if (key.tgid == static_cast<uint32_t>(pid)) return on(key);
+    }
+    return std::nullopt;
+  }
+  std::optional<uint32_t> on(const sh_process_key& key) const {
+    sh_process verdict{};
+    if (bpf_map_lookup_elem(map_.get(), &key, &verdict) != 0) return std::nullopt;
+    return verdict.reason;
+  }
+  void set(const sh_process_key& key, uint32_t reason) const {
+    const sh_process verdict{.reason = reason, .pad = 0};
+    require(bpf_map_update_elem(map_.get(), &key, &verdict, BPF_ANY) == 0, "write into sh_processes");
+  }
+
+ private:
+  UniqueFd map_;
+};
+
+// As the daemon does, and looks after each inspection whether its verdict is there.
+void verify_each(Accelerated& shortcut, const Verdicts& verdicts) {
+  const auto read = shortcut.engine().read_events([&](const sh_event& event) {
+    if (event.kind != SH_EV_VERIFY) return;
+    const auto pid = static_cast<pid_t>(event.tgid);
+    if (!verdicts.on(pid)) return;  // pushed out by another request
+    EXPECT_TRUE(shortcut.engine().verify_process(event.tgid).has_value());
+    EXPECT_EQ(verdicts.on(pid).value_or(SH_R_PROGRAM_UNVERIFIED), uint32_t{SH_R_NONE}) << "the verdict was lost";
+  });
+  EXPECT_TRUE(read.has_value());
+}
+
+// What the kernel forgets to make room, before the connection, is asked for again: also the listener's verdict.
+bool is_enrolled_once_verified(Accelerated& shortcut, const Verdicts& verdicts, const Connector& process,
+                               const UniqueFd& listener) {
   for (int attempt = 0; attempt < 3; ++attempt) {
-    verify_all(shortcut);
+    verify_each(shortcut, verdicts);
+    const bool both_kept = verdicts.on(process.pid()) == SH_R_NONE && verdicts.on(getpid()) == SH_R_NONE;
     if (shortcut.is_in_map(process.connect(listener.get()).get())) return true;
+    EXPECT_FALSE(both_kept) << "both verdicts were there";
   }
   return false;
+}
+
+// Where the entry is the next to be pushed out when its own verdict is written.
+TEST(Processes, AVerdictIsKeptInAFullTable) {
+  constexpr uint64_t kInspections = 5000;
+  Accelerated shortcut(settings_with_verification());
+  const Verdicts verdicts(shortcut);
+  const auto self = static_cast<uint32_t>(getpid());
+  uint64_t others = 0, inspected = 0, lost = 0;
+  for (uint64_t i = 1; i <= kInspections; ++i) {
+    const sh_process_key key{.start_boottime_ns = i, .tgid = self, .pad = 0};
+    verdicts.set(key, SH_R_PROGRAM_UNVERIFIED);
+    for (uint64_t more = 0; more < i % (2 * SH_SELECT_MAX); ++more)
+      verdicts.set({.start_boottime_ns = ++others, .tgid = 1, .pad = 0}, SH_R_NONE);
+    if (!verdicts.on(key)) continue;  // it was pushed out before
+    ASSERT_TRUE(shortcut.engine().verify_process(self).has_value());
+    ++inspected;
+    lost += verdicts.on(key) != SH_R_NONE;
+  }
+  EXPECT_EQ(lost, 0u) << "of " << inspected;
+  EXPECT_GT(inspected, kInspections / 10);
 }
 
 TEST(Processes, MoreThanVerdictsAreKept) {
@@ -304,12 +374,13 @@ TEST(Processes, MoreThanVerdictsAreKept) {
   Accelerated shortcut(settings_with_verification());
   const InCgroup inside(shortcut.cgroup());
   const UniqueFd listener = verified_listener(shortcut);
+  const Verdicts verdicts(shortcut);
   std::vector<std::unique_ptr<Connector>> processes;
   for (int i = 0; i < kProcesses; ++i) {
     processes.push_back(std::make_unique<Connector>(listener.get()));
     const Connector& process = *processes.back();
     EXPECT_FALSE(shortcut.is_in_map(process.connect(listener.get()).get())) << i;
-    EXPECT_TRUE(is_enrolled_once_verified(shortcut, process, listener)) << i << " " << shortcut.summary();
+    EXPECT_TRUE(is_enrolled_once_verified(shortcut, verdicts, process, listener)) << i << " " << shortcut.summary();
   }
   EXPECT_GE(shortcut.reason_count(SH_R_PROGRAM_UNVERIFIED), uint64_t{kProcesses}) << shortcut.summary();
   EXPECT_LE(shortcut.entries("sh_processes"), SH_SELECT_MAX);
@@ -318,7 +389,7 @@ TEST(Processes, MoreThanVerdictsAreKept) {
   for (const auto& process : processes) {
     if (shortcut.is_in_map(process->connect(listener.get()).get())) continue;
     ++forgotten;
-    EXPECT_TRUE(is_enrolled_once_verified(shortcut, *process, listener)) << shortcut.summary();
+    EXPECT_TRUE(is_enrolled_once_verified(shortcut, verdicts, *process, listener)) << shortcut.summary();
   }
   EXPECT_GE(forgotten, kProcesses - SH_SELECT_MAX);
 }
