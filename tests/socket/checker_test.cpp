@@ -2,7 +2,14 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 
+#include <algorithm>
+#include <atomic>
+#include <sstream>
+#include <thread>
+
+#include "socket/rounds.hpp"
 #include "socket/traffic.hpp"
 #include "support/accelerated.hpp"
 
@@ -28,6 +35,11 @@ TEST(Checker, PlainTcpHasNoErrors) {
   EXPECT_EQ(report.early_wakeups, 0u);
 }
 
+size_t messages_with(const TrafficReport& report, const std::string& text) {
+  return static_cast<size_t>(std::count_if(report.messages.begin(), report.messages.end(),
+                                           [&](const auto& m) { return m.find(text) != std::string::npos; }));
+}
+
 class CheckerBroken : public testing::TestWithParam<Fault> {};
 
 TEST_P(CheckerBroken, IsNoticed) {
@@ -37,13 +49,132 @@ TEST_P(CheckerBroken, IsNoticed) {
   config.fault = GetParam();
   const TrafficReport report = run_traffic(config);
   EXPECT_GT(report.errors, 10u);
-  if (GetParam() == Fault::stall) {
+  if (GetParam() == Fault::stall || GetParam() == Fault::vanish || GetParam() == Fault::deaf) {
     EXPECT_GT(report.stalled, 10u);
+  }
+  if (GetParam() == Fault::deaf) {
+    EXPECT_GT(messages_with(report, "not woken"), 3u) << text(report);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Faults, CheckerBroken,
-                         testing::Values(Fault::drop, Fault::swap, Fault::flip, Fault::stall, Fault::truncate));
+                         testing::Values(Fault::drop, Fault::swap, Fault::flip, Fault::stall, Fault::truncate,
+                                         Fault::vanish, Fault::deaf));
+
+TEST(Checker, AMissedWakeUpOfABlockingReaderIsNoticed) {
+  TrafficConfig config = small(3);
+  config.connections = 400;
+  config.blocking_share = 2;
+  config.stall_limit = std::chrono::milliseconds(2000);
+  config.fault = Fault::deaf;
+  const TrafficReport report = run_traffic(config);
+  EXPECT_GT(messages_with(report, "in blocking calls, not woken"), 0u) << text(report);
+}
+
+// ---- who does not look cannot see a stall ----
+
+constexpr auto kShortLimit = std::chrono::milliseconds(2000);
+constexpr auto kStarved = std::chrono::milliseconds(5000);
+
+TrafficConfig starved(uint64_t seed) {
+  TrafficConfig config = small(seed);
+  config.stall_limit = kShortLimit;
+  return config;
+}
+
+void expect_starved_only(const TrafficReport& report) {
+  EXPECT_EQ(report.errors, 0u) << text(report);
+  EXPECT_EQ(report.connections, 1500u);
+  EXPECT_GT(report.longest_round_seconds, std::chrono::duration<double>(kShortLimit).count());
+}
+
+TEST(Checker, AThreadThatSleepsIsReportedAndIsNoStall) {
+  TrafficConfig config = starved(4);
+  config.sleep_once = kStarved;
+  expect_starved_only(run_traffic(config));
+}
+
+// Stops a process of this one's for some time, once there is traffic.
+class StoppedForAWhile {
+ public:
+  ~StoppedForAWhile() { go_on(); }
+  void look(const TrafficProgress& progress) {
+    if (!pid_ && progress.connections > 300) {
+      std::istringstream(read_text("/proc/self/task/" + std::to_string(getpid()) + "/children")) >> pid_;
+      stopped_at_ = std::chrono::steady_clock::now();
+      require(pid_ > 0 && kill(pid_, SIGSTOP) == 0, "stop a process of the checker");
+    } else if (std::chrono::steady_clock::now() - stopped_at_ > kStarved) {
+      go_on();
+    }
+  }
+  bool has_gone_on() const { return went_on_; }
+
+ private:
+  void go_on() {
+    if (pid_ > 0 && !went_on_) kill(pid_, SIGCONT);
+    went_on_ = pid_ > 0;
+  }
+
+  pid_t pid_ = 0;
+  bool went_on_ = false;
+  std::chrono::steady_clock::time_point stopped_at_;
+};
+
+TEST(Checker, AStoppedProcessIsReportedAndIsNoStall) {
+  TrafficConfig config = starved(5);
+  StoppedForAWhile stopped;
+  config.on_progress = [&](const TrafficProgress& progress) { stopped.look(progress); };
+  expect_starved_only(run_traffic(config));
+  EXPECT_TRUE(stopped.has_gone_on());
+}
+
+TEST(Checker, AStallBesideASleepingThreadIsNoticed) {
+  TrafficConfig config = starved(6);
+  config.connections = 300;
+  config.sleep_once = kStarved;
+  config.fault = Fault::deaf;
+  const TrafficReport report = run_traffic(config);
+  EXPECT_GT(report.stalled, 10u);
+  EXPECT_GT(messages_with(report, "not woken"), 0u) << text(report);
+  EXPECT_GT(report.longest_round_seconds, std::chrono::duration<double>(kShortLimit).count());
+}
+
+TEST(Checker, AThreadThatNeverLooksAgainIsAnError) {
+  TrafficConfig config = starved(7);
+  config.stall_limit = std::chrono::milliseconds(300);
+  config.sleep_once = 2 * Rounds::kStuckLimits * config.stall_limit;
+  const TrafficReport report = run_traffic(config);
+  EXPECT_EQ(messages_with(report, "hangs"), 1u) << text(report);
+}
+
+TEST(Rounds, TheClockStopsForTheSlowestOnly) {
+  constexpr auto kLimit = std::chrono::milliseconds(1000);
+  constexpr auto kStep = kLimit / Rounds::kPerStall;
+  Rounds rounds{};
+  rounds.begin(kLimit);
+  RoundsMember quick(rounds);
+  {
+    RoundsMember slow(rounds);
+    slow.turn();
+    for (int i = 0; i < 10; ++i) EXPECT_FALSE(quick.turn());
+    const auto begin = rounds.now();
+    EXPECT_LE(begin, 2 * kStep);
+    std::this_thread::sleep_for(50 * kStep);
+    for (int i = 0; i < 100; ++i) EXPECT_FALSE(quick.turn());
+    EXPECT_LE(rounds.now() - begin, kStep) << "it waits for the slow one";
+    slow.turn();
+    quick.turn();
+    EXPECT_LE(rounds.now() - begin, 2 * kStep) << "the wait counts as one round";
+    EXPECT_GE(rounds.longest(), 50 * kStep);
+  }
+  const auto alone = rounds.now();
+  for (int i = 0; i < 10; ++i) {
+    std::this_thread::sleep_for(2 * kStep);
+    quick.turn();
+  }
+  EXPECT_EQ(rounds.now() - alone, 10 * kStep) << "who has left is not waited for";
+  EXPECT_FALSE(rounds.stuck());
+}
 
 class CheckerAccelerated : public testing::TestWithParam<uint64_t> {};
 

@@ -9,6 +9,7 @@
 #include <new>
 #include <string>
 
+#include "socket/rounds.hpp"
 #include "support/sandbox.hpp"
 
 namespace shunt::test {
@@ -37,6 +38,7 @@ inline constexpr uint32_t kServersMax = 16;
 inline constexpr uint32_t kLiveMax = 1024;
 
 struct Ledger {
+  Rounds rounds;
   std::atomic<uint64_t> ended[kKinds];
   std::atomic<uint64_t> bytes;
   std::atomic<uint64_t> errors;
@@ -47,6 +49,7 @@ struct Ledger {
   std::atomic<bool> finish;  // begin nothing new, end what is there
   std::atomic<bool> stop;    // the connecting ends are done
   std::atomic<bool> live_ready;
+  std::atomic<bool> slept;  // as TrafficConfig::sleep_once says
   uint16_t live_port;
   std::atomic<uint32_t> live_open;
   std::atomic<uint64_t> live_bytes;               // received and checked, on live connections
@@ -58,13 +61,16 @@ struct Ledger {
   char messages[kMessages][320];
 
   void fail(Kind kind, const std::string& text, bool stall) {
-    errors.fetch_add(1);
     if (stall) stalled.fetch_add(1);
+    fail(kKindNames[static_cast<uint32_t>(kind)], text);
+  }
+  void fail(const char* where, const std::string& text) {
+    errors.fetch_add(1);
     const uint32_t slot = messages_used.fetch_add(1);
-    if (slot < kMessages) {
-      std::snprintf(messages[slot], sizeof(messages[slot]), "%s: %s", kKindNames[static_cast<uint32_t>(kind)],
-                    text.c_str());
-    }
+    if (slot < kMessages) std::snprintf(messages[slot], sizeof(messages[slot]), "%s: %s", where, text.c_str());
+  }
+  void turn(RoundsMember& member) {
+    if (member.turn()) fail("checker", "one of its threads hangs, or gets no CPU: nothing can be said");
   }
 };
 

@@ -26,8 +26,8 @@ using Clock = std::chrono::steady_clock;
 constexpr uint64_t kEndless = uint64_t{1} << 40;
 constexpr uint32_t kIndexBits = 16;  // of the conversation's seed: which connection it is
 constexpr size_t kBufferBytes = 65536;
-constexpr int kStepsMax = 64;  // of one end before it is another's turn
-constexpr int kEvents = 64;
+constexpr int kStepsMax = 64;      // of one end before it is another's turn
+constexpr int kEvents = kLiveMax;  // all that is there: each connection gets its turn
 
 enum class EndState { active, done, failed, stalled };
 
@@ -41,7 +41,7 @@ class LiveEnd {
   bool asks() const { return asks_; }
   bool edge_triggered() const { return edge_triggered_; }
   uint32_t events() const;
-  bool stalls(Clock::time_point now) const;
+  bool stalls() const;
   bool due(Clock::time_point now) const;
   EndState step();
   uint64_t received() const { return in_.received(); }
@@ -58,7 +58,7 @@ class LiveEnd {
   bool at_turn_begin() const;
   void pause(std::chrono::microseconds time);
   void fail(const std::string& what);
-  void touch() { last_move_ = Clock::now(); }
+  void touch() { last_move_ = ledger_.rounds.now(); }
 
   UniqueFd fd_;
   bool asks_;
@@ -79,7 +79,7 @@ class LiveEnd {
   bool write_blocked_ = false;
   std::string error_;
   Clock::time_point begin_ = Clock::now();
-  Clock::time_point last_move_ = begin_;
+  Rounds::Time last_move_;
   Clock::time_point next_turn_at_ = begin_;
   Clock::time_point read_again_at_ = begin_;
   bool waits_for_turn_ = false;
@@ -97,7 +97,8 @@ LiveEnd::LiveEnd(UniqueFd fd, std::optional<uint64_t> conversation_seed, uint64_
       edge_triggered_(one_in(rng_, 2)),
       slow_(one_in(rng_, 3)),
       peeks_(one_in(rng_, 8)),
-      small_reads_(one_in(rng_, 4)) {
+      small_reads_(one_in(rng_, 4)),
+      last_move_(ledger.rounds.now()) {
   if (conversation_seed) start(*conversation_seed);
 }
 
@@ -166,13 +167,13 @@ void LiveEnd::between_turns() {
 }
 
 // Silence between two turns is the connecting end's right.
-bool LiveEnd::stalls(Clock::time_point now) const {
-  return now - last_move_ > config_.stall_limit && !waits_for_turn_ && (asks_ || !at_turn_begin());
+bool LiveEnd::stalls() const {
+  return ledger_.rounds.now() - last_move_ > config_.stall_limit && !waits_for_turn_ && (asks_ || !at_turn_begin());
 }
 
 bool LiveEnd::due(Clock::time_point now) const {
   return (waits_for_turn_ && !shut_ && (now >= next_turn_at_ || ledger_.finish.load())) ||
-         (waits_to_read_ && now >= read_again_at_) || stalls(now);
+         (waits_to_read_ && now >= read_again_at_) || stalls();
 }
 
 bool LiveEnd::on_read_end(ssize_t n, int error) {
@@ -237,7 +238,7 @@ void LiveEnd::pause(std::chrono::microseconds time) {
 }
 
 EndState LiveEnd::step() {
-  if (stalls(Clock::now())) {
+  if (stalls()) {
     fail(fmt::format("stalled: FIONREAD {}, POLLIN {}", readable_bytes(fd()),
                      wait_readable(fd(), std::chrono::milliseconds(0))));
     return EndState::stalled;
@@ -263,7 +264,7 @@ EndState LiveEnd::step() {
 class LiveLoop {
  public:
   explicit LiveLoop(const TrafficConfig& config, Ledger& ledger)
-      : config_(config), ledger_(ledger), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+      : config_(config), ledger_(ledger), member_(ledger.rounds), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
     require(epoll_.valid(), "epoll_create1");
   }
 
@@ -289,6 +290,7 @@ class LiveLoop {
       if (end->due(now)) due_.push_back(end);
     }
     for (LiveEnd* end : due_) step(*end);
+    ledger_.turn(member_);
   }
 
  private:
@@ -325,6 +327,7 @@ class LiveLoop {
 
   const TrafficConfig& config_;
   Ledger& ledger_;
+  RoundsMember member_;
   UniqueFd epoll_;
   std::unordered_map<LiveEnd*, Entry> ends_;
   std::vector<LiveEnd*> due_;

@@ -24,6 +24,48 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kBufferBytes = 16384;
 constexpr uint64_t kEndless = uint64_t{1} << 40;
 constexpr int kSendBufferBytes = 1 << 20;
+constexpr auto kLook = std::chrono::milliseconds(100);
+
+// Measured as on all connections of the checker: rounds.hpp.
+class Silence {
+ public:
+  Silence(const TrafficConfig& config, const Ledger& ledger, int limits = 1)
+      : rounds_(ledger.rounds), limit_(config.stall_limit * limits) {}
+  bool too_long() const { return rounds_.now() - since_ > limit_; }
+  void end() { since_ = rounds_.now(); }
+
+ private:
+  const Rounds& rounds_;
+  Rounds::Time limit_;
+  Rounds::Time since_ = rounds_.now();
+};
+
+bool at_end(int fd) {
+  char byte;
+  const ssize_t n = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  return n == 0 || (n < 0 && errno != EAGAIN);
+}
+
+// Fewer bytes: the end of the stream, or a stall.
+std::string receive_whole(int fd, size_t bytes, const TrafficConfig& config, const Ledger& ledger) {
+  std::string got;
+  Silence silence(config, ledger);
+  while (got.size() < bytes && !silence.too_long()) {
+    const std::string part = receive_exactly(fd, bytes - got.size(), kLook);
+    if (!part.empty()) silence.end();
+    got += part;
+    if (part.empty() && at_end(fd)) break;
+  }
+  return got;
+}
+
+// Exit code; -1: a stall.
+int wait_for(Child& child, const TrafficConfig& config, const Ledger& ledger, int limits = 1) {
+  const Silence silence(config, ledger, limits);
+  int code = -1;
+  while (code == -1 && !silence.too_long()) code = child.wait(kLook);
+  return code;
+}
 
 // ---- killed ----
 
@@ -58,10 +100,10 @@ int play_victim(const KillScene& scene, int listener, const Endpoint& to) {
 
 // Reads and writes what it can until the connection ends. Empty: it ended.
 std::string play_survivor(const KillScene& scene, int fd, Child& victim, Clock::time_point kill_at,
-                          const TrafficConfig& config, Incoming& in) {
+                          const TrafficConfig& config, const Ledger& ledger, Incoming& in) {
   std::array<char, kBufferBytes> buffer;
   Outgoing out(~scene.seed, 0, {{kEndless, 0}}, Fault::none);
-  auto last_move = Clock::now();
+  Silence silence(config, ledger);
   bool killed = false;
   for (;;) {
     if (!killed && Clock::now() >= kill_at) {
@@ -79,8 +121,8 @@ std::string play_survivor(const KillScene& scene, int fd, Child& victim, Clock::
       if (sent < 0 && errno != EAGAIN) return {};
       if (sent > 0) out.advance(static_cast<size_t>(sent));
     }
-    if (n > 0 || sent > 0 || !killed) last_move = Clock::now();
-    if (Clock::now() - last_move > config.stall_limit) return "stalled after the other end was killed";
+    if (n > 0 || sent > 0 || !killed) silence.end();
+    if (silence.too_long()) return "stalled after the other end was killed";
   }
 }
 
@@ -95,7 +137,7 @@ std::string run_killed(Rng& rng, const TrafficConfig& config, Ledger& ledger) {
   listener.reset();  // a victim that dies before its accept() must leave nobody who could
   Incoming in;
   const auto kill_at = Clock::now() + std::chrono::microseconds(pick(rng, 0, 15000));
-  std::string error = play_survivor(scene, fd.get(), victim, kill_at, config, in);
+  std::string error = play_survivor(scene, fd.get(), victim, kill_at, config, ledger, in);
   victim.signal(SIGKILL);
   victim.wait();
   // A writer without unread bytes ends with a FIN: all that it sent must have come.
@@ -174,7 +216,7 @@ std::string read_frames(int fd, std::map<uint32_t, int>& credits, uint32_t frame
                         Ledger& ledger) {
   std::map<uint32_t, uint32_t> next;
   for (uint32_t count = 0; count < frames; ++count) {
-    const std::string head = receive_exactly(fd, sizeof(Frame), config.stall_limit);
+    const std::string head = receive_whole(fd, sizeof(Frame), config, ledger);
     if (head.size() != sizeof(Frame)) return fmt::format("stalled or cut at frame {} of {}", count, frames);
     Frame frame;
     std::memcpy(&frame, head.data(), sizeof(frame));
@@ -183,7 +225,7 @@ std::string read_frames(int fd, std::map<uint32_t, int>& credits, uint32_t frame
     }
     if (frame.sequence != next[frame.writer]++)
       return fmt::format("writer {}: frame {} came out of order", frame.writer, frame.sequence);
-    const std::string body = receive_exactly(fd, frame.bytes, config.stall_limit);
+    const std::string body = receive_whole(fd, frame.bytes, config, ledger);
     if (body.size() != frame.bytes) return "stalled within a frame";
     if (pattern_mismatch(frame_seed(frame), 0, body.data(), body.size()) != body.size())
       return "wrong bytes within a frame";
@@ -221,24 +263,29 @@ std::string run_shared(Rng& rng, const TrafficConfig& config, Ledger& ledger) {
   std::string error = read_frames(read_end.get(), credits, writers * frames, config, ledger);
   if (!error.empty()) return error;
   for (Child& child : children) {
-    if (const int code = child.wait(config.stall_limit); code != 0) return fmt::format("a writer ended with {}", code);
+    if (const int code = wait_for(child, config, ledger); code != 0) return fmt::format("a writer ended with {}", code);
   }
-  if (!receive_to_eof(read_end.get(), config.stall_limit).empty()) return "bytes after the last frame";
-  return {};
+  if (!receive_whole(read_end.get(), 1, config, ledger).empty()) return "bytes after the last frame";
+  return at_end(read_end.get()) ? std::string{} : "stalled before the end of the stream";
 }
 
 // ---- handed over: another process goes on reading and another one writing, in the middle of a stream ----
 
-int read_stream(int fd, Incoming in, uint64_t until, const TrafficConfig& config) {
+int read_stream(int fd, Incoming in, uint64_t until, const TrafficConfig& config, const Ledger& ledger) {
   std::array<char, kBufferBytes> buffer;
-  set_receive_timeout(fd, config.stall_limit);
-  while (in.received() < until) {
-    const ssize_t n = recv(fd, buffer.data(), std::min<uint64_t>(buffer.size(), until - in.received()), 0);
-    if (n < 0 && errno == EAGAIN) return 2;
-    if (n <= 0) return 3;
+  set_receive_timeout(fd, 3 * config.stall_limit);
+  for (Silence silence(config, ledger);;) {
+    // One more byte, which is not there, finds the end.
+    const size_t bytes = std::max<uint64_t>(1, std::min<uint64_t>(buffer.size(), until - in.received()));
+    const ssize_t n = recv(fd, buffer.data(), bytes, 0);
+    if (silence.too_long()) return 2;  // even if there are bytes now: nothing but the timeout has woken this reader
+    if (n < 0 && errno == EAGAIN) continue;
+    if (n == 0) return in.received() == until ? 0 : 3;
+    if (n < 0) return 3;
+    if (in.received() == until) return 5;
     if (!in.feed(buffer.data(), static_cast<size_t>(n))) return 4;
+    silence.end();
   }
-  return recv(fd, buffer.data(), 1, 0) == 0 ? 0 : 5;
 }
 
 int write_stream(int fd, Outgoing& out, uint64_t until, Rng& rng) {
@@ -264,16 +311,16 @@ std::string run_handed_over(Rng& rng, const TrafficConfig& config, Ledger& ledge
     if (const int code = write_stream(connection.client.get(), out, total / 3, rng); code != 0) return code;
     Child rest = Child::fork([&] { return write_stream(connection.client.get(), out, total, rng); });
     connection.client.reset();
-    return rest.wait(config.stall_limit);
+    return wait_for(rest, config, ledger);
   });
   connection.client.reset();
   Incoming in;
-  const std::string head = receive_exactly(connection.server.get(), total / 2, config.stall_limit);
+  const std::string head = receive_whole(connection.server.get(), total / 2, config, ledger);
   if (head.size() != total / 2) return fmt::format("stalled at {} of {}", head.size(), total);
   if (!in.feed(head.data(), head.size())) return in.error();
-  Child reader = Child::fork([&] { return read_stream(connection.server.get(), in, total, config); });
+  Child reader = Child::fork([&] { return read_stream(connection.server.get(), in, total, config, ledger); });
   connection.server.reset();
-  const int read_code = reader.wait(config.stall_limit * 2), write_code = writer.wait(config.stall_limit);
+  const int read_code = wait_for(reader, config, ledger, 2), write_code = wait_for(writer, config, ledger);
   if (read_code != 0 || write_code != 0) {
     return fmt::format("{} ended with {}, {}", read_code == 2 || read_code == -1 ? "stalled: the reader" : "the reader",
                        read_code, write_code);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -19,7 +20,10 @@ constexpr size_t kBufferBytes = 65536;
 constexpr uint64_t kSmallReadsUntilBytes = 65536;
 constexpr uint64_t kTinyStreamBytesMax = 8192;
 constexpr auto kTimerSlack = std::chrono::milliseconds(100);
+constexpr int kBlockingLimits = 10;    // a blocking call ends by itself after so many stall limits
 constexpr uint64_t kFaultySides = 10;  // one in so many
+constexpr uint64_t kDeafFromBytes = 100;
+static_assert(Rounds::kPerStall >= 1000, "a slow reader must be slow in far fewer rounds");
 
 uint64_t stream_bytes(Rng& rng, uint64_t most) {
   const uint64_t die = pick(rng, 1, 100);
@@ -44,15 +48,23 @@ bool reads_slowly(Kind kind, bool connecting, Rng& rng) {
   return reads_stream ? !one_in(rng, 4) : one_in(rng, 16);
 }
 
+// R: runnable, S: asleep, and so on; proc_pid_stat(5).
+char thread_state(pid_t thread) {
+  const std::string stat = read_text(fmt::format("/proc/self/task/{}/stat", thread));
+  const size_t name_end = stat.rfind(") ");
+  return name_end == std::string::npos ? '?' : stat[name_end + 2];
+}
+
 }  // namespace
 
-Side::Side(UniqueFd fd, Kind kind, bool connecting, uint64_t seed, const TrafficConfig& config)
+Side::Side(UniqueFd fd, Kind kind, bool connecting, uint64_t seed, const TrafficConfig& config, const Rounds& rounds)
     : fd_(std::move(fd)),
       kind_(kind),
       connecting_(connecting),
       rng_(seed),
       write_rng_(~seed),
       config_(config),
+      rounds_(rounds),
       finish_(static_cast<Finish>(pick(rng_, 0, 2))),
       edge_triggered_(one_in(rng_, 2)),
       early_(connecting && one_in(rng_, 2)),
@@ -60,7 +72,8 @@ Side::Side(UniqueFd fd, Kind kind, bool connecting, uint64_t seed, const Traffic
       peeks_(one_in(rng_, 8)),
       slow_(reads_slowly(kind, connecting, rng_)),
       tiny_chunks_(one_in(rng_, 8)),
-      read_bytes_(one_in(rng_, 4) ? pick(rng_, 64, 2000) : kBufferBytes) {
+      read_bytes_(one_in(rng_, 4) ? pick(rng_, 64, 2000) : kBufferBytes),
+      last_move_(rounds.now()) {
   if (config.fault != Fault::none && one_in(rng_, kFaultySides)) fault_ = config.fault;
   if (kind == Kind::upload && connecting) finish_ = Finish::half_close_early;
   if (kind == Kind::cut && !one_in(rng_, 3)) {
@@ -74,7 +87,10 @@ Side::Side(UniqueFd fd, Kind kind, bool connecting, uint64_t seed, const Traffic
   }
 }
 
+bool Side::deaf() const { return fault_ == Fault::deaf && in_.received() >= kDeafFromBytes; }
+
 uint32_t Side::events() const {
+  if (deaf()) return 0;
   if (edge_triggered_) return EPOLLIN | EPOLLOUT | EPOLLRDHUP | static_cast<uint32_t>(EPOLLET);
   return (eof_ || paused_ ? 0u : static_cast<uint32_t>(EPOLLIN)) |
          (write_blocked_ ? static_cast<uint32_t>(EPOLLOUT) : 0u);
@@ -118,7 +134,8 @@ void Side::fail(const std::string& what) {
 }
 
 SideState Side::stalled_state(const char* where) {
-  fail(fmt::format("stalled {}: FIONREAD {}, POLLIN {}", where, readable_bytes(fd()),
+  const int bytes = readable_bytes(fd());
+  fail(fmt::format("stalled {}, {}: FIONREAD {}, POLLIN {}", where, bytes > 0 ? "not woken" : "nothing came", bytes,
                    wait_readable(fd(), std::chrono::milliseconds(0))));
   return SideState::stalled;
 }
@@ -145,10 +162,12 @@ Side::Io Side::on_read_end(ssize_t n, int error) {
   return Io::failed;
 }
 
+// Small reads only at the beginning: megabytes by the handful take too long.
+size_t Side::read_most() const { return in_.received() < kSmallReadsUntilBytes ? read_bytes_ : kBufferBytes; }
+
 Side::Io Side::read_some(int flags) {
   auto& buffer = read_buffer();
-  // Small reads only at the beginning: megabytes by the handful would look like a stall to the other end.
-  const size_t most = in_.received() < kSmallReadsUntilBytes ? read_bytes_ : kBufferBytes;
+  const size_t most = read_most();
   const size_t bytes = one_in(rng_, 4) ? pick(rng_, 1, most) : most;
   std::string peeked;
   if (peeks_ && flags != 0 && one_in(rng_, 4)) {
@@ -202,7 +221,7 @@ bool Side::cut_now() {
 }
 
 bool Side::finish_sending() {
-  const bool all_sent = silent() || (out_ && (out_->done() || out_->cut_short()));
+  const bool all_sent = silent() || (out_ && !out_->vanished() && (out_->done() || out_->cut_short()));
   const bool heard = !hears() || in_.complete();
   if (shut_ || !all_sent || !(heard || finish_ == Finish::half_close_early)) return false;
   shut_ = true;
@@ -221,19 +240,22 @@ bool Side::complete() const {
   return shut_ && heard && (eof_ || finish_ == Finish::close_at_once);
 }
 
-bool Side::due(Clock::time_point now) const {
-  return (paused_ && now >= resume_at_) || now - last_move_ > config_.stall_limit;
-}
+bool Side::due(Clock::time_point now) const { return (paused_ && now >= resume_at_) || silent_too_long(); }
 
 SideState Side::step() {
   // Also when there is something to read now: nobody has said so.
-  if (!paused_ && Clock::now() - last_move_ > config_.stall_limit) return stalled_state("in epoll");
+  if (!paused_ && silent_too_long()) return stalled_state("in epoll");
   paused_ = false;
+  if (deaf()) return SideState::active;
+  const bool one_read = one_read_per_event_ && slow_turns_left_ > 0;
   bool may_read = true;
   for (;;) {
     if (cut_now()) return SideState::done;
     const Io in = eof_ || !may_read ? Io::blocked : read_some(MSG_DONTWAIT);
-    if (one_read_per_event_) may_read = false;
+    if (one_read && may_read) {
+      may_read = false;
+      slow_turns_left_ -= in == Io::moved;
+    }
     start_stream();
     const Io out = broken_ || in == Io::failed ? Io::blocked : write_some(MSG_DONTWAIT);
     if (!error_.empty()) return SideState::failed;
@@ -241,8 +263,8 @@ SideState Side::step() {
     const bool shut_now = finish_sending();
     if (!error_.empty()) return SideState::failed;
     if (broken_ || complete()) return SideState::done;
-    if (in == Io::moved && slow_ && pauses_left_ > 0 && one_in(rng_, 4)) {
-      --pauses_left_;
+    if (in == Io::moved && slow_ && slow_turns_left_ > 0 && one_in(rng_, 4)) {
+      --slow_turns_left_;
       paused_ = true;
       resume_at_ = Clock::now() + std::chrono::microseconds(pick(rng_, 0, 3000));
       break;
@@ -253,6 +275,7 @@ SideState Side::step() {
 }
 
 void Side::write_loop() {
+  writer_.store(gettid());
   std::array<char, kBufferBytes> buffer;
   std::unique_lock lock(mutex_);
   while (error_.empty() && !broken_ && !shut_) {
@@ -261,8 +284,7 @@ void Side::write_loop() {
     const uint64_t allowed = out_ ? out_->allowed(in_.received()) : 0;
     const size_t bytes = allowed > 0 ? out_->next(buffer.data(), std::min<uint64_t>(allowed, chunk_bytes())) : 0;
     if (bytes == 0) {
-      if (changed_.wait_for(lock, config_.stall_limit) == std::cv_status::timeout)
-        stalled_state("before a blocking send");
+      changed_.wait(lock);
       continue;
     }
     lock.unlock();
@@ -271,6 +293,7 @@ void Side::write_loop() {
     lock.lock();
     if (n > 0) {
       out_->advance(static_cast<size_t>(n));
+      touch();
     } else if (error == EAGAIN) {
       stalled_state("in a blocking send");
     } else if (may_be_cut()) {
@@ -282,31 +305,56 @@ void Side::write_loop() {
   changed_.notify_all();
 }
 
+// A thread that was woken and has no CPU is no stall. One that is runnable each time, and moves nothing, is.
+bool Side::waits_for_cpu() {
+  for (const pid_t thread : {reader_.load(), writer_.load()}) {
+    if (waits_for_cpu_left_ == 0 || thread == 0 || thread_state(thread) != 'R') continue;
+    --waits_for_cpu_left_;
+    return true;
+  }
+  return false;
+}
+
+void Side::watch_blocking() {
+  if (!silent_too_long()) return;
+  const std::lock_guard lock(mutex_);
+  if (!error_.empty()) return;
+  if (waits_for_cpu()) return touch();
+  stalled_state("in blocking calls");
+  shutdown(fd(), SHUT_RDWR);
+  changed_.notify_all();
+}
+
 SideState Side::run_blocking() {
-  set_receive_timeout(fd(), config_.stall_limit);
-  set_send_timeout(fd(), config_.stall_limit);
+  reader_.store(gettid());
+  const auto timeout = kBlockingLimits * config_.stall_limit;  // the watching thread judges before
+  set_receive_timeout(fd(), timeout);
+  set_send_timeout(fd(), timeout);
   // A close by the writer would not wake the reader, on plain TCP neither.
   if (finish_ == Finish::close_at_once) finish_ = Finish::half_close_late;
   std::thread writer([this] { write_loop(); });
   std::array<char, kBufferBytes> buffer;
   std::unique_lock lock(mutex_);
-  bool stalled = false;
   while (error_.empty() && !broken_ && !eof_) {
-    const size_t bytes = pick(rng_, 1, read_bytes_);
+    if (deaf()) {
+      changed_.wait(lock);
+      continue;
+    }
+    const size_t bytes = pick(rng_, 1, read_most());
     lock.unlock();
     const auto begin = Clock::now();
     const ssize_t n = recv(fd(), buffer.data(), bytes, 0);
     const int error = errno;
     lock.lock();
-    if (n < 0 && error == EAGAIN && Clock::now() - begin < config_.stall_limit - kTimerSlack) {
+    if (n < 0 && error == EAGAIN && Clock::now() - begin < timeout - kTimerSlack) {
       ++early_wakeups_;
       continue;
     }
     if (n > 0) {
       if (!hears() || !in_.feed(buffer.data(), static_cast<size_t>(n))) fail("receive: " + in_.error());
+      touch();
     } else if (n < 0 && error == EAGAIN) {
       stalled_state("in a blocking receive");
-      stalled = true;
     } else {
       on_read_end(n, error);
     }
@@ -316,7 +364,7 @@ SideState Side::run_blocking() {
   changed_.notify_all();
   writer.join();
   if (error_.empty()) return SideState::done;
-  return stalled || error_.find("stalled") != std::string::npos ? SideState::stalled : SideState::failed;
+  return error_.find("stalled") != std::string::npos ? SideState::stalled : SideState::failed;
 }
 
 }  // namespace shunt::test

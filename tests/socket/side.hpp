@@ -1,6 +1,7 @@
 // One end of a checked connection: what it sends and reads, how, and when it is done.
 #pragma once
 
+#include <atomic>
 #include <base/unique_fd.hpp>
 #include <chrono>
 #include <condition_variable>
@@ -20,7 +21,7 @@ enum class SideState { active, done, failed, stalled };
 
 class Side {
  public:
-  Side(UniqueFd fd, Kind kind, bool connecting, uint64_t seed, const TrafficConfig& config);
+  Side(UniqueFd fd, Kind kind, bool connecting, uint64_t seed, const TrafficConfig& config, const Rounds& rounds);
 
   int fd() const { return fd_.get(); }
   Kind kind() const { return kind_; }
@@ -36,7 +37,9 @@ class Side {
 
   SideState step();                       // without blocking: reads and writes what can be
   bool due(Clock::time_point now) const;  // a pause is over, or nothing has moved for too long
+  bool deaf() const;                      // a fault: this end is not told of anything any more
   SideState run_blocking();               // with blocking calls, from two threads
+  void watch_blocking();                  // by another thread meanwhile: ends them if nothing has moved for too long
 
  private:
   enum class Finish { half_close_early, half_close_late, close_at_once };
@@ -53,10 +56,13 @@ class Side {
   bool finish_sending();  // shutdown when it is time; true if it was done now
   bool complete() const;
   size_t chunk_bytes();
-  void touch() { last_move_ = Clock::now(); }
+  size_t read_most() const;
+  void touch() { last_move_.store(rounds_.now()); }
+  bool silent_too_long() const { return rounds_.now() - last_move_.load() > config_.stall_limit; }
   void fail(const std::string& what);
   SideState stalled_state(const char* where);
   void write_loop();
+  bool waits_for_cpu();
 
   UniqueFd fd_;
   Kind kind_;
@@ -64,6 +70,7 @@ class Side {
   Rng rng_;
   Rng write_rng_;  // the writing thread's own
   const TrafficConfig& config_;
+  const Rounds& rounds_;
   Fault fault_ = Fault::none;
   std::optional<Outgoing> out_;
   Incoming in_;
@@ -85,13 +92,17 @@ class Side {
   uint64_t early_wakeups_ = 0;
   bool broken_ = false;  // the other end has cut the connection
   std::string error_;
-  Clock::time_point last_move_ = Clock::now();
+  std::atomic<Rounds::Time> last_move_;
   Clock::time_point resume_at_{};
   bool paused_ = false;
-  int pauses_left_ = 200;  // the other end, which waits meanwhile, must not take a slow reader for a stall
+  // Turns of the loop in which this end may leave something unread. The other end, which waits meanwhile, must not take
+  // a slow reader for a stall, however long a turn takes.
+  int slow_turns_left_ = 200;
 
   std::mutex mutex_;  // run_blocking(): the state that both threads use
   std::condition_variable changed_;
+  std::atomic<pid_t> reader_{0}, writer_{0};  // threads
+  int waits_for_cpu_left_ = 3;
 };
 
 }  // namespace shunt::test

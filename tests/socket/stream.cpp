@@ -56,6 +56,10 @@ size_t Outgoing::next(char* to, size_t bytes) {
   }
   const uint64_t from = sent_ + filled;
   fill_pattern(header_.seed, from, to + filled, bytes - filled);
+  if (vanished() || (fault_ == Fault::vanish && fault_at_ == sent_)) {
+    sent_ += bytes;
+    return 0;
+  }
   if (fault_ == Fault::none || fault_at_ < from || fault_at_ >= sent_ + bytes) return bytes;
 
   const size_t at = fault_at_ - sent_;
@@ -73,7 +77,9 @@ size_t Outgoing::next(char* to, size_t bytes) {
       return bytes - 1;
     case Fault::stall:
     case Fault::truncate:
+    case Fault::vanish:
       return at;
+    case Fault::deaf:
     case Fault::none:
       break;
   }

@@ -17,7 +17,9 @@ inline uint64_t pick(Rng& rng, uint64_t low, uint64_t high) {
 inline bool one_in(Rng& rng, uint64_t n) { return pick(rng, 1, n) == 1; }
 
 // What a sender does wrong on purpose, to see that the checker notices.
-enum class Fault { none, drop, swap, flip, stall, truncate };
+// `vanish`: from somewhere on, what counts as sent never arrives. `deaf` is a reader's: it is not told of what it could
+// read, as with a lost wake-up.
+enum class Fault { none, drop, swap, flip, stall, truncate, vanish, deaf };
 
 struct StreamHeader {
   uint64_t magic;
@@ -54,6 +56,7 @@ class Outgoing {
   size_t next(char* to, size_t bytes);
   void advance(size_t bytes) { sent_ += bytes; }
   bool cut_short() const { return fault_ == Fault::truncate && sent_ >= fault_at_; }
+  bool vanished() const { return fault_ == Fault::vanish && sent_ > fault_at_; }
 
  private:
   StreamHeader header_{};

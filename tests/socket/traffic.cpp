@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <list>
 #include <memory>
 #include <thread>
 #include <unordered_map>
@@ -24,25 +25,31 @@ namespace shunt::test {
 namespace {
 
 constexpr int kBlockingSidesMax = 24;  // in each process
-constexpr uint64_t kBlockingShare = 12;
-constexpr uint64_t kErrorsMax = 50;  // enough seen: no new connections
-constexpr int kEvents = 128;
+constexpr uint64_t kErrorsMax = 50;    // enough seen: no new connections
+constexpr int kEvents = 1024;          // all that is there: each connection gets its turn
+constexpr int kAcceptsMax = 64;        // of one listener in one turn
 constexpr auto kProgressEvery = std::chrono::milliseconds(100);
+constexpr auto kTrafficMax = std::chrono::hours(1);
 
 std::atomic<int> blocking_sides{0};
+
+bool take_blocking_place() {
+  if (blocking_sides.fetch_add(1) < kBlockingSidesMax) return true;
+  blocking_sides.fetch_sub(1);
+  return false;
+}
 
 // Drives the sides of one thread.
 class Loop {
  public:
   Loop(const TrafficConfig& config, Ledger& ledger)
-      : config_(config), ledger_(ledger), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+      : config_(config), ledger_(ledger), member_(ledger.rounds), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
     require(epoll_.valid(), "epoll_create1");
   }
-  ~Loop() { join_all(); }
   Loop(const Loop&) = delete;
   Loop& operator=(const Loop&) = delete;
 
-  size_t size() const { return sides_.size() + static_cast<size_t>(blocking_here_.load()); }
+  size_t size() const { return sides_.size() + blocking_.size(); }
 
   void watch_listener(int listener) {
     epoll_event event{};
@@ -52,7 +59,7 @@ class Loop {
   }
 
   void add(std::unique_ptr<Side> side, Rng& rng) {
-    if (side->kind() != Kind::cut && one_in(rng, kBlockingShare) && blocking_sides.fetch_add(1) < kBlockingSidesMax) {
+    if (side->kind() != Kind::cut && one_in(rng, config_.blocking_share) && take_blocking_place()) {
       run_in_thread(std::move(side));
       return;
     }
@@ -84,17 +91,24 @@ class Loop {
       if (side->due(now)) due_.push_back(side);
     }
     for (Side* side : due_) step(*side);
-  }
-
-  void join_all() {
-    for (std::thread& thread : threads_) thread.join();
-    threads_.clear();
+    watch_blocking();
+    if (config_.sleep_once.count() > 0 && ledger_.started.load() > config_.connections / 4 &&
+        !ledger_.slept.exchange(true))
+      std::this_thread::sleep_for(config_.sleep_once);
+    ledger_.turn(member_);
   }
 
  private:
   struct Entry {
     std::unique_ptr<Side> side;
     uint32_t events;
+  };
+
+  struct Blocking {
+    std::unique_ptr<Side> side;
+    SideState state = SideState::active;
+    std::atomic<bool> ended{false};
+    std::thread thread;
   };
 
   // Books a side that has ended; true if it goes on.
@@ -117,7 +131,7 @@ class Loop {
       sides_.erase(entry);
       return;
     }
-    if (side.edge_triggered() || side.events() == entry->second.events) return;
+    if (side.events() == entry->second.events) return;
     epoll_event event{};
     event.events = entry->second.events = side.events();
     event.data.ptr = &side;
@@ -125,22 +139,35 @@ class Loop {
   }
 
   void run_in_thread(std::unique_ptr<Side> side) {
-    blocking_here_.fetch_add(1);
-    threads_.emplace_back([this, side = std::move(side)]() mutable {
-      settle(*side, side->run_blocking());
-      side.reset();
-      blocking_sides.fetch_sub(1);
-      blocking_here_.fetch_sub(1);
+    Blocking& blocking = blocking_.emplace_back();
+    blocking.side = std::move(side);
+    blocking.thread = std::thread([&blocking] {
+      blocking.state = blocking.side->run_blocking();
+      blocking.ended.store(true);
     });
+  }
+
+  void watch_blocking() {
+    for (auto blocking = blocking_.begin(); blocking != blocking_.end();) {
+      if (!blocking->ended.load()) {
+        blocking->side->watch_blocking();
+        ++blocking;
+        continue;
+      }
+      blocking->thread.join();
+      settle(*blocking->side, blocking->state);
+      blocking = blocking_.erase(blocking);
+      blocking_sides.fetch_sub(1);
+    }
   }
 
   const TrafficConfig& config_;
   Ledger& ledger_;
+  RoundsMember member_;
   UniqueFd epoll_;
   std::unordered_map<Side*, Entry> sides_;
   std::vector<Side*> due_;
-  std::vector<std::thread> threads_;
-  std::atomic<int> blocking_here_{0};
+  std::list<Blocking> blocking_;
 };
 
 // ---- accepting processes ----
@@ -187,11 +214,15 @@ void serve(const std::vector<Listener>& listeners, const TrafficConfig& config, 
   }
   const auto accept_one = [&](int listener) {
     UniqueFd fd(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
-    if (!fd.valid()) return;
+    if (!fd.valid()) return false;
     if (!one_in(rng, 10)) set_option(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
-    loop.add(std::make_unique<Side>(std::move(fd), kinds[listener], false, rng(), config), rng);
+    loop.add(std::make_unique<Side>(std::move(fd), kinds[listener], false, rng(), config, ledger.rounds), rng);
+    return true;
   };
-  while (!ledger.stop.load() || loop.size() > 0) loop.turn(accept_one);
+  const auto accept_some = [&](int listener) {
+    for (int accepted = 0; accepted < kAcceptsMax && accept_one(listener);) ++accepted;
+  };
+  while (!ledger.stop.load() || loop.size() > 0) loop.turn(accept_some);
 }
 
 int run_server(uint32_t server, uint32_t threads, const TrafficConfig& config, Ledger& ledger) {
@@ -236,7 +267,7 @@ std::unique_ptr<Side> start_connection(const TrafficConfig& config, Ledger& ledg
     }
     return nullptr;
   }
-  return std::make_unique<Side>(std::move(fd), kind, true, rng(), config);
+  return std::make_unique<Side>(std::move(fd), kind, true, rng(), config, ledger.rounds);
 }
 
 void connect_many(const TrafficConfig& config, Ledger& ledger, uint64_t connections, uint32_t servers, uint32_t at_once,
@@ -331,9 +362,22 @@ TrafficReport make_report(const Ledger& ledger) {
   report.errors = ledger.errors.load();
   report.stalled = ledger.stalled.load();
   report.early_wakeups = ledger.early_wakeups.load();
+  report.longest_round_seconds = std::chrono::duration<double>(ledger.rounds.longest()).count();
   for (uint32_t i = 0; i < std::min(ledger.messages_used.load(), Ledger::kMessages); ++i)
     report.messages.emplace_back(ledger.messages[i]);
   return report;
+}
+
+// Every wait inside has its own limit; this one is for a process that died, or hangs in a call.
+bool ends_well(Child& child, const TrafficConfig& config, const Ledger& ledger) {
+  const auto deadline = Clock::now() + kTrafficMax;
+  auto stuck_deadline = deadline;
+  while (Clock::now() < std::min(deadline, stuck_deadline)) {
+    if (ledger.rounds.stuck() && stuck_deadline == deadline)
+      stuck_deadline = Clock::now() + Rounds::kStuckLimits * config.stall_limit;
+    if (const int code = child.wait(kProgressEvery); code != -1) return code == 0;
+  }
+  return false;
 }
 
 }  // namespace
@@ -348,6 +392,7 @@ TrafficReport run_traffic(const TrafficConfig& config) {
   const uint64_t scenarios = config.until_told ? 0 : config.connections * config.process_share_percent / 100;
   const uint64_t connections = config.until_told ? UINT64_MAX : config.connections - scenarios;
   const uint32_t at_once = std::max(1u, config.at_once / (clients * threads));
+  ledger->rounds.begin(config.stall_limit);
   finish_flag = &ledger->finish;
   if (config.until_told) signal(SIGTERM, on_terminate);
 
@@ -368,20 +413,18 @@ TrafficReport run_traffic(const TrafficConfig& config) {
       return run_scenarios(scenarios / clients + (i < scenarios % clients), config.seed * 31337 + i, config, *ledger);
     }));
   }
-  // Every wait inside has its own limit; this one is for a process that died.
-  const auto limit = std::chrono::hours(1);
   bool all_ended_well = true;
   {
     const ProgressTeller teller(config, *ledger);
-    for (Child& child : connecting) all_ended_well &= child.wait(limit) == 0;
+    for (Child& child : connecting) all_ended_well &= ends_well(child, config, *ledger);
     ledger->stop.store(true);
-    for (Child& child : accepting) all_ended_well &= child.wait(limit) == 0;
+    for (Child& child : accepting) all_ended_well &= ends_well(child, config, *ledger);
   }
 
   TrafficReport report = make_report(*ledger);
   if (!all_ended_well) {
     ++report.errors;
-    report.messages.emplace_back("a process of the checker died");
+    report.messages.emplace_back("a process of the checker died or hung");
   }
   report.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   return report;

@@ -35,8 +35,11 @@ struct TrafficConfig {
   uint64_t seed = 1;
   uint64_t stream_bytes_max = 2 << 20;
   uint64_t turn_bytes_max = 64 << 10;
+  uint32_t blocking_share = 12;        // one end in so many uses blocking calls, as long as there are not too many
   uint32_t process_share_percent = 4;  // connections with kills, forks and passed descriptors
+  // Silence on a connection while all threads of the checker look at theirs; not the time in which one does not.
   std::chrono::milliseconds stall_limit{20000};
+  std::chrono::milliseconds sleep_once{0};  // a thread in the middle of it: to see that this is no stall
   Fault fault = Fault::none;
 };
 
@@ -49,6 +52,7 @@ struct TrafficReport {
   std::map<std::string, uint64_t> kinds;
   std::vector<std::string> messages;  // the first errors
   double seconds = 0;
+  double longest_round_seconds = 0;  // for so long a thread did not look: no CPU, or stopped. No stall by itself
 };
 
 // Forks its processes and waits for them. The caller must not have other threads.

@@ -24,7 +24,8 @@ void print_json(const TrafficReport& report, int indent) {
                                {"kinds", report.kinds},
                                {"messages", report.messages},
                                {"seconds", report.seconds},
-                               {"early_wakeups", report.early_wakeups}};
+                               {"early_wakeups", report.early_wakeups},
+                               {"longest_round_seconds", report.longest_round_seconds}};
   fmt::print("{}\n", json.dump(indent));
 }
 
@@ -44,6 +45,8 @@ void print_progress(const TrafficProgress& progress) {
 void print_text(const TrafficReport& report) {
   fmt::print("{} connections, {} MB checked, {} errors ({} stalled), {:.1f} s\n", report.connections,
              report.bytes / 1000000, report.errors, report.stalled, report.seconds);
+  fmt::print("longest time in which a thread of the checker did not look: {:.1f} s (counts for no stall)\n",
+             report.longest_round_seconds);
   for (const auto& [kind, count] : report.kinds) fmt::print("  {:13} {}\n", kind, count);
   for (const auto& message : report.messages) fmt::print("{}\n", message);
 }
@@ -61,7 +64,7 @@ int main(int argc, char** argv) {
   CLI::App app{"Checks TCP connections on this host byte by byte, in all the ways in which programs use them"};
   TrafficConfig config;
   std::string output = "text", cgroup;
-  int64_t stall_seconds = 20;
+  int64_t stall_seconds = 20, sleep_seconds = 0;
   bool progress = false;
   app.add_option("--connections", config.connections, "how many in all")->capture_default_str();
   app.add_option("--at-once", config.at_once, "how many at the same time")->capture_default_str();
@@ -80,14 +83,16 @@ int main(int argc, char** argv) {
   app.add_option("--stall-seconds", stall_seconds, "without progress for so long: stalled")->capture_default_str();
   app.add_option("--cgroup", cgroup, "folder of a cgroup to enter first");
   app.add_option("-o", output, "text or json")->check(CLI::IsMember({"text", "json"}))->capture_default_str();
-  const std::map<std::string, Fault> faults = {{"none", Fault::none},   {"drop", Fault::drop},
-                                               {"swap", Fault::swap},   {"flip", Fault::flip},
-                                               {"stall", Fault::stall}, {"truncate", Fault::truncate}};
-  app.add_option("--self-break", config.fault, "make senders do wrong, to see that it is noticed")
+  const std::map<std::string, Fault> faults = {
+      {"none", Fault::none},   {"drop", Fault::drop},         {"swap", Fault::swap},     {"flip", Fault::flip},
+      {"stall", Fault::stall}, {"truncate", Fault::truncate}, {"vanish", Fault::vanish}, {"deaf", Fault::deaf}};
+  app.add_option("--self-break", config.fault, "make ends do wrong, to see that it is noticed")
       ->transform(CLI::CheckedTransformer(faults));
+  app.add_option("--self-sleep", sleep_seconds, "one thread sleeps so long once, to see that this is no stall");
   CLI11_PARSE(app, argc, argv);
 
   config.stall_limit = std::chrono::seconds(stall_seconds);
+  config.sleep_once = std::chrono::seconds(sleep_seconds);
   if (progress) config.on_progress = print_progress;
   signal(SIGPIPE, SIG_IGN);
   raise_descriptor_limit();

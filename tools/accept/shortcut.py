@@ -37,6 +37,8 @@ def checked_traffic(context):
               report["connections"] >= connections, detail="; ".join(report["messages"][:3]))
     yield Row("errors", str(report["errors"]), "0", report["errors"] == 0)
     yield Row("stalled", str(report["stalled"]), "0", report["stalled"] == 0)
+    yield Row("longest time in which a thread did not look", f"{report['longest_round_seconds']:.1f} s", "reported", True,
+              informative=True)
     fast, tcp = counter(status, "redirected_bytes"), counter(status, "tcp_bytes")
     share = fast / (fast + tcp) if fast + tcp else 0
     yield Row("of the enrolled sockets' bytes redirected", f"{share:.0%}", f">= {REDIRECTED_SHARE_MIN:.0%}",
