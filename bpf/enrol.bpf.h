@@ -4,7 +4,7 @@
  *   connect()            on_connect        decide; keep the decision in the socket's storage
  *   listen()             on_listen         remember who listens
  *   active ESTABLISHED   on_active         into the sockhash; leave a record under the two sequence numbers
- *   passive ESTABLISHED  on_passive        take the record; into the sockhash; answer the active end
+ *   passive ESTABLISHED  sh_meet           take the record; into the sockhash; answer the active end (on_passive, govern.bpf.h)
  *   first RTT sample     on_rtt            active end: no answer, so no local peer: leave the sockhash
  *   the peer's FIN       on_fin            did it close with unread bytes?
  *   CLOSE                on_close          add up, learn
@@ -13,6 +13,7 @@
 #define SHUNT_ENROL_BPF_H
 
 #include "guard.bpf.h"
+#include "policy_maps.bpf.h"
 #include "profile.bpf.h"
 #include "select.bpf.h"
 
@@ -105,6 +106,7 @@ static __always_inline void on_connect(struct bpf_sock_ops *ops, struct sh_confi
 	struct sh_profile *profile = 0;
 	struct sh_who who = {};
 	struct sh_sock *st;
+	bool learns;
 	__u64 id = 0;
 
 	if (!tp)
@@ -114,7 +116,8 @@ static __always_inline void on_connect(struct bpf_sock_ops *ops, struct sh_confi
 	reason = sh_place_reason(cfg, tp, remote, sh_remote_port(tp), SK(tp)->sk_uid.val);
 	sh_who_is_current(&who, tp, !reason || cfg->events);
 	/* What was learned is cheaper to ask than the rest, and the destinations left on TCP have the shortest connections. */
-	if (!reason && cfg->profile_on) {
+	learns = cfg->profile_on && !sh_port_is_judged(sh_remote_port(tp));
+	if (!reason && learns) {
 		id = sh_profile_id(remote, sh_remote_port(tp), who.program);
 		profile = bpf_map_lookup_elem(&sh_profiles, &id);
 		reason = profile ? sh_profile_verdict(cfg, profile, &flags) : SH_R_NONE;
@@ -123,7 +126,7 @@ static __always_inline void on_connect(struct bpf_sock_ops *ops, struct sh_confi
 		reason = sh_owner_reason(cfg, tp, &who);
 	if (!reason && !sh_is_guarded(tp))
 		reason = SH_R_UNGUARDED;
-	if (!reason && cfg->profile_on && !profile)
+	if (!reason && learns && !profile)
 		profile = sh_profile_make(id, remote, sh_remote_port(tp), who.program);
 	if (reason) {
 		sh_skip(cfg, ops, tp, &who, reason);
@@ -353,30 +356,30 @@ static __always_inline void sh_evict(const struct sh_end *active)
 		sh_leave_map(cookie);
 }
 
-static __always_inline void on_passive(struct bpf_sock_ops *ops, struct sh_config *cfg)
+/* Takes the active end's record, if there is one, and makes the passive end or says in `me` why not. The answer is for the caller
+ * to give: bpf_map_update_elem(&sh_answers, &peer->cookie, me). */
+static __always_inline bool sh_meet(struct bpf_sock_ops *ops, struct sh_config *cfg, struct tcp_sock *tp, struct sh_end *peer,
+				    struct sh_end *me)
 {
-	struct tcp_sock *tp = sh_tcp_sock(ops);
-	struct sh_end *record, peer, me = {};
 	struct sh_isn_key key = {};
+	struct sh_end *record;
 
-	if (!tp)
-		return;
 	key.active_seq = tp->rcv_nxt;
 	key.passive_seq = tp->snd_nxt;
 	record = bpf_map_lookup_elem(&sh_isns, &key);
 	if (!record) {
 		sh_remember(ops, SH_R_NO_PEER, 0);
-		return;
+		return false;
 	}
-	peer = *record;
+	*peer = *record;
 	bpf_map_delete_elem(&sh_isns, &key);
-	me.reason = sh_pair_passive(ops, cfg, tp, &peer, &me);
-	if (me.reason) {
-		sh_remember(ops, me.reason, 0);
-		sh_count_reason(me.reason);
-		sh_evict(&peer);
+	me->reason = sh_pair_passive(ops, cfg, tp, peer, me);
+	if (me->reason) {
+		sh_remember(ops, me->reason, 0);
+		sh_count_reason(me->reason);
+		sh_evict(peer);
 	}
-	bpf_map_update_elem(&sh_answers, &peer.cookie, &me, BPF_ANY);
+	return true;
 }
 
 /* May the socket be taken out of the sockhash now? Its queue would be destroyed, and with the verdict attached a reader blocked

@@ -22,15 +22,8 @@ static __always_inline struct sh_event *sh_event_new(__u32 kind, __u32 reason, _
 	return ev;
 }
 
-static __noinline int sh_emit_sock(struct sh_sock *st, __u32 kind, __u32 reason)
+static __always_inline void sh_event_fill(struct sh_event *ev, struct sh_sock *st)
 {
-	struct sh_event *ev;
-
-	if (!st)
-		return 0;
-	ev = sh_event_new(kind, reason, st->tgid);
-	if (!ev)
-		return 0;
 	ev->cookie = st->shared.cookie;
 	ev->peer_cookie = st->peer_cookie;
 	ev->netns = st->netns;
@@ -41,6 +34,18 @@ static __noinline int sh_emit_sock(struct sh_sock *st, __u32 kind, __u32 reason)
 	ev->local_port = st->local_port;
 	ev->remote_port = st->remote_port;
 	__builtin_memcpy(ev->program, st->program, SH_PROGRAM_NAME_BYTES);
+}
+
+static __noinline int sh_emit_sock(struct sh_sock *st, __u32 kind, __u32 reason)
+{
+	struct sh_event *ev;
+
+	if (!st)
+		return 0;
+	ev = sh_event_new(kind, reason, st->tgid);
+	if (!ev)
+		return 0;
+	sh_event_fill(ev, st);
 	bpf_ringbuf_submit(ev, 0);
 	return 0;
 }

@@ -17,6 +17,7 @@
 #define O_NONBLOCK 04000
 #define SOL_SOCKET 1
 #define SOL_TCP 6
+#define IPPROTO_TCP 6
 #define EPERM 1
 #define ENOENT 2
 #define EBUSY 16

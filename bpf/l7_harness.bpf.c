@@ -22,27 +22,44 @@ struct l7_http1 http1;
 struct l7_resp resp;
 
 struct sh_policy_set policy_set;
-sh_u16 policy_cells[L7_HARNESS_CELLS];
-struct sh_policy_result policy_results[L7_HARNESS_RESULTS];
 struct sh_policy_result policy_result;
+
+/* Larger where the test program needs it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, struct sh_policy_block);
+} policy_blocks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct sh_policy_result);
+} policy_results SEC(".maps");
 
 struct sh_policy_view {
 	const struct l7_input *in;
 };
 
-static __always_inline sh_u16 sh_policy_cell(const struct sh_policy_view *view, sh_u32 index)
+static __always_inline const struct sh_policy_block *sh_policy_block(const struct sh_policy_view *view, sh_u32 number)
 {
-	return index < L7_HARNESS_CELLS ? policy_cells[l7_bounded(index, L7_HARNESS_CELLS - 1)] : 0;
+	return bpf_map_lookup_elem(&policy_blocks, &number);
 }
 
 static __always_inline struct sh_policy_result sh_policy_result_at(const struct sh_policy_view *view, sh_u32 index)
 {
 	struct sh_policy_result none = {};
+	const struct sh_policy_result *found = bpf_map_lookup_elem(&policy_results, &index);
 
-	return index < L7_HARNESS_RESULTS ? policy_results[l7_bounded(index, L7_HARNESS_RESULTS - 1)] : none;
+	return found ? *found : none;
 }
 
-static __always_inline sh_u8 sh_policy_byte(const struct sh_policy_view *view, sh_u32 offset) { return l7_byte(view->in, offset); }
+static __always_inline sh_u8 sh_policy_byte(const struct sh_policy_view *view, sh_u32 offset)
+{
+	return l7_byte_unbranched(view->in, offset);
+}
 
 #include <policy/core/request.h>
 

@@ -5,8 +5,6 @@
 
 #include "enrol.bpf.h"
 
-#define IPPROTO_TCP 6
-
 /* Enrolled sockets of one network namespace: for each a struct sh_sock and a struct sh_row_tail. Not an iterator over the socket
  * storage itself: hardened kernels refuse iterators that hand out map values (EPERM). */
 SEC("iter/tcp")

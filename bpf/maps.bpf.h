@@ -143,10 +143,10 @@ struct {
 	__uint(max_entries, SH_EVENT_RING_BYTES);
 } sh_events SEC(".maps");
 
-/* Slot 0: the sk_msg program in force. Swapping it reaches live sockets, which keep the dispatcher they were enrolled with. */
+/* The sk_msg programs in force. Swapping them reaches live sockets, which keep the dispatcher they were enrolled with. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, SH_MSG_SLOTS);
 	__type(key, __u32);
 	__type(value, __u32);
 } sh_msg_progs SEC(".maps");

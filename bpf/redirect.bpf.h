@@ -8,6 +8,7 @@
 #ifndef SHUNT_REDIRECT_BPF_H
 #define SHUNT_REDIRECT_BPF_H
 
+#include "policy_maps.bpf.h"
 #include "profile.bpf.h"
 #include "select.bpf.h"
 
@@ -194,6 +195,8 @@ static __always_inline __u32 sh_tcp_reason(struct sh_config *cfg, struct tcp_soc
 		st->state = SH_STATE_STOPPED;
 		return SH_R_EXEC;
 	}
+	if (st->l7_via_tcp)
+		return SH_R_REQUEST;
 	if (st->run_msgs > cfg->one_way_msgs && size < SH_STREAM_SMALL_BYTES)
 		return SH_R_STREAM;
 	if (cfg->firewall_jiffies && (__u32)bpf_jiffies64() - st->tcp_jiffies > cfg->firewall_jiffies)
@@ -220,7 +223,8 @@ static __always_inline void sh_teach_now_and_then(struct sh_config *cfg, struct 
 
 static __always_inline void sh_through_tcp(struct sh_config *cfg, struct sh_sock *st, __u32 size, __u32 reason)
 {
-	bool waiting = reason == SH_R_LATCH || reason == SH_R_NO_PEER; /* passing states: neither counted nor told */
+	/* passing states: neither counted nor told */
+	bool waiting = reason == SH_R_LATCH || reason == SH_R_NO_PEER || reason == SH_R_REQUEST;
 
 	st->tcp_msgs++;
 	st->tcp_bytes += size;
@@ -251,27 +255,32 @@ static __always_inline void sh_went_fast(struct sh_config *cfg, struct sh_sock *
 	st->queued_bytes += size;
 }
 
-/* Judges one message and redirects it if it may. Always SK_PASS: a redirect that fails leaves the message to TCP. */
-static __always_inline int sh_judge(struct sk_msg_md *msg)
+/* For the next message of a judged connection: what of this one TCP's stream will show. */
+static __always_inline void sh_note_way(struct tcp_sock *tp, struct sh_sock *st, __u32 tcp_bytes)
 {
-	struct bpf_sock *sk = msg->sk;
+	if (!(st->flags & SH_SOCK_ACTIVE))
+		st->l7_seq = tp->write_seq + tcp_bytes;
+	else if (!tcp_bytes)
+		st->l7_left = 0;
+}
+
+/* Redirects one message if it may. Always SK_PASS: a redirect that fails leaves the message to TCP. */
+static __always_inline int sh_carry(struct sk_msg_md *msg, struct bpf_sock *sk, struct sh_sock *st)
+{
 	struct sh_config *cfg = sh_config();
-	struct tcp_sock *tp;
-	struct sh_sock *st;
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	__u32 reason, size;
 	__u64 peer;
 
-	if (!sk || !cfg)
-		return SK_PASS;
-	tp = bpf_skc_to_tcp_sock(sk);
-	st = bpf_sk_storage_get(&sh_sockets, sk, 0, 0);
-	if (!tp || !st)
+	if (!tp || !cfg)
 		return SK_PASS;
 	size = msg->size;
 	st->shared.tx_msgs++;
 	st->corked_msgs += sh_corked(tp);
 	if (st->state == SH_STATE_STOPPED) {
 		sh_through_tcp(cfg, st, size, st->reason);
+		if (st->l7_state)
+			sh_note_way(tp, st, size);
 		return SK_PASS;
 	}
 	reason = sh_tcp_reason(cfg, tp, st, size);
@@ -282,8 +291,28 @@ static __always_inline int sh_judge(struct sk_msg_md *msg)
 		sh_through_tcp(cfg, st, size, reason);
 	else
 		sh_went_fast(cfg, st, size);
+	if (st->l7_state)
+		sh_note_way(tp, st, reason ? size : 0);
 	sh_teach_now_and_then(cfg, st);
 	return SK_PASS;
+}
+
+/* Every message. Where a policy judges requests, or has changed since this socket asked it, another program goes first. If that one
+ * is missing nothing is sent. */
+static __always_inline int sh_judge(struct sk_msg_md *msg)
+{
+	struct sh_policy_head *policy = sh_policy();
+	struct bpf_sock *sk = msg->sk;
+	struct sh_sock *st;
+
+	st = sk ? bpf_sk_storage_get(&sh_sockets, sk, 0, 0) : 0;
+	if (!sk || !policy || !st)
+		return SK_PASS;
+	if (st->l7_state || st->l7_generation != policy->generation) {
+		bpf_tail_call(msg, &sh_msg_progs, SH_MSG_L7);
+		return SK_DROP;
+	}
+	return sh_carry(msg, sk, st);
 }
 
 #endif

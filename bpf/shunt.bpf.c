@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The programs of the shortcut. See ARCHITECTURE.md for the way of a byte through them. */
 #include "arrival.bpf.h"
-#include "enrol.bpf.h"
 #include "list.bpf.h"
 #include "options.bpf.h"
+#include "govern.bpf.h"
 #include "redirect.bpf.h"
+#include "requests.bpf.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -28,6 +29,7 @@ int sh_sock_ops(struct bpf_sock_ops *ops)
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		on_active(ops, cfg);
+		sh_govern_active(ops);
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		on_passive(ops, cfg);
@@ -73,3 +75,60 @@ int sh_msg_judge(struct sk_msg_md *msg) { return sh_judge(msg); }
 
 SEC("sk_skb/stream_verdict")
 int sh_pass(struct __sk_buff *skb) { return sh_arrive(skb); }
+
+/* Requests under a policy: judged here, then carried. */
+SEC("sk_msg")
+int sh_msg_l7(struct sk_msg_md *msg)
+{
+	enum sh_do what = sh_request(msg);
+
+	if (what == SH_DO_CARRY)
+		bpf_tail_call(msg, &sh_msg_progs, SH_MSG_CARRY); /* does not return */
+	return what == SH_DO_REPLY ? SK_PASS : SK_DROP;
+}
+
+SEC("sk_msg")
+int sh_msg_carry(struct sk_msg_md *msg)
+{
+	struct bpf_sock *sk = msg->sk;
+	struct sh_sock *st = sk ? bpf_sk_storage_get(&sh_sockets, sk, 0, 0) : 0;
+
+	return sk && st ? sh_carry(msg, sk, st) : SK_DROP;
+}
+
+SEC("cgroup/connect4")
+int sh_connect4(struct bpf_sock_addr *ctx)
+{
+	struct bpf_sock_tuple tuple = {.ipv4.daddr = ctx->user_ip4, .ipv4.dport = (__u16)ctx->user_port};
+
+	return sh_connect_to(ctx, &tuple, sizeof(tuple.ipv4), (tuple.ipv4.daddr & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000));
+}
+
+SEC("cgroup/connect6")
+int sh_connect6(struct bpf_sock_addr *ctx)
+{
+	__u32 a = ctx->user_ip6[0], b = ctx->user_ip6[1], c = ctx->user_ip6[2], d = ctx->user_ip6[3];
+	struct bpf_sock_tuple tuple = {};
+
+	if (!a && !b && c == bpf_htonl(0xffff)) {
+		tuple.ipv4.daddr = d;
+		tuple.ipv4.dport = (__u16)ctx->user_port;
+		return sh_connect_to(ctx, &tuple, sizeof(tuple.ipv4), (d & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000));
+	}
+	tuple.ipv6.daddr[0] = a;
+	tuple.ipv6.daddr[1] = b;
+	tuple.ipv6.daddr[2] = c;
+	tuple.ipv6.daddr[3] = d;
+	tuple.ipv6.dport = (__u16)ctx->user_port;
+	return sh_connect_to(ctx, &tuple, sizeof(tuple.ipv6), !a && !b && !c && d == bpf_htonl(1));
+}
+
+SEC("cgroup_skb/ingress")
+int sh_guard_in(struct __sk_buff *skb) { return sh_guard(skb, true); }
+
+SEC("cgroup_skb/egress")
+int sh_guard_out(struct __sk_buff *skb) { return sh_guard(skb, false); }
+
+/* A workload's folder is made anew: who enters it is known from the first moment. */
+SEC("raw_tp/cgroup_mkdir")
+int sh_on_mkdir(struct bpf_raw_tracepoint_args *ctx) { return sh_name_cgroup((void *)ctx->args[0], (void *)ctx->args[1]); }

@@ -2,6 +2,8 @@
 #include <unistd.h>
 
 #include <control/cli.hpp>
+#include <control/policy_commands.hpp>
+#include <control/policy_import.hpp>
 #include <control/run_lock.hpp>
 #include <control/values.hpp>
 #include <cstdio>
@@ -285,6 +287,61 @@ ExitCode Cli::reload() {
     print("the new configuration is in force\n");
     for (const Json& note : data.value("notes", Json::array())) print("note: " + note.get<std::string>() + "\n");
   });
+}
+
+ExitCode Cli::policy_get() {
+  return ask(Request{.command = Command::policy},
+             [this](const Json& policy) { options_.json ? print_json(policy) : print(render_policy(policy, style_)); });
+}
+
+Reply Cli::ask_daemon(Command command) {
+  auto client = connect();
+  if (client) return client->request(Request{.command = command});
+  return {ControlClient::not_running(client.error()) ? ExitCode::not_running : ExitCode::error, {}, client.error()};
+}
+
+// Says what is in force now that the documents are where shuntd looks for them.
+ExitCode Cli::imported(const Json& what, const Reply& reloaded) {
+  Json document = what;
+  Reply policy = reloaded;
+  if (reloaded.exit == ExitCode::ok) policy = ask_daemon(Command::policy);
+  if (policy.exit != ExitCode::ok && policy.exit != ExitCode::not_running) return fail(policy.exit, policy.error);
+  document["policy"] = policy.data;
+  const std::string directory = what.value("directory", "");
+  if (options_.json) {
+    print_json(document);
+  } else if (policy.exit == ExitCode::not_running) {
+    print("installed in " + directory + "; shuntd is not running: in force when it starts\n");
+  } else {
+    const bool off = policy.data.value("generation", uint64_t{0}) == 0;
+    print("installed in " + directory +
+          (off ? "; no policy is in force: shunt is off, or there are no policies\n" : "\n"));
+    print(render_policy(policy.data, style_));
+  }
+  return policy.exit;
+}
+
+ExitCode Cli::policy_import(const std::vector<std::string>& files, bool replace) {
+  if (geteuid() != 0) return fail(ExitCode::permission, Error{EPERM, "only root may change the policy", "use sudo"});
+  std::vector<Problem> unreadable;
+  const auto documents = policy::read_files(files, unreadable);
+  if (!unreadable.empty()) return policy_problems(unreadable, options_.json);
+  auto staged = StagedPolicies::make(config_.policy.directory, documents, replace);
+  if (!staged) return fail(staged.error().code == EINVAL ? ExitCode::usage : ExitCode::error, staged.error());
+  const policy::Loaded loaded = staged->check();
+  if (!loaded.ok()) return policy_problems(loaded.problems, options_.json);
+  if (auto exchanged = staged->exchange(); !exchanged) return fail(exchanged.error());
+  const Reply reloaded = ask_daemon(Command::reload);
+  if (reloaded.exit != ExitCode::ok && reloaded.exit != ExitCode::not_running) {
+    auto back = staged->take_back();
+    if (!back) std::fprintf(stderr, "shunt: %s\n", back.error().to_string().c_str());
+    return fail(reloaded.exit, reloaded.error);
+  }
+  Json names = Json::array();
+  for (const TextSource& document : documents)
+    names.push_back(std::filesystem::path(document.name).filename().string());
+  return imported(Json{{"directory", config_.policy.directory}, {"installed", names}, {"removed", staged->removed()}},
+                  reloaded);
 }
 
 ExitCode Cli::validate(const std::string& file) {

@@ -31,12 +31,16 @@ class Cli {
   ExitCode reload();
   ExitCode cleanup(const std::string& timeout);
   ExitCode validate(const std::string& file);
+  ExitCode policy_get();
+  ExitCode policy_import(const std::vector<std::string>& files, bool replace);
 
  private:
   // What to do with a request: a daemon answers, or nobody does and the pins are read.
   ExitCode ask(const Request& request, const std::function<void(const Json&)>& show,
                const std::function<bool(const Json&)>& on_line = {});
   Result<ControlClient> connect();
+  Reply ask_daemon(Command command);
+  ExitCode imported(const Json& what, const Reply& reloaded);
   ExitCode fail(ExitCode exit, const Error& error) const;
   ExitCode fail(const Error& error) const;
   ExitCode without_daemon(const Error& why);  // says that the pins are read; ok, or why they cannot be

@@ -5,25 +5,15 @@
 #include <control/values.hpp>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <iterator>
 
 namespace shunt {
 namespace {
 
 using Node = YAML::Node;
-constexpr size_t kFileBytesMax = 1 << 20;
 
 auto number_between(uint64_t min, uint64_t max) {
   return [=](const std::string& text) { return parse_number(text, min, max); };
-}
-
-Result<std::string> parse_absolute_path(const std::string& text) {
-  const bool has_dots = ("/" + text + "/").find("/../") != std::string::npos;
-  if (text.empty() || text.front() != '/' || has_dots || text.find('\0') != std::string::npos) {
-    return invalid("this is not an absolute path", "write a path that begins with / and has no ..");
-  }
-  return text.size() > 1 && text.back() == '/' ? text.substr(0, text.size() - 1) : text;
 }
 
 Result<std::string> parse_program(const std::string& text) {
@@ -111,6 +101,7 @@ class ConfigReader {
                               {"firewall", [this](const Node& node) { read_firewall(node); }},
                               {"profile", [this](const Node& node) { read_profile(node); }},
                               {"drain", [this](const Node& node) { read_drain(node); }},
+                              {"policy", [this](const Node& node) { read_policy(node); }},
                           });
   }
 
@@ -119,25 +110,9 @@ class ConfigReader {
     reader_.mapping(
         section,
         {
-            {"format",
-             [&](const Node& node) {
-               reader_.choice<LogFormat>(log.format, node, {{"logfmt", LogFormat::logfmt}, {"json", LogFormat::json}});
-             }},
-            {"level",
-             [&](const Node& node) {
-               reader_.choice<LogLevel>(log.level, node,
-                                        {{"debug", LogLevel::debug},
-                                         {"info", LogLevel::info},
-                                         {"warning", LogLevel::warning},
-                                         {"error", LogLevel::error}});
-             }},
-            {"target",
-             [&](const Node& node) {
-               reader_.choice<LogTarget>(log.target, node,
-                                         {{"auto", LogTarget::automatic},
-                                          {"journal", LogTarget::journal},
-                                          {"stderr", LogTarget::stderr_stream}});
-             }},
+            {"format", [&](const Node& node) { reader_.choice<LogFormat>(log.format, node, log_format_choices()); }},
+            {"level", [&](const Node& node) { reader_.choice<LogLevel>(log.level, node, log_level_choices()); }},
+            {"target", [&](const Node& node) { reader_.choice<LogTarget>(log.target, node, log_target_choices()); }},
         });
   }
 
@@ -275,6 +250,33 @@ class ConfigReader {
         });
   }
 
+  void read_policy(const Node& section) {
+    PolicySettings& policy = config_.policy;
+    Settings& settings = config_.settings;
+    reader_.mapping(section, {
+                                 {"directory",
+                                  [&](const Node& node) {
+                                    reader_.set(policy.directory, node, parse_absolute_path);
+                                    policy.directory_named = true;
+                                  }},
+                                 {"existing",
+                                  [&](const Node& node) {
+                                    reader_.choice<sh_policy_existing>(
+                                        policy.existing, node,
+                                        {{"reset", SH_POLICY_EXISTING_RESET}, {"grace", SH_POLICY_EXISTING_GRACE}});
+                                  }},
+                                 {"blocks",
+                                  [&](const Node& node) {
+                                    reader_.set(settings.policy_blocks, node, number_between(2, SH_POLICY_BLOCKS_MAX));
+                                  }},
+                                 {"results",
+                                  [&](const Node& node) {
+                                    reader_.set(settings.policy_results, node,
+                                                number_between(16, SH_POLICY_RESULTS_MAX));
+                                  }},
+                             });
+  }
+
   void read_drain(const Node& section) {
     reader_.mapping(section, {{"deadline", [this](const Node& node) {
                                  reader_.set(config_.daemon.drain_deadline, node, [](const std::string& text) {
@@ -312,21 +314,6 @@ class ConfigReader {
   std::vector<ProgramEntry> receivers_add_;
   std::vector<std::string> receivers_remove_;
 };
-
-Result<std::string> read_text(const std::string& file) {
-  std::error_code code;
-  const auto status = std::filesystem::status(file, code);
-  if (code) return unexpected(code.value(), "cannot read");
-  if (!std::filesystem::is_regular_file(status)) return invalid("not a regular file", "");
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream) return unexpected(errno, "cannot read");
-  std::string text(kFileBytesMax + 1, '\0');
-  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (stream.bad()) return unexpected(EIO, "cannot read");
-  text.resize(static_cast<size_t>(stream.gcount()));
-  if (text.size() > kFileBytesMax) return invalid("larger than 1 MiB", "this is no configuration of shunt");
-  return text;
-}
 
 // conf.d/*.yaml beside the file, in byte order of their names.
 std::vector<std::string> drop_ins(const std::string& file, std::vector<ConfigProblem>& problems) {
@@ -367,7 +354,7 @@ ConfigOutcome load_config(const std::string& file, bool required) {
   std::vector<std::string> files = drop_ins(file, problems);
   files.insert(files.begin(), file);
   for (const std::string& name : files) {
-    auto text = read_text(name);
+    auto text = read_config_text(name);
     if (text) {
       sources.push_back({name, std::move(*text)});
     } else if (name != file || required || text.error().code != ENOENT) {

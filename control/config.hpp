@@ -3,6 +3,9 @@
 // documents are errors: nothing is silently ignored.
 #pragma once
 
+#include <bpf/abi/policy.h>
+
+#include <base/log.hpp>
 #include <base/yaml_reader.hpp>
 #include <chrono>
 #include <sockops/engine.hpp>
@@ -15,16 +18,6 @@ namespace shunt {
 inline constexpr const char* kDefaultConfigFile = "/etc/shunt/shunt.yaml";
 inline constexpr const char* kDefaultSocket = "/run/shunt/shunt.sock";
 
-enum class LogFormat { logfmt, json };
-enum class LogLevel { debug, info, warning, error };
-enum class LogTarget { automatic, journal, stderr_stream };
-
-struct LogSettings {
-  LogFormat format = LogFormat::logfmt;
-  LogLevel level = LogLevel::info;
-  LogTarget target = LogTarget::automatic;  // the journal where stderr is connected to it
-};
-
 // What concerns the daemon rather than the shortcut.
 struct DaemonSettings {
   LogSettings log;
@@ -33,9 +26,17 @@ struct DaemonSettings {
   std::chrono::milliseconds drain_deadline{10'000};
 };
 
+// The policy in force: what the documents of a folder say.
+struct PolicySettings {
+  std::string directory = "/etc/shunt/policy";
+  bool directory_named = false;  // by the operator: it must be there
+  sh_policy_existing existing = SH_POLICY_EXISTING_RESET;
+};
+
 struct Config {
   Settings settings;
   DaemonSettings daemon;
+  PolicySettings policy;
   Paths paths;
   std::vector<std::string> files;  // that were read, in order
 };

@@ -79,6 +79,8 @@ void ControlServer::serve(Connection& connection, const Request& request) {
       return reply(connection, backend_.turn_on(), request.command);
     case Command::reload:
       return reply(connection, backend_.reload(), request.command);
+    case Command::policy:
+      return reply(connection, backend_.policy(), request.command);
     case Command::why:
       return serve_why(connection, request);
     case Command::list:
@@ -193,6 +195,7 @@ void ControlServer::publish(const sh_event& event) {
     if (line.empty()) {
       Json document{{"type", "event"}};
       document.update(event_document(event));
+      backend_.describe(event, document);
       line = dump(document) + "\n";
     }
     connection.send(line);

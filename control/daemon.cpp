@@ -5,9 +5,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <base/log.hpp>
 #include <base/mounts.hpp>
 #include <control/daemon.hpp>
-#include <control/log.hpp>
 #include <csignal>
 #include <fstream>
 #include <utility>
@@ -100,6 +100,7 @@ std::optional<StartFailure> Daemon::open_engine() {
   auto engine = Engine::open(config_.paths, probe_, config_.settings);
   if (!engine) return failed(engine.error());
   engine_ = std::move(*engine);
+  if (auto failure = load_first_policy()) return failure;
   if (turned_off(config_.daemon.socket)) {
     log_warning("turned off by 'shunt off' before this start: nothing is accelerated", {{"remedy", "shunt on"}});
     return std::nullopt;
@@ -107,6 +108,55 @@ std::optional<StartFailure> Daemon::open_engine() {
   auto accelerated = accelerate();
   if (!accelerated) return failed(accelerated.error());
   return std::nullopt;
+}
+
+// Before anything is attached: where the programs are new, they know the policy before they judge. Documents with
+// errors leave what an earlier daemon put in force; where nothing is in force, a start would pass for protection.
+std::optional<StartFailure> Daemon::load_first_policy() {
+  auto prepared = policy_.prepare(config_.policy);
+  Result<void> put;
+  if (prepared)
+    waiting_ = std::move(*prepared);
+  else
+    put = unexpected(prepared.error());
+  if (put && !turned_off(config_.daemon.socket)) put = put_policy(waiting_);
+  if (put) return std::nullopt;
+  policy_error_ = put.error().to_string();
+  log_failure("the policy cannot be put in force", put.error(), "what was in force before stays in force");
+  if (engine_->policy().generation != 0) return std::nullopt;
+  Error error = put.error();
+  if (error.remedy.empty()) error.remedy = "repair the documents in " + config_.policy.directory;
+  return StartFailure{ExitCode::usage, error};
+}
+
+Result<void> Daemon::put_policy(std::shared_ptr<const PolicyState::Prepared> prepared) {
+  const PolicyRows rows = prepared->any() ? prepared->rows() : PolicyRows{};
+  auto set = engine_->set_policy(prepared->any() ? &rows : nullptr, config_.policy.existing);
+  if (!set) return set;
+  policy_.put_in_force(std::move(prepared));
+  policy_error_.clear();
+  const PolicyReport report = engine_->policy();
+  if (report.generation != 0)
+    log_info("policy in force", {{"generation", std::to_string(report.generation)},
+                                 {"workloads", std::to_string(report.workloads.size())},
+                                 {"entries", std::to_string(report.entries)},
+                                 {"sets", std::to_string(report.sets)}});
+  return {};
+}
+
+void Daemon::refresh_policy() {
+  auto refreshed = engine_->refresh_policy();
+  const std::string error = refreshed ? "" : refreshed.error().to_string();
+  if (!refreshed && error != workloads_error_)
+    log_failure("cannot look for workloads", refreshed.error(), "those that are known stay as they are");
+  workloads_error_ = error;
+}
+
+Result<Json> Daemon::policy() {
+  if (draining()) return unexpected(Error{EBUSY, "shunt is draining", "no policy is in force any more"});
+  Json document = policy_.document(engine_->policy(), config_.policy);
+  document["error"] = policy_error_.empty() ? workloads_error_ : policy_error_;
+  return document;
 }
 
 Result<void> Daemon::accelerate() {
@@ -230,6 +280,7 @@ void Daemon::on_second() {
   control_->sweep();
   metrics_server_->sweep();
   if (control_->monitors() > 0) report_kernel_losses();
+  if (!draining()) refresh_policy();
   if (++seconds_ % kStatusEverySeconds == 0) notify_status();
 }
 
@@ -291,9 +342,11 @@ Result<Json> Daemon::status() {
                   {"uptime_seconds", uptime},
                   {"config_files", config_.files},
                   {"config_error", config_error_},
+                  {"policy_error", policy_error_.empty() ? workloads_error_ : policy_error_},
                   {"turned_off", turned_off(config_.daemon.socket)},
                   {"metrics", config_.daemon.metrics_listen}}}};
   document.update(status_document(**current));
+  if (!draining()) document["policy"] = policy_.summary(engine_->policy());
   return document;
 }
 
@@ -311,8 +364,21 @@ Result<Json> Daemon::version() {
   return Json{{"version", SHUNT_VERSION}, {"layout", SH_LAYOUT_VERSION}, {"crossing", SH_CROSSING_VERSION}};
 }
 
+// The policy ended with 'shunt off'.
+Result<void> Daemon::restore_policy() {
+  if (engine_->policy().generation != 0) return {};
+  if (!waiting_) {
+    auto prepared = policy_.prepare(config_.policy);
+    if (!prepared) return unexpected(prepared.error());
+    waiting_ = std::move(*prepared);
+  }
+  return waiting_->any() ? put_policy(waiting_) : Result<void>{};
+}
+
 Result<Json> Daemon::turn_on() {
   if (draining()) return unexpected(Error{EBUSY, "shunt is draining", "try again when 'shunt off' has ended"});
+  auto policed = restore_policy();
+  if (!policed) return unexpected(policed.error());
   auto accelerated = accelerate();
   if (!accelerated) return unexpected(accelerated.error());
   auto marked = mark_turned_off(config_.daemon.socket, false);
@@ -371,23 +437,44 @@ void Daemon::on_drain_signal() {
   on_engine_events();
 }
 
+Unexpected Daemon::reload_failed(const Error& error) {
+  sd_notify(0, "READY=1");
+  numbers_.reloads++;
+  numbers_.reloads_failed++;
+  config_error_ = error.to_string();
+  log_failure("reload failed", error, "the old configuration stays in force");
+  notify_status();
+  return unexpected(error);
+}
+
+// Configuration and documents are checked before either is touched.
 Result<Json> Daemon::reload() {
   if (draining()) return unexpected(Error{EBUSY, "shunt is draining", "try again when 'shunt off' has ended"});
   sd_notify(0, "RELOADING=1");
   ConfigOutcome outcome = load_config(options_.config_file, options_.config_required);
-  Result<void> applied =
-      outcome.ok() ? engine_->apply(outcome.config.settings) : unexpected(Error{EINVAL, joined(outcome.problems), {}});
+  if (!outcome.ok()) return reload_failed(Error{EINVAL, joined(outcome.problems), {}});
+  auto prepared = policy_.prepare(outcome.config.policy);
+  if (!prepared) return reload_failed(prepared.error());
+  auto applied = engine_->apply(outcome.config.settings);
+  if (!applied) return reload_failed(applied.error());
+  const PolicySettings policy_before = std::exchange(config_.policy, outcome.config.policy);
+  if (!turned_off(config_.daemon.socket)) {
+    auto put = put_policy(*prepared);
+    if (!put) {
+      config_.policy = policy_before;
+      policy_error_ = put.error().to_string();
+      return reload_failed(put.error());
+    }
+  }
+  waiting_ = std::move(*prepared);
   sd_notify(0, "READY=1");
   numbers_.reloads++;
-  if (!applied) {
-    numbers_.reloads_failed++;
-    config_error_ = applied.error().to_string();
-    log_failure("reload failed", applied.error(), "the old configuration stays in force");
-    notify_status();
-    return unexpected(applied.error());
-  }
   config_error_.clear();
-  const Config old = std::exchange(config_, std::move(outcome.config));
+  return reloaded(std::move(outcome.config));
+}
+
+Json Daemon::reloaded(Config config) {
+  const Config old = std::exchange(config_, std::move(config));
   set_up_log(config_.daemon.log);
   Json notes = Json::array();
   const bool moved = old.daemon.socket != config_.daemon.socket || old.paths.bpffs != config_.paths.bpffs ||
@@ -397,6 +484,9 @@ Result<Json> Daemon::reload() {
     config_.daemon.socket = old.daemon.socket;
     config_.paths = old.paths;
   }
+  const Settings& now = config_.settings;
+  if (old.settings.policy_blocks != now.policy_blocks || old.settings.policy_results != now.policy_results)
+    notes.push_back("policy.blocks and policy.results take effect when shuntd is restarted");
   if (old.daemon.metrics_listen != config_.daemon.metrics_listen) {
     auto listening = listen_for_metrics();
     if (!listening) log_failure("no metrics", listening.error(), "everything else goes on");

@@ -8,6 +8,7 @@
 #include <control/event_loop.hpp>
 #include <control/metrics.hpp>
 #include <control/metrics_server.hpp>
+#include <control/policy_state.hpp>
 #include <control/run_lock.hpp>
 #include <memory>
 #include <optional>
@@ -53,10 +54,13 @@ class Daemon : private ControlBackend {
   Result<Json> turn_on() override;
   Result<void> turn_off(std::chrono::milliseconds deadline) override;
   Result<Json> reload() override;
+  Result<Json> policy() override;
+  void describe(const sh_event& event, Json& document) override { policy_.describe(event, document); }
   void monitors_changed(size_t count) override;
 
   std::optional<StartFailure> load_first_config();
   std::optional<StartFailure> open_engine();
+  std::optional<StartFailure> load_first_policy();
   std::optional<StartFailure> open_sockets();
   Result<void> watch_signals();
   Result<void> watch_engine();
@@ -64,6 +68,11 @@ class Daemon : private ControlBackend {
   Result<void> listen_for_metrics();
 
   Result<void> accelerate();  // attaches, and finds the listeners that are older
+  Result<void> put_policy(std::shared_ptr<const PolicyState::Prepared> prepared);
+  Result<void> restore_policy();
+  void refresh_policy();
+  Json reloaded(Config config);  // what an accepted configuration changes in the daemon itself
+  Unexpected reload_failed(const Error& error);
   void on_signal();
   void on_engine_events();
   void on_second();
@@ -79,6 +88,10 @@ class Daemon : private ControlBackend {
   DaemonOptions options_;
   Config config_;
   std::string config_error_;  // of the last reload, if it failed
+  PolicyState policy_;
+  std::shared_ptr<const PolicyState::Prepared> waiting_;  // to be put in force when shunt is turned on
+  std::string policy_error_;                              // why the documents are not in force
+  std::string workloads_error_;                           // why workloads cannot be looked for
   std::optional<RunLock> lock_;
   std::unique_ptr<EventLoop> loop_;
   ProbeReport probe_;

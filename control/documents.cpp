@@ -10,8 +10,9 @@ namespace {
 
 constexpr const char* kStateNames[] = {"unpaired", "spilled", "fast", "stopped"};
 constexpr const char* kModeNames[] = {"off", "on", "draining"};
-constexpr const char* kEventNames[] = {"?",     "skipped", "enrolled", "paired", "left",
-                                       "spill", "latch",   "stopped",  "closed", "verify"};
+constexpr const char* kEventNames[] = {"?",         "skipped", "enrolled",  "paired", "left",
+                                       "spill",     "latch",   "stopped",   "closed", "verify",
+                                       "abandoned", "guard",   "forbidden", "denied", "punted"};
 constexpr const char* kProfileKindNames[] = {"unknown", "good", "one-shot", "one-way", "bulk", "no-peer", "corked"};
 static_assert(std::size(kStateNames) == kStateCount);
 static_assert(std::size(kEventNames) == kEventKindCount);
@@ -172,6 +173,7 @@ Json status_document(const Snapshot& snapshot) {
         {{"reason", reason_name(reason)}, {"count", sums.reasons[reason]}, {"text", reason_text(reason)}});
   }
   document["reasons"] = reasons;
+  document["policy"] = {{"generation", status.policy_generation}};
   uint64_t kinds[kProfileKindCount] = {};
   for (const ProfileRow& row : snapshot.profiles) kinds[row.value.kind < kProfileKindCount ? row.value.kind : 0]++;
   Json profiles = Json::object();

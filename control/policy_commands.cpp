@@ -30,6 +30,14 @@ ExitCode refuse(const Error& error, bool json) {
 
 }  // namespace
 
+ExitCode policy_problems(const std::vector<Problem>& problems, bool json) {
+  if (json) print(dump(Json{{"valid", false}, {"problems", problems_document(problems)}}, 2) + "\n");
+  if (!json) {
+    for (const Problem& problem : problems) std::fprintf(stderr, "%s\n", problem.to_string().c_str());
+  }
+  return ExitCode::usage;
+}
+
 ExitCode policy_validate(const std::vector<std::string>& files, bool json) {
   policy::Loader loader;
   const policy::Loaded loaded = loader.load_files(files);

@@ -1,4 +1,4 @@
-// `shunt policy`: what documents mean, from files alone; no daemon is asked.
+// `shunt policy validate` and `explain`: what documents mean, from files alone; no daemon is asked.
 #pragma once
 
 #include <control/exit_codes.hpp>
@@ -7,6 +7,9 @@
 #include <vector>
 
 namespace shunt {
+
+// Shows what is wrong with documents.
+ExitCode policy_problems(const std::vector<Problem>& problems, bool json);
 
 ExitCode policy_validate(const std::vector<std::string>& files, bool json);
 

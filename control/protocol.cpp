@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <base/nearest.hpp>
 #include <base/printable.hpp>
 #include <control/protocol.hpp>
 #include <control/values.hpp>
@@ -17,7 +18,7 @@ constexpr CommandEntry kCommands[] = {
     {Command::why, "why", false},       {Command::monitor, "monitor", false},
     {Command::check, "check", false},   {Command::version, "version", false},
     {Command::on, "on", true},          {Command::off, "off", true},
-    {Command::reload, "reload", true},
+    {Command::reload, "reload", true},  {Command::policy, "policy", false},
 };
 
 constexpr size_t kFilterWordsMax = SH_REASON_COUNT;
@@ -113,7 +114,9 @@ bool Filter::matches(const sh_event& event) const {
 Result<void> check_filter(const Filter& filter, bool events) {
   std::vector<std::string> kinds;
   if (events) {
-    for (uint32_t kind = 1; kind < kEventKindCount; kind++) kinds.emplace_back(event_name(kind));
+    for (uint32_t kind = 1; kind < kEventKindCount; kind++) {
+      if (kind != SH_EV_ABANDONED && kind != SH_EV_GUARD) kinds.emplace_back(event_name(kind));  // the engine's own
+    }
   } else {
     for (uint32_t state = 0; state < kStateCount; state++) kinds.emplace_back(state_name(state));
   }

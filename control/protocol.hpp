@@ -18,7 +18,7 @@ namespace shunt {
 inline constexpr size_t kRequestBytesMax = 4096;  // a longer line ends the connection
 inline constexpr size_t kReplyLineBytesMax = 1 << 20;
 
-enum class Command { status, list, why, monitor, check, version, on, off, reload };
+enum class Command { status, list, why, monitor, check, version, on, off, reload, policy };
 
 // What changes anything needs root.
 bool needs_root(Command command);

@@ -84,7 +84,31 @@ std::string headline(const Json& status, const Style& style) {
     line += style.yellow("  turned off by the operator: 'shunt on' turns it on again") + "\n";
   const std::string error = text_of(*daemon, "config_error");
   if (!error.empty()) line += style.red("  the last reload failed, the old configuration is in force: ") + error + "\n";
+  const std::string policy = text_of(*daemon, "policy_error");
+  if (!policy.empty() && policy != error)
+    line += style.red("  the policy's documents are not in force: ") + printable(policy) + "\n";
   return line;
+}
+
+// "generation 3: 2 policies, 5 workloads (1 not there now), 4 sets of http rules"
+std::string policy_line(const Json& policy, const Style& style) {
+  if (number_of(policy, "generation") == 0) return "none in force";
+  std::string text = fmt::format("generation {}", number_of(policy, "generation"));
+  if (!policy.contains("policies")) return text;
+  text += fmt::format(": {} policies, {} workloads", human_count(number_of(policy, "policies")),
+                      human_count(number_of(policy, "workloads")));
+  if (const uint64_t missing = number_of(policy, "workloads_missing"); missing > 0)
+    text += style.yellow(fmt::format(" ({} not there now)", human_count(missing)));
+  return text + fmt::format(", {} sets of http rules", human_count(number_of(policy, "sets")));
+}
+
+// What a policy's event says besides: who asked whom, why it was refused, by which rules.
+std::string policy_text(const Json& event, const Style& style) {
+  std::string text =
+      fmt::format(" {} -> {}: {}: {}", printable(text_of(event, "client")), printable(text_of(event, "server")),
+                  style.red(text_of(event, "policy_reason")), text_of(event, "policy_text"));
+  for (const Json& rule : event.value("rules", Json::array())) text += "\n    " + printable(rule.get<std::string>());
+  return text;
 }
 
 std::string list_text(const Json& status, const char* key) {
@@ -168,6 +192,7 @@ std::string render_status(const Json& status, const Style& style) {
                                            human_count(number_of(counters, "tcp_messages"))));
   text += field("changes", fmt::format("{} to TCP, {} back", human_count(number_of(counters, "spills")),
                                        human_count(number_of(counters, "latches"))));
+  text += field("policy", policy_line(status.value("policy", Json::object()), style));
   text += field("memory", human_bytes(number_of(status, "memory_bytes")) + " of maps and programs");
   text += field("generations", list_text(status, "generations"));
   std::string learned;
@@ -229,6 +254,37 @@ std::string render_check(const Json& probe, const Style& style) {
          fmt::format(" (probed in {:.1f} s)\n", seconds);
 }
 
+std::string render_policy(const Json& policy, const Style& style) {
+  std::string text = field("policy", policy_line(policy, style));
+  text += field("folder", text_of(policy, "directory"));
+  if (const std::string error = text_of(policy, "error"); !error.empty())
+    text += style.red("  error          " + printable(error)) + "\n";
+  if (!policy.value("known", false)) return text;
+  text += field("files", list_text(policy, "files"));
+  text += field("older", text_of(policy, "existing") + ": connections that are older than the policy");
+  text += field("tables",
+                fmt::format("{} identities, {} subjects, {} entries, {} networks",
+                            human_count(number_of(policy, "identities")), human_count(number_of(policy, "subjects")),
+                            human_count(number_of(policy, "entries")), human_count(number_of(policy, "networks"))));
+  const auto room = [&](const char* key) {
+    const Json part = policy.value(key, Json::object());
+    return fmt::format("{} of {} {}", human_count(number_of(part, "used")), human_count(number_of(part, "room")), key);
+  };
+  text += field("room", room("blocks") + ", " + room("results"));
+  for (const Json& note : policy.value("notes", Json::array()))
+    text += "  note: " + printable(note.get<std::string>()) + "\n";
+  Table table({{"WORKLOAD"}, {"IDENTITY", Align::right}, {"THERE"}, {"CGROUP"}, {"NOTE"}});
+  const Json places = policy.value("places", Json::array());
+  for (const Json& place : places)
+    table.add({printable(text_of(place, "workload")), std::to_string(number_of(place, "identity")),
+               place.value("found", false) ? "yes" : "no", or_dash(printable(text_of(place, "cgroup"))),
+               or_dash(printable(text_of(place, "note")))});
+  if (!table.empty()) text += "\n" + table.text(style);
+  const uint64_t total = number_of(policy, "workloads");
+  if (places.size() < total) text += style.yellow(fmt::format("{} of {} workloads shown\n", places.size(), total));
+  return text;
+}
+
 std::string render_drain(const Json& report, bool removed, const Style& style) {
   std::string text = fmt::format("{} sockets went back to TCP", human_count(number_of(report, "sockets_left")));
   const uint64_t kept = number_of(report, "sockets_kept");
@@ -253,6 +309,7 @@ std::string render_event(const Json& event, const Style& style) {
                                  text_of(event, "event"), text_of(event, "local"), text_of(event, "remote"),
                                  or_dash(printable(text_of(event, "program"))), number_of(event, "pid"));
   if (reason != "none") text += " " + style.yellow(reason);
+  if (event.contains("verdict")) text += policy_text(event, style);
   if (event.contains("redirected_bytes"))
     text += " " + human_bytes(number_of(event, "redirected_bytes")) + " redirected";
   return text + "\n";

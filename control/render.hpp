@@ -50,6 +50,7 @@ std::string render_list(std::vector<Json> rows, uint64_t total, const Style& sty
 std::string render_why(const Json& why, const Style& style);
 std::string render_check(const Json& probe, const Style& style);
 std::string render_drain(const Json& report, bool removed, const Style& style);
+std::string render_policy(const Json& policy, const Style& style);
 std::string render_event(const Json& event, const Style& style);
 
 }  // namespace shunt

@@ -27,6 +27,7 @@ struct Arguments {
   std::string timeout;
   std::string file;
   std::vector<std::string> files;
+  bool replace = false;
   policy::Question question;
   policy::HttpRequest request;
   std::vector<std::string> headers;
@@ -44,12 +45,18 @@ void add_filter(CLI::App* command, Arguments& arguments, const char* kinds, cons
 using Run = std::function<ExitCode(Cli&)>;
 
 void add_policy(CLI::App& app, Arguments& arguments, std::vector<std::pair<CLI::App*, Run>>& commands) {
-  auto* policy = app.add_subcommand("policy", "policy documents, from files alone");
+  auto* policy = app.add_subcommand("policy", "policy documents, and the policy in force");
   policy->require_subcommand(1);
   policy->fallthrough();
   auto* validate = policy->add_subcommand("validate", "check documents: files, or folders with them");
   validate->add_option("file", arguments.files, "files and folders")->required();
   commands.emplace_back(validate, [&](Cli&) { return policy_validate(arguments.files, arguments.options.json); });
+  commands.emplace_back(policy->add_subcommand("get", "the policy in force, and where its workloads are"),
+                        [](Cli& cli) { return cli.policy_get(); });
+  auto* import = policy->add_subcommand("import", "put documents in force: files, or folders with them");
+  import->add_option("file", arguments.files, "files and folders")->required();
+  import->add_flag("--replace", arguments.replace, "in place of all that are in force");
+  commands.emplace_back(import, [&](Cli& cli) { return cli.policy_import(arguments.files, arguments.replace); });
   auto* explain =
       policy->add_subcommand("explain", "would this be allowed, by which rule, in the kernel or by the proxy?");
   explain->add_option("-f,--file", arguments.files, "files and folders")->required()->allow_extra_args(false);
@@ -84,8 +91,9 @@ std::vector<std::pair<CLI::App*, Run>> add_commands(CLI::App& app, Arguments& ar
   why->add_option("what", arguments.what, "PID, ADDR:PORT, [ADDR]:PORT or :PORT")->required();
   auto* monitor =
       add("monitor", "follow what happens, until interrupted", [&](Cli& cli) { return cli.monitor(arguments.filter); });
-  add_filter(monitor, arguments, "--event",
-             "only these: skipped, enrolled, paired, left, spill, latch, stopped, closed, verify");
+  add_filter(
+      monitor, arguments, "--event",
+      "only these: skipped, enrolled, paired, left, spill, latch, stopped, closed, verify, forbidden, denied, punted");
   add("on", "accelerate new connections", [](Cli& cli) { return cli.on(); });
   auto* off =
       add("off", "stop, and take the sockets back to TCP", [&](Cli& cli) { return cli.off(arguments.timeout); });

@@ -1,7 +1,7 @@
 // The daemon's entry point.
 #include <CLI/CLI.hpp>
+#include <base/log.hpp>
 #include <control/daemon.hpp>
-#include <control/log.hpp>
 #include <csignal>
 
 int main(int argc, char** argv) {

@@ -1,32 +1,12 @@
-// Values as people write them in the configuration and on the command line. Each parser says in its error what is wrong
-// with the text and what would be right; where the text stands is for the caller to add.
+// Values of the configuration and the command line that only this side knows; the others are in base/values.hpp.
 #pragma once
 
-#include <base/nearest.hpp>
-#include <base/parse.hpp>
-#include <base/result.hpp>
-#include <chrono>
-#include <cstdint>
-#include <optional>
+#include <base/values.hpp>
 #include <sockops/settings.hpp>
-#include <string>
 #include <string_view>
-#include <vector>
 
 namespace shunt {
 
-Result<PortRange> parse_port_range(std::string_view text);          // "80", "8000-8100"
-Result<uint32_t> parse_user(std::string_view text);                 // a uid or a user's name
-Result<uint64_t> parse_bytes(std::string_view text, uint64_t max);  // "4096", "256KiB", "1MiB"
-Result<std::chrono::milliseconds> parse_duration(std::string_view text,
-                                                 std::chrono::milliseconds max);  // "250ms", "5s", "1m", "0"
-Result<bool> parse_bool(std::string_view text);                                   // true, false, yes, no, on, off
-
-// An address and port to listen on: "127.0.0.1:9615", "[::1]:9615".
-struct ListenAddress {
-  uint8_t addr[16] = {};
-  uint16_t port = 0;
-};
-Result<ListenAddress> parse_listen_address(std::string_view text);
+Result<PortRange> parse_port_range(std::string_view text);  // "80", "8000-8100"
 
 }  // namespace shunt

@@ -1,4 +1,8 @@
+#include <l7parsers/core/http1.h>
+#include <policy/core/names.h>
+
 #include <algorithm>
+#include <bit>
 #include <map>
 #include <numeric>
 #include <optional>
@@ -84,6 +88,15 @@ class Classes {
 
   uint32_t count() const { return static_cast<uint32_t>(byte_in_.size()); }
   uint8_t of(unsigned byte) const { return of_[byte]; }
+  // Those that have at least one byte of the set, whether or not an expression has it.
+  std::vector<uint8_t> in_any(const ByteSet& set) const {
+    std::set<uint8_t> found;
+    for (unsigned c = 0; c < 256; c++) {
+      if (set[c]) found.insert(of_[c]);
+    }
+    return {found.begin(), found.end()};
+  }
+  // Those of a set that was added.
   std::vector<uint8_t> in(const ByteSet& set) const {
     std::vector<uint8_t> found;
     for (uint32_t i = 0; i < count(); i++) {
@@ -262,8 +275,11 @@ class Subsets {
                          : from.position == kStart ? expression.nullable
                                                    : static_cast<bool>(expression.last[position]);
     if (may_end) push(symbol(SH_POLICY_SEP), enter(from.rule, static_cast<uint8_t>(from.field + 1), from.maybe));
-    if (from.position == kStart) {
-      const Maybe odd = inputs_[from.rule].constrains[from.field] ? std::max(from.maybe, kOdd) : from.maybe;
+    // ODD is the only thing that is read of its field. Where a rule does not care, it may nevertheless come behind
+    // other text: so the beginning of a field that no rule looks at is a state that no byte leads out of.
+    const bool constrains = inputs_[from.rule].constrains[from.field];
+    if (from.position == kStart || !constrains) {
+      const Maybe odd = constrains ? std::max(from.maybe, kOdd) : from.maybe;
       push(symbol(SH_POLICY_ODD), thread(from.rule, from.field, odd, kPassed));
     }
   }
@@ -401,51 +417,120 @@ class HeaderStates {
   std::map<std::pair<uint32_t, uint8_t>, uint32_t> children_;
 };
 
-// Writes the rows, with one column for all classes that lead to the same everywhere.
-void write_cells(const Minimized& minimized, const Classes& classes, uint32_t start, uint32_t start_header,
-                 Automaton& automaton) {
-  const uint32_t wide = classes.count() + SH_POLICY_SYMBOLS;
-  std::vector<uint64_t> column_hash(classes.count(), 0);
-  for (const Transition& t : minimized.transitions) {
-    if (t.label < classes.count()) {
-      column_hash[t.label] += (uint64_t{t.from} * 0x9e3779b97f4a7c15ULL ^ t.to) * 0xff51afd7ed558ccdULL;
+// The rows of a minimized automaton, before its classes are merged.
+struct Rows {
+  uint32_t wide;  // cells of a row
+  std::vector<sh_u16> cells;
+
+  Rows(const Minimized& minimized, const Classes& classes)
+      : wide(classes.count() + SH_POLICY_SYMBOLS), cells(size_t{minimized.states} * wide, 0) {
+    for (const Transition& t : minimized.transitions)
+      cells[size_t{t.from} * wide + t.label] = static_cast<sh_u16>(t.to);
+  }
+  const sh_u16* row(uint32_t state) const { return &cells[size_t{state} * wide]; }
+};
+
+// One column for all classes that lead to the same everywhere: a class for each column, and the column of each class.
+struct Columns {
+  std::vector<uint32_t> classes;
+  std::vector<uint32_t> of;
+
+  Columns(const Minimized& minimized, const Classes& all, const Rows& rows) : of(all.count()) {
+    std::vector<uint64_t> hashes(all.count(), 0);
+    for (const Transition& t : minimized.transitions) {
+      if (t.label < all.count()) {
+        hashes[t.label] += (uint64_t{t.from} * 0x9e3779b97f4a7c15ULL ^ t.to) * 0xff51afd7ed558ccdULL;
+      }
+    }
+    std::unordered_map<uint64_t, std::vector<uint32_t>> by_hash;
+    for (uint32_t label = 0; label < all.count(); label++) {
+      const auto same = [&](uint32_t column) {
+        for (uint32_t s = 0; s < minimized.states; s++) {
+          if (rows.row(s)[classes[column]] != rows.row(s)[label]) return false;
+        }
+        return true;
+      };
+      std::vector<uint32_t>& alike = by_hash[hashes[label]];
+      const auto found = std::find_if(alike.begin(), alike.end(), same);
+      of[label] = found != alike.end() ? *found : static_cast<uint32_t>(classes.size());
+      if (found != alike.end()) continue;
+      alike.push_back(of[label]);
+      classes.push_back(label);
     }
   }
-  std::vector<sh_u16> rows(size_t{minimized.states} * wide, 0);
-  for (const Transition& t : minimized.transitions) rows[size_t{t.from} * wide + t.label] = static_cast<sh_u16>(t.to);
-  std::vector<uint32_t> columns;  // a class for each column that is kept
-  std::vector<uint32_t> column_of(classes.count());
-  std::unordered_map<uint64_t, std::vector<uint32_t>> by_hash;
-  for (uint32_t label = 0; label < classes.count(); label++) {
-    const auto same = [&](uint32_t column) {
-      for (uint32_t s = 0; s < minimized.states; s++) {
-        if (rows[size_t{s} * wide + columns[column]] != rows[size_t{s} * wide + label]) return false;
-      }
-      return true;
-    };
-    std::vector<uint32_t>& alike = by_hash[column_hash[label]];
-    const auto found = std::find_if(alike.begin(), alike.end(), same);
-    column_of[label] = found != alike.end() ? *found : static_cast<uint32_t>(columns.size());
-    if (found != alike.end()) continue;
-    alike.push_back(column_of[label]);
-    columns.push_back(label);
+};
+
+// New numbers for the states: those that no printable byte leads out of come first, state 0 at their head. To be there
+// with all bytes would be too much to ask: a dot does not match a line's end.
+struct Order {
+  std::vector<sh_u16> number;
+  uint32_t first_open = 0;
+
+  Order(const Minimized& minimized, const Classes& classes, const Rows& rows) : number(minimized.states) {
+    ByteSet printable;
+    for (unsigned c = 0x20; c < 0x7f; c++) printable.set(c);
+    const std::vector<uint8_t> labels = classes.in_any(printable);
+    std::vector<bool> closed(minimized.states);
+    for (uint32_t s = 0; s < minimized.states; s++) {
+      closed[s] = std::all_of(labels.begin(), labels.end(), [&](uint8_t label) { return rows.row(s)[label] == s; });
+      if (closed[s]) number[s] = static_cast<sh_u16>(first_open++);
+    }
+    uint32_t next = first_open;
+    for (uint32_t s = 0; s < minimized.states; s++) {
+      if (!closed[s]) number[s] = static_cast<sh_u16>(next++);
+    }
   }
+};
+
+void write_cells(const Minimized& minimized, const Classes& classes, uint32_t start, uint32_t start_header,
+                 Automaton& automaton) {
+  const Rows rows(minimized, classes);
+  const Columns columns(minimized, classes, rows);
+  const Order order(minimized, classes, rows);
   sh_policy_set& set = automaton.set;
-  set.classes = static_cast<sh_u16>(columns.size());
-  set.columns = static_cast<sh_u16>(columns.size() + SH_POLICY_SYMBOLS);
-  for (unsigned c = 0; c < 256; c++) set.class_of[c] = static_cast<sh_u8>(column_of[classes.of(c)]);
-  automaton.cells.assign(size_t{minimized.states} * set.columns, 0);
+  set.classes = static_cast<sh_u16>(columns.classes.size());
+  set.row_shift = static_cast<sh_u16>(std::bit_width(columns.classes.size() + SH_POLICY_SYMBOLS - 1));
+  for (unsigned c = 0; c < 256; c++) set.class_of[c] = static_cast<sh_u8>(columns.of[classes.of(c)]);
+  set.cells = minimized.states << set.row_shift;
+  automaton.blocks.assign((set.cells + SH_POLICY_BLOCK_CELLS - 1) / SH_POLICY_BLOCK_CELLS, {});
   for (uint32_t s = 0; s < minimized.states; s++) {
-    sh_u16* row = &automaton.cells[size_t{s} * set.columns];
-    for (uint32_t column = 0; column < set.classes; column++) row[column] = rows[size_t{s} * wide + columns[column]];
+    const sh_u16* from = rows.row(s);
+    // A row does not cross a border between blocks: its length is a power of two.
+    const size_t first = size_t{order.number[s]} << set.row_shift;
+    sh_u16* row = &automaton.blocks[first / SH_POLICY_BLOCK_CELLS].cells[first % SH_POLICY_BLOCK_CELLS];
+    for (uint32_t column = 0; column < set.classes; column++) row[column] = order.number[from[columns.classes[column]]];
     for (uint32_t symbol = 0; symbol < SH_POLICY_END; symbol++) {
-      row[set.classes + symbol] = rows[size_t{s} * wide + classes.count() + symbol];
+      row[set.classes + symbol] = order.number[from[classes.count() + symbol]];
     }
     row[set.classes + SH_POLICY_END] = static_cast<sh_u16>(minimized.results[s]);
   }
-  set.cells = static_cast<sh_u32>(automaton.cells.size());
-  set.start_request = static_cast<sh_u16>(minimized.state_of[start]);
-  set.start_header = static_cast<sh_u16>(start_header == UINT32_MAX ? 0 : minimized.state_of[start_header]);
+  set.first_open = static_cast<sh_u16>(order.first_open);
+  set.start_request = order.number[minimized.state_of[start]];
+  set.start_header = start_header == UINT32_MAX ? sh_u16{0} : order.number[minimized.state_of[start_header]];
+}
+
+// What spares the matcher to read methods, and the names of most headers.
+void write_shortcuts(const Conditions& conditions, Automaton& automaton) {
+  sh_policy_set& set = automaton.set;
+  const auto next = [&](sh_u16 state, uint32_t column) {
+    return automaton.cell((size_t{state} << set.row_shift) + column);
+  };
+  const std::string_view methods[] = {"",
+#define SH_METHOD_NAME(id, packed, body) #id,
+                                      L7_HTTP1_METHODS(SH_METHOD_NAME)
+#undef SH_METHOD_NAME
+  };
+  static_assert(std::size(methods) == L7_M_COUNT && L7_M_COUNT <= SH_POLICY_METHODS);
+  for (size_t i = 1; i < std::size(methods); i++) {
+    sh_u16 state = set.start_request;
+    for (const char c : methods[i]) state = next(state, set.class_of[static_cast<unsigned char>(c)]);
+    set.after_method[i] = next(state, set.classes + SH_POLICY_SEP);
+  }
+  for (const auto& [name, number] : conditions.names) {
+    if (name.empty()) continue;
+    const auto byte = [](char c) { return static_cast<sh_u8>(c); };
+    set.names |= sh_u64{1} << sh_policy_name_bit(byte(name.front()), byte(name.back()), sh_u32(name.size()));
+  }
 }
 
 // One attempt with the rules as they are; false: it is too large.
@@ -477,7 +562,8 @@ bool attempt(const std::vector<Input>& inputs, const Conditions& conditions, con
     write_cells(minimized, classes, 0, start_header, result);
     result.results = results.list();
     result.set.results = static_cast<sh_u32>(result.results.size());
-    result.set.conditions = static_cast<sh_u32>(conditions.list.size());
+    result.set.conditions = static_cast<sh_u16>(conditions.list.size());
+    write_shortcuts(conditions, result);
     result.names_rules = names_rules;
     return true;
   }

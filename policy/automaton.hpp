@@ -25,17 +25,16 @@ class ExpressionCache {
 };
 
 struct Automaton {
-  sh_policy_set set{};  // first_cell and first_result are 0: placing it is for who installs it
-  std::vector<sh_u16> cells;
+  sh_policy_set set{};                  // first_cell and first_result are 0: placing it is for who installs it
+  std::vector<sh_policy_block> blocks;  // of set.cells cells; the last is filled up with zeroes
   std::vector<sh_policy_result> results;
   // Of each rule why it is not in the automaton, so that requests that it may match are punted; empty: it is.
   std::vector<std::string> refused;
   bool names_rules = true;  // does a result say which rule matched?
 
-  size_t states() const { return cells.size() / set.columns; }
-  size_t bytes() const {
-    return cells.size() * sizeof(sh_u16) + results.size() * sizeof(sh_policy_result) + sizeof(set);
-  }
+  sh_u16 cell(size_t index) const { return blocks[index / SH_POLICY_BLOCK_CELLS].cells[index % SH_POLICY_BLOCK_CELLS]; }
+  size_t states() const { return set.cells >> set.row_shift; }
+  size_t bytes() const { return set.cells * sizeof(sh_u16) + results.size() * sizeof(sh_policy_result) + sizeof(set); }
 };
 
 struct AutomatonLimits {

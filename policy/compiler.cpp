@@ -11,8 +11,8 @@ struct sh_policy_view {
   mutable const shunt::policy::Entry* entry = nullptr;         // that was found
 };
 
-static sh_u16 sh_policy_cell(const struct sh_policy_view* view, sh_u32 index) {
-  return index < view->automaton->cells.size() ? view->automaton->cells[index] : 0;
+static const struct sh_policy_block* sh_policy_block(const struct sh_policy_view* view, sh_u32 number) {
+  return number < view->automaton->blocks.size() ? &view->automaton->blocks[number] : nullptr;
 }
 
 static struct sh_policy_result sh_policy_result_at(const struct sh_policy_view* view, sh_u32 index) {
@@ -145,7 +145,9 @@ size_t Tables::set_bytes() const {
   return bytes;
 }
 
-sh_policy_result match(const Automaton& automaton, const HttpRequest& request) {
+namespace {
+// A path that is known to be in its normal form is text like the others.
+sh_policy_result match(const Automaton& automaton, const HttpRequest& request, bool path_is_normal) {
   std::string bytes;
   sh_policy_view view{nullptr, &automaton, bytes};
   const auto put = [&](const std::string& text) {
@@ -157,13 +159,22 @@ sh_policy_result match(const Automaton& automaton, const HttpRequest& request) {
   sh_policy_run run;
   sh_policy_begin(&run, &view, &automaton.set);
   sh_policy_method(&run, put(request.method), length(request.method));
-  sh_policy_path(&run, put(request.path), length(request.path));
+  sh_policy_text(&run, put(request.path), length(request.path), path_is_normal ? 0 : 1);
   sh_policy_host(&run, put(request.host), length(request.host));
   for (const auto& [name, value] : request.headers) {
     const sh_u32 name_at = put(name);
     sh_policy_header(&run, name_at, length(name), put(value), length(value));
   }
   return sh_policy_end(&run);
+}
+}  // namespace
+
+sh_policy_result match(const Automaton& automaton, const HttpRequest& request) {
+  return match(automaton, request, false);
+}
+
+sh_policy_result match_normal(const Automaton& automaton, const HttpRequest& request) {
+  return match(automaton, request, true);
 }
 
 sh_policy_result match(const Automaton& automaton, const l7_http1& head, std::string_view bytes) {

@@ -79,6 +79,9 @@ struct HttpRequest {
 // One request through one automaton, by the matcher that the kernel side uses.
 sh_policy_result match(const Automaton& automaton, const HttpRequest& request);
 
+// Likewise, for a path that the caller has brought into its normal form: what is escaped there is text.
+sh_policy_result match_normal(const Automaton& automaton, const HttpRequest& request);
+
 // A head that was read from `bytes`, likewise. Other than a simple request: punted.
 sh_policy_result match(const Automaton& automaton, const l7_http1& head, std::string_view bytes);
 

@@ -66,21 +66,25 @@ std::vector<std::string> files_of(const std::string& folder, std::vector<Problem
 
 }  // namespace
 
-Loaded Loader::load_files(const std::vector<std::string>& paths) {
-  Loaded found;
+std::vector<TextSource> read_files(const std::vector<std::string>& paths, std::vector<Problem>& problems) {
   std::vector<TextSource> sources;
   for (const std::string& path : paths) {
     std::error_code code;
     const std::vector<std::string> files =
-        fs::is_directory(path, code) ? files_of(path, found.problems) : std::vector<std::string>{path};
+        fs::is_directory(path, code) ? files_of(path, problems) : std::vector<std::string>{path};
     for (const std::string& file : files) {
       auto text = read_text(file);
-      if (!text) found.problems.push_back({file, 0, 0, text.error().message, text.error().remedy});
+      if (!text) problems.push_back({file, 0, 0, text.error().message, text.error().remedy});
       if (text) sources.push_back({file, std::move(*text)});
     }
   }
-  Loaded loaded = load(sources);
-  loaded.problems.insert(loaded.problems.begin(), found.problems.begin(), found.problems.end());
+  return sources;
+}
+
+Loaded Loader::load_files(const std::vector<std::string>& paths) {
+  std::vector<Problem> unreadable;
+  Loaded loaded = load(read_files(paths, unreadable));
+  loaded.problems.insert(loaded.problems.begin(), unreadable.begin(), unreadable.end());
   return loaded;
 }
 

@@ -45,13 +45,15 @@ struct Document {
   size_t http_rules = 0;
 };
 
+// Files, and folders with *.yaml, *.yml and *.json in byte order of their names. What cannot be read is a problem.
+std::vector<TextSource> read_files(const std::vector<std::string>& paths, std::vector<Problem>& problems);
+
 // Keeps what it read: a document that did not change, or only moved, costs next to nothing the next time.
 class Loader {
  public:
   // Never throws or aborts, whatever the texts are.
   Loaded load(const std::vector<TextSource>& sources);
 
-  // Files, and folders with *.yaml, *.yml and *.json in byte order of their names.
   Loaded load_files(const std::vector<std::string>& paths);
 
  private:

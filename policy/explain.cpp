@@ -1,3 +1,5 @@
+#include <bpf/abi/shunt.h>
+#include <l7parsers/core/reasons.h>
 #include <policy/core/both.h>
 
 #include <algorithm>
@@ -23,6 +25,33 @@ constexpr ReasonEntry kReasons[] = {
     SH_POLICY_REASONS(SH_POLICY_REASON_ROW)
 #undef SH_POLICY_REASON_ROW
 };
+
+constexpr ReasonEntry kParserReasons[] = {
+#define L7_REASON_ROW(id, name, text) {name, text},
+    L7_REASONS(L7_REASON_ROW)
+#undef L7_REASON_ROW
+};
+
+// What only the connection knows, in the order of enum sh_l7_why.
+constexpr ReasonEntry kConnectionReasons[] = {
+    {"unjudged", "the client's socket could not be enrolled: its requests would not be seen"},
+    {"older-than-policy", "the connection is older than the policy"},
+    {"unjudged-bytes", "bytes were sent that no verdict covers"},
+    {"urgent", "an urgent byte was sent"},
+    {"order", "whether the earlier responses have arrived cannot be proved, so that none can be put in between"},
+    {"split", "the request goes on in another send"},
+    {"scratch", "no memory to parse in was free"},
+    {"no-server", "the server's end did not come about in time"},
+};
+static_assert(std::size(kConnectionReasons) == SH_L7_WHY_NO_SERVER - SH_L7_WHY_UNJUDGED + 1);
+
+ReasonEntry why_entry(uint32_t why) {
+  const auto of = [why](const auto& list, uint32_t first) {
+    return why >= first && why - first < std::size(list) ? list[why - first] : ReasonEntry{"?", "?"};
+  };
+  if (why >= SH_L7_WHY_UNJUDGED) return of(kConnectionReasons, SH_L7_WHY_UNJUDGED);
+  return why >= SH_L7_WHY_PARSER ? of(kParserReasons, SH_L7_WHY_PARSER) : of(kReasons, SH_L7_WHY_POLICY);
+}
 
 std::pair<std::string, std::string> split_name(const std::string& text) {
   const size_t slash = text.find('/');
@@ -65,25 +94,12 @@ Result<uint16_t> find_port(const End& end, const std::string& text) {
   return invalid(in_quotes(text) + " is not a port", "write a number, or the name of a port of the service");
 }
 
-std::string describe(const Model& model, const RuleOrigin& origin) {
-  std::string text = origin.policy->title() + " " + origin.rule->path;
-  if (origin.http != nullptr) {
-    const size_t index = static_cast<size_t>(origin.http - origin.rule->http.data());
-    text += ".rules.http[" + std::to_string(index) + "]";
-  }
-  for (const PlacedPolicy& placed : model.policies) {
-    if (placed.policy.get() != origin.policy) continue;
-    return text + " (" + placed.at(origin.http != nullptr ? origin.http->place : origin.rule->place) + ")";
-  }
-  return text;
-}
-
 void judge(const Model& model, const Entry& entry, const HttpRequest& request, Side& side) {
   const sh_policy_result result = match(*entry.automaton, request);
   side.verdict = static_cast<sh_policy_verdict>(result.verdict);
   side.reason = static_cast<sh_policy_reason>(result.name);
   if (result.rule < entry.origins.size()) {
-    side.rules.push_back(describe(model, entry.origins[result.rule]));
+    side.rules = rules_of(model, entry, result.rule);
     side.detail = entry.automaton->refused[result.rule];
   } else if (result.verdict != SH_POLICY_DENY && result.name != SH_POLICY_R_HEADER_TWICE) {
     side.detail = "the automaton of " + std::to_string(entry.origins.size()) + " rules does not tell which one matches";
@@ -102,7 +118,7 @@ Side ask(const Model& model, const Tables& tables, sh_policy_direction direction
     judge(model, *found, *request, side);
     return side;
   }
-  for (const RuleOrigin& origin : found->origins) side.rules.push_back(describe(model, origin));
+  side.rules = rules_of(model, *found);
   return side;
 }
 
@@ -118,8 +134,36 @@ const char* verdict_text(sh_policy_verdict verdict) {
 
 }  // namespace
 
+std::string describe(const Model& model, const RuleOrigin& origin) {
+  std::string text = origin.policy->title() + " " + origin.rule->path;
+  if (origin.http != nullptr) {
+    const size_t index = static_cast<size_t>(origin.http - origin.rule->http.data());
+    text += ".rules.http[" + std::to_string(index) + "]";
+  }
+  for (const PlacedPolicy& placed : model.policies) {
+    if (placed.policy.get() != origin.policy) continue;
+    return text + " (" + placed.at(origin.http != nullptr ? origin.http->place : origin.rule->place) + ")";
+  }
+  return text;
+}
+
+Result<uint32_t> find_identity(const Model& model, const Tables& tables, const std::string& text) {
+  const auto end = find_end(model, tables, text, false);
+  if (!end) return unexpected(end.error());
+  return end->identity;
+}
+
 const char* reason_name(sh_policy_reason reason) { return kReasons[reason].name; }
 const char* reason_text(sh_policy_reason reason) { return kReasons[reason].text; }
+const char* why_name(uint32_t why) { return why_entry(why).name; }
+const char* why_text(uint32_t why) { return why_entry(why).text; }
+
+std::vector<std::string> rules_of(const Model& model, const Entry& entry, uint32_t rule) {
+  if (rule < entry.origins.size()) return {describe(model, entry.origins[rule])};
+  std::vector<std::string> rules;
+  for (const RuleOrigin& origin : entry.origins) rules.push_back(describe(model, origin));
+  return rules;
+}
 
 Result<Answer> explain(const Model& model, const Tables& tables, const Question& question) {
   const size_t colon = question.to.rfind(':');

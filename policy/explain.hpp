@@ -35,6 +35,18 @@ struct Answer {
 const char* reason_name(sh_policy_reason reason);
 const char* reason_text(sh_policy_reason reason);
 
+// The same for what an event of the kernel side says (enum sh_l7_why and the two lists in it); "?" beyond them.
+const char* why_name(uint32_t why);
+const char* why_text(uint32_t why);
+
+// "POLICY PATH (FILE:LINE)" of the rules behind an entry: the http rule with this number in its automaton, or all.
+std::vector<std::string> rules_of(const Model& model, const Entry& entry, uint32_t rule = SH_POLICY_NO_RULE);
+// "POLICY PATH (FILE:LINE)"
+std::string describe(const Model& model, const RuleOrigin& origin);
+
+// Of a workload ([NAMESPACE/]NAME), an address that is not on this host, host or world.
+Result<uint32_t> find_identity(const Model& model, const Tables& tables, const std::string& text);
+
 // An error says which name is not known.
 Result<Answer> explain(const Model& model, const Tables& tables, const Question& question);
 

@@ -8,6 +8,8 @@
 #include <sockops/namespaces.hpp>
 #include <sockops/owners.hpp>
 #include <sockops/pins.hpp>
+#include <sockops/policy_hooks.hpp>
+#include <sockops/policy_loader.hpp>
 #include <sockops/read.hpp>
 #include <thread>
 
@@ -48,8 +50,21 @@ Result<std::vector<Row>> rows_in_map(const Paths& paths, const std::vector<Uniqu
   return in_map;
 }
 
+// Sockets that stay in the map for a while are no longer enrolled anew: judged requests could not be seen. So a policy
+// ends first.
+Result<void> end_policies(const Paths& paths) {
+  for (const auto& generation : generations(paths)) {
+    auto heads = open_map(paths, generation, "sh_pol_heads");
+    if (!heads && heads.error().code == ENOENT) continue;
+    if (!heads) return unexpected(heads.error());
+    if (auto ended = end_policy(heads->get()); !ended) return ended;
+  }
+  detach_policy_hooks(paths);
+  return {};
+}
+
 // Detaching ends the attachment at once, also where somebody else holds the link open.
-void detach_links(const Paths& paths) {
+void detach_all_links(const Paths& paths) {
   std::string dir = links_dir(paths);
   for (const auto& name : list_dir(dir)) {
     if (auto link = open_pin(dir + "/" + name)) bpf_link_detach(link->get());
@@ -63,6 +78,7 @@ Result<DrainReport> drain_pinned(const Paths& wanted, std::chrono::milliseconds 
                                  const DrainProgress& progress) {
   auto paths = resolve_paths(wanted, false);
   if (!paths) return unexpected(paths.error());
+  if (auto ended = end_policies(*paths); !ended) return unexpected(ended.error());
   if (auto stopped = set_modes(*paths, SH_MODE_DRAIN); !stopped) return unexpected(stopped.error());
   DrainReport report;
   auto end = Clock::now() + deadline;
@@ -80,7 +96,7 @@ Result<DrainReport> drain_pinned(const Paths& wanted, std::chrono::milliseconds 
     if (report.kept.empty() || Clock::now() >= end) break;
     std::this_thread::sleep_for(kDrainStep);
   }
-  detach_links(*paths);
+  detach_all_links(*paths);
   for (const auto& generation : generations(*paths)) detach_guards(generation);
   if (auto off = set_modes(*paths, SH_MODE_OFF); !off) return unexpected(off.error());
   if (keep_pins) return report;

@@ -6,14 +6,17 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstring>
 #include <set>
 #include <sockops/guards.hpp>
 #include <sockops/install_settings.hpp>
+#include <sockops/links.hpp>
 #include <sockops/namespaces.hpp>
 #include <sockops/owners.hpp>
 #include <sockops/pins.hpp>
+#include <sockops/policy_loader.hpp>
 #include <utility>
 
 #ifdef SHUNT_SKELETON  // a test's variant
@@ -24,8 +27,6 @@
 
 namespace shunt {
 namespace {
-
-constexpr uint32_t kTcpListen = 10;  // enum of include/net/tcp_states.h
 
 // The last thing libbpf complained about, for the error that the caller gets.
 thread_local std::string last_complaint;
@@ -51,21 +52,8 @@ struct RingCloser {
   void operator()(ring_buffer* ring) const { ring_buffer__free(ring); }
 };
 
-bool exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
-
 Result<void> make_dir(const std::string& dir) {
   if (mkdir(dir.c_str(), 0700) != 0 && errno != EEXIST) return unexpected(errno, "cannot make " + dir);
-  return {};
-}
-
-// Puts a pin where another may be: the new one takes the old one's name at once. Were the name missing when the daemon
-// is killed, nobody could take the live sockets out of the map.
-Result<void> replace_pin(int fd, const std::string& path) {
-  const size_t name_at = path.rfind('/') + 1;
-  const std::string beside = path.substr(0, name_at) + "new_" + path.substr(name_at);  // bpffs allows no dots
-  unlink(beside.c_str());
-  if (int err = bpf_obj_pin(fd, beside.c_str()); err != 0) return unexpected(err, "cannot pin " + beside);
-  if (rename(beside.c_str(), path.c_str()) != 0) return unexpected(errno, "cannot pin " + path);
   return {};
 }
 
@@ -83,10 +71,28 @@ Result<Skeleton> open_skeleton(const Paths& paths, const std::string& dir) {
   return skeleton;
 }
 
-Result<Skeleton> load_skeleton(const Paths& paths, const std::string& dir) {
+// Only what a policy needs is allotted: the arrays of its cells and results are as large as the operator says. Those
+// that are pinned already and larger stay as they are.
+Result<void> size_policy_maps(shunt_bpf* skeleton, const Settings& settings, const std::string& dir) {
+  const std::pair<bpf_map*, uint32_t> sizes[] = {{skeleton->maps.sh_pol_blocks, settings.policy_blocks},
+                                                 {skeleton->maps.sh_pol_results, settings.policy_results}};
+  for (const auto& [map, wanted] : sizes) {
+    uint32_t size = wanted;
+    bpf_map_info info = {};
+    uint32_t bytes = sizeof(info);
+    if (auto pinned = open_pin(dir + "/" + bpf_map__name(map)))
+      if (bpf_obj_get_info_by_fd(pinned->get(), &info, &bytes) == 0) size = std::max(size, info.max_entries);
+    if (int err = bpf_map__set_max_entries(map, size); err != 0)
+      return unexpected(err, "cannot size the policy's maps");
+  }
+  return {};
+}
+
+Result<Skeleton> load_skeleton(const Paths& paths, const Settings& settings, const std::string& dir) {
   if (auto made = make_dir(dir); !made) return unexpected(made.error());
   auto skeleton = open_skeleton(paths, dir);
   if (!skeleton) return skeleton;
+  if (auto sized = size_policy_maps(skeleton->get(), settings, dir); !sized) return unexpected(sized.error());
   if (int err = shunt_bpf__load(skeleton->get()); err != 0)
     return unexpected(err, "the kernel refused the BPF programs: " + last_complaint, "run: shunt check");
   return skeleton;
@@ -95,7 +101,7 @@ Result<Skeleton> load_skeleton(const Paths& paths, const std::string& dir) {
 // Where the records of one read of the ring go: to the caller, but for those that the engine answers itself.
 struct EventSink {
   const std::function<void(const sh_event&)>* on_event = nullptr;
-  std::vector<sh_event> abandoned;
+  std::vector<sh_event> to_reset;
   std::vector<uint64_t> unguarded;  // cgroups
 };
 
@@ -103,11 +109,10 @@ int take_event(void* context, void* data, size_t bytes) {
   auto* sink = static_cast<EventSink*>(context);
   if (bytes < sizeof(sh_event)) return 0;
   const auto& event = *static_cast<const sh_event*>(data);
-  if (event.kind == SH_EV_ABANDONED)
-    sink->abandoned.push_back(event);
-  else if (event.kind == SH_EV_GUARD)
+  if (event.kind == SH_EV_ABANDONED || event.kind == SH_EV_FORBIDDEN) sink->to_reset.push_back(event);
+  if (event.kind == SH_EV_GUARD)
     sink->unguarded.push_back(event.cgroup);
-  else if (sink->on_event)
+  else if (event.kind != SH_EV_ABANDONED && sink->on_event)
     (*sink->on_event)(event);
   return 0;
 }
@@ -122,6 +127,7 @@ struct Engine::State {
   Skeleton skeleton;
   std::unique_ptr<bpf_link, LinkCloser> on_exec;
   std::unique_ptr<ring_buffer, RingCloser> ring;
+  std::optional<PolicyLoader> policy;
   EventSink sink;
 
   int map(const std::string& name) const {
@@ -135,8 +141,10 @@ struct Engine::State {
   Result<void> load();
   Result<void> pin_programs() const;
   Result<void> wire_socket_map() const;
-  Result<void> attach_cgroup(const std::string& cgroup, const bpf_program* program, const char* kind) const;
-  Result<void> detach_others(const std::vector<std::string>& wanted) const;
+  Result<void> install(const Settings& wanted) const {
+    return install_settings(paths, probe, wanted, [this](const std::string& name) { return map(name); });
+  }
+  PolicyPrograms policy_programs() const;
 };
 
 namespace {
@@ -159,7 +167,7 @@ void remove_empty_generations(const Paths& paths, const Generation& in_force) {
 Result<void> Engine::State::load() {
   auto pinned = generations(paths);
   if (!pinned.empty() && pinned.back().layout == SH_LAYOUT_VERSION) {
-    auto adopted = load_skeleton(paths, pinned.back().dir);
+    auto adopted = load_skeleton(paths, settings, pinned.back().dir);
     if (adopted) {
       generation = pinned.back();
       skeleton = std::move(*adopted);
@@ -169,7 +177,7 @@ Result<void> Engine::State::load() {
   generation.number = pinned.empty() ? 1 : pinned.back().number + 1;
   generation.layout = SH_LAYOUT_VERSION;
   generation.dir = generation_dir(paths, generation.number, generation.layout);
-  auto fresh = load_skeleton(paths, generation.dir);
+  auto fresh = load_skeleton(paths, settings, generation.dir);
   if (!fresh) {
     remove_dir(generation.dir);
     return unexpected(fresh.error());
@@ -188,13 +196,24 @@ Result<void> Engine::State::pin_programs() const {
   return {};
 }
 
-// The programs of sockets that are enrolled from now on, and the program behind the dispatcher, which live sockets run
-// too.
+PolicyPrograms Engine::State::policy_programs() const {
+  const auto& progs = skeleton->progs;
+  return {bpf_program__fd(progs.sh_connect4), bpf_program__fd(progs.sh_connect6), bpf_program__fd(progs.sh_guard_in),
+          bpf_program__fd(progs.sh_guard_out), bpf_program__fd(progs.sh_on_mkdir)};
+}
+
+// The programs of sockets that are enrolled from now on, and the programs behind the dispatcher, which live sockets run
+// too. The judge comes last: it calls the others.
 Result<void> Engine::State::wire_socket_map() const {
-  uint32_t slot = 0;
-  int judge = bpf_program__fd(skeleton->progs.sh_msg_judge);
-  if (int err = bpf_map_update_elem(map("sh_msg_progs"), &slot, &judge, BPF_ANY); err != 0)
-    return unexpected(err, "cannot put the sk_msg program in force");
+  const std::pair<uint32_t, const bpf_program*> slots[] = {{SH_MSG_L7, skeleton->progs.sh_msg_l7},
+                                                           {SH_MSG_CARRY, skeleton->progs.sh_msg_carry},
+                                                           {SH_MSG_JUDGE, skeleton->progs.sh_msg_judge}};
+  static_assert(std::size(slots) == SH_MSG_SLOTS);
+  for (const auto& [slot, program] : slots) {
+    int fd = bpf_program__fd(program);
+    if (int err = bpf_map_update_elem(map("sh_msg_progs"), &slot, &fd, BPF_ANY); err != 0)
+      return unexpected(err, "cannot put the sk_msg programs in force");
+  }
   int sockets = map("sh_socks");
   int entry = bpf_program__fd(skeleton->progs.sh_msg_entry);
   if (int err = bpf_prog_attach(entry, sockets, BPF_SK_MSG_VERDICT, 0); err != 0)
@@ -219,79 +238,51 @@ Result<std::unique_ptr<Engine>> Engine::open(const Paths& wanted, const ProbeRep
   auto state = std::make_unique<State>();
   state->paths = *paths;
   state->probe = probe;
+  state->settings = settings;
   for (const auto& dir : {crossing_dir(*paths), links_dir(*paths)})
     if (auto made = make_dir(dir); !made) return unexpected(made.error());
   if (auto loaded = state->load(); !loaded) return unexpected(loaded.error());
+  state->policy.emplace(
+      state->paths, [state = state.get()](const std::string& name) { return state->map(name); },
+      state->policy_programs(),
+      [state = state.get()](uint64_t cgroup) { return guard_cgroup(state->guards(), cgroup); });
   std::unique_ptr<Engine> engine(new Engine(std::move(state)));
-  if (auto applied = engine->apply(settings); !applied) return unexpected(applied.error());
   auto& s = *engine->state_;
+  // What an earlier daemon attached keeps its programs until attach(): those of a new generation know no policy yet.
+  if (auto installed = s.install(settings); !installed) return unexpected(installed.error());
   if (auto pinned = s.pin_programs(); !pinned) return unexpected(pinned.error());
-  if (auto wired = s.wire_socket_map(); !wired) return unexpected(wired.error());
   s.on_exec.reset(bpf_program__attach(s.skeleton->progs.sh_on_exec));  // without it, the first connection asks
   s.ring.reset(ring_buffer__new(s.map("sh_events"), take_event, &s.sink, nullptr));
   if (!s.ring) return unexpected(errno, "cannot open the event ring");
-  remove_empty_generations(s.paths, s.generation);
+  if (linked_cgroups(s.paths, "ops").empty()) remove_empty_generations(s.paths, s.generation);
   return engine;
 }
 
 Result<void> Engine::apply(const Settings& settings) {
-  auto& s = *state_;
-  auto installed = install_settings(s.paths, s.probe, settings, [&](const std::string& name) { return s.map(name); });
-  if (!installed) return installed;
-  s.settings = settings;
+  if (auto installed = state_->install(settings); !installed) return installed;
+  state_->settings = settings;
   auto status = this->status();
   return status && status->attached ? attach() : Result<void>{};
 }
 
-// Attaches through a pinned link. A link that is there already, of this or an older generation, is updated in place:
-// there is no moment without a program.
-Result<void> Engine::State::attach_cgroup(const std::string& cgroup, const bpf_program* program,
-                                          const char* kind) const {
-  auto id = cgroup_id(paths, cgroup);
-  if (!id) return unexpected(id.error());
-  std::string pin = fmt::format("{}/{}-{}", links_dir(paths), kind, *id);
-  if (exists(pin)) {
-    auto link = open_pin(pin);
-    if (link && bpf_link_update(link->get(), bpf_program__fd(program), nullptr) == 0) return {};
-    unlink(pin.c_str());  // of a cgroup that was removed and whose id was given out again
-  }
-  std::string dir = paths.cgroup_root + (cgroup.starts_with('/') ? "" : "/") + cgroup;
-  UniqueFd fd(::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd) return unexpected(errno, "cannot open " + dir);
-  UniqueFd link(
-      bpf_link_create(bpf_program__fd(program), fd.get(), bpf_program__expected_attach_type(program), nullptr));
-  if (!link)
-    return unexpected(errno, "cannot attach to " + dir,
-                      errno == EPERM ? "another program forbids more: bpftool cgroup show" : "");
-  if (int err = bpf_obj_pin(link.get(), pin.c_str()); err != 0) return unexpected(err, "cannot pin " + pin);
-  return {};
-}
-
-Result<void> Engine::State::detach_others(const std::vector<std::string>& wanted) const {
-  for (const auto& name : list_dir(links_dir(paths))) {
-    if (std::find(wanted.begin(), wanted.end(), name.substr(4)) != wanted.end()) continue;
-    std::string pin = links_dir(paths) + "/" + name;
-    if (auto link = open_pin(pin)) bpf_link_detach(link->get());
-    unlink(pin.c_str());
-  }
-  return {};
-}
-
+// The socket map comes first, and with it programs that know the policy: what is enrolled meanwhile is judged by them.
 Result<void> Engine::attach() {
   auto& s = *state_;
+  if (auto wired = s.wire_socket_map(); !wired) return wired;
   auto cgroups = s.settings.selection.cgroups.include;
   if (cgroups.empty()) cgroups.push_back("/");
-  std::vector<std::string> ids;
+  std::set<uint64_t> ids;
   for (const auto& cgroup : cgroups) {
-    auto id = cgroup_id(s.paths, cgroup);
+    auto id = attach_link(s.paths, cgroup, bpf_program__fd(s.skeleton->progs.sh_sock_ops), BPF_CGROUP_SOCK_OPS, "ops");
     if (!id) return unexpected(id.error());
-    ids.push_back(std::to_string(*id));
-    auto ops = s.attach_cgroup(cgroup, s.skeleton->progs.sh_sock_ops, "ops");
-    if (!ops) return ops;
+    ids.insert(*id);
   }
-  if (auto detached = s.detach_others(ids); !detached) return detached;
+  detach_links(s.paths, "ops", ids);
+  if (auto policed = s.policy->attach(cgroups); !policed) return policed;
   if (auto renewed = renew_guards(s.guards()); !renewed) return renewed;
-  return write_mode(s.map("sh_configs"), SH_MODE_ON);
+  if (auto on = write_mode(s.map("sh_configs"), SH_MODE_ON); !on) return on;
+  remove_empty_generations(s.paths, s.generation);  // from now on they enrol nothing
+  return {};
 }
 
 Result<void> Engine::guard(const std::string& cgroup) {
@@ -300,8 +291,16 @@ Result<void> Engine::guard(const std::string& cgroup) {
 }
 
 Result<DrainReport> Engine::detach(std::chrono::milliseconds deadline, const DrainProgress& progress) {
-  return drain_pinned(state_->paths, deadline, true, progress);
+  auto report = drain_pinned(state_->paths, deadline, true, progress);
+  if (report) state_->policy->detached();
+  return report;
 }
+
+Result<void> Engine::set_policy(const PolicyRows* rows, sh_policy_existing existing) {
+  return rows ? state_->policy->put(*rows, existing) : state_->policy->drop();
+}
+Result<void> Engine::refresh_policy() { return state_->policy->refresh(); }
+PolicyReport Engine::policy() const { return state_->policy->report(); }
 
 Result<Status> Engine::status() const { return pinned_status(state_->paths); }
 Result<std::vector<Row>> Engine::list() const { return pinned_list(state_->paths); }
@@ -328,12 +327,12 @@ Result<int> Engine::read_events(const std::function<void(const sh_event&)>& on_e
   sink.on_event = &on_event;
   int read = ring_buffer__consume(state_->ring.get());
   sink.on_event = nullptr;
-  auto abandoned = std::exchange(sink.abandoned, {});
+  auto to_reset = std::exchange(sink.to_reset, {});
   auto unguarded = std::exchange(sink.unguarded, {});
   if (read < 0) return unexpected(read, "cannot read the event ring");
   // One that fails does not hold up the others; the first error is told.
   Result<void> done;
-  for (const auto& event : abandoned)
+  for (const auto& event : to_reset)
     if (auto reset = reset_socket(event); !reset && done) done = reset;
   if (!unguarded.empty()) forget_gone(state_->guards());
   for (uint64_t cgroup : unguarded)

@@ -6,9 +6,11 @@
 
 #include <base/result.hpp>
 #include <base/unique_fd.hpp>
+#include <bpf/abi/policy_rows.hpp>
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <sockops/probe.hpp>
 #include <sockops/settings.hpp>
 #include <string>
@@ -48,6 +50,32 @@ struct Status {
   uint64_t memory_bytes = 0;  // of maps and programs, from their fdinfo
   uint32_t sockets = 0;       // in the map
   uint32_t pairs = 0;
+  uint32_t policy_generation = 0;  // 0: no policy is in force
+};
+
+// A workload of the policy in force, and where it is on this host now.
+struct WorkloadPlace {
+  std::string title;
+  uint32_t identity = 0;
+  bool has_cgroup = false;
+  std::string path;         // of its cgroup below the mount: where it is, or where it is waited for; empty: not known
+  uint64_t cgroup = 0;      // its id; 0: it is not there
+  bool comes_back = false;  // a cgroup that is made at `path` is the workload at once
+  bool has_netns = false;
+  uint32_t netns = 0;  // inode; 0: it is not there
+  std::optional<uint32_t> uid;
+  std::string note;  // why it cannot be found now; empty: it is there
+
+  bool found() const { return (!has_cgroup || cgroup != 0) && (!has_netns || netns != 0); }
+};
+
+// The policy in force.
+struct PolicyReport {
+  uint32_t generation = 0;  // 0: none
+  size_t subjects = 0, entries = 0, networks = 0, sets = 0;
+  size_t blocks = 0, blocks_max = 0;    // of one policy: half of policy.blocks
+  size_t results = 0, results_max = 0;  // likewise
+  std::vector<WorkloadPlace> workloads;
 };
 
 struct ProfileRow {
@@ -87,9 +115,17 @@ class Engine {
   // engine does by itself when the kernel side asks. `cgroup`: a path as in the selection.
   Result<void> guard(const std::string& cgroup);
 
+  // Puts a policy in force instead of the one before, at once; nothing: none. On an error the one before stays in force
+  // whole, and the message names the limit. Before attach() it takes effect with attach().
+  Result<void> set_policy(const PolicyRows* rows, sh_policy_existing existing);
+  // Looks again for workloads that were not there, or moved. To be called once a second or so; costs little.
+  Result<void> refresh_policy();
+  // Its generation alone is known of a policy that an earlier process put in force.
+  PolicyReport policy() const;
+
   // Events. The ring is read by one reader at a time; `on_event` gets each record, but for those that the engine
-  // answers itself: SH_EV_ABANDONED by resetting the socket, SH_EV_GUARD by watching over the cgroup. Returns how many
-  // were read.
+  // answers itself: SH_EV_ABANDONED by resetting the socket, SH_EV_GUARD by watching over the cgroup. SH_EV_FORBIDDEN
+  // is answered by a reset, and handed on. Returns how many were read.
   int events_fd() const;  // epoll-able
   Result<int> read_events(const std::function<void(const sh_event&)>& on_event);
   void want_events(

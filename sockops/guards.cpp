@@ -24,20 +24,6 @@ uint64_t inode_of(int fd) {
   return fstat(fd, &info) == 0 ? info.st_ino : 0;
 }
 
-// The folder of a cgroup by its id; empty with errno: ESTALE if it is gone. Needs CAP_DAC_READ_SEARCH.
-UniqueFd open_cgroup(const Paths& paths, uint64_t cgroup) {
-  UniqueFd root(open(paths.cgroup_root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!root) return {};
-  struct {
-    file_handle head;
-    uint64_t id;
-  } handle = {};
-  handle.head.handle_bytes = sizeof(handle.id);
-  handle.head.handle_type = kFileidKernfs;
-  memcpy(handle.head.f_handle, &cgroup, sizeof(cgroup));
-  return UniqueFd(open_by_handle_at(root.get(), &handle.head, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-}
-
 // The ids of the cgroup itself and of all above it, up to the root of the mount.
 std::vector<uint64_t> lineage(const Paths& paths, int cgroup_fd) {
   struct stat root = {};
@@ -52,19 +38,17 @@ std::vector<uint64_t> lineage(const Paths& paths, int cgroup_fd) {
   return ids;
 }
 
-bool exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
-
 // Shunt is attached to it or to one above.
 bool is_covered(const Paths& paths, const std::vector<uint64_t>& ids) {
   for (uint64_t id : ids)
-    if (exists(fmt::format("{}/ops-{}", links_dir(paths), id))) return true;
+    if (is_pinned(fmt::format("{}/ops-{}", links_dir(paths), id))) return true;
   return false;
 }
 
 // A pin that is there already gets this program in place: there is no moment without one.
 Result<void> attach_guard(const GuardContext& context, int cgroup_fd, uint64_t cgroup) {
   std::string pin = pin_of(context.generation, cgroup);
-  if (exists(pin)) {
+  if (is_pinned(pin)) {
     auto link = open_pin(pin);
     if (link && bpf_link_update(link->get(), context.program, nullptr) == 0) return {};
     unlink(pin.c_str());
@@ -104,6 +88,19 @@ std::vector<uint64_t> guarded_cgroups(int map) {
 
 }  // namespace
 
+UniqueFd open_cgroup(const Paths& paths, uint64_t cgroup) {
+  UniqueFd root(open(paths.cgroup_root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!root) return {};
+  struct {
+    file_handle head;
+    uint64_t id;
+  } handle = {};
+  handle.head.handle_bytes = sizeof(handle.id);
+  handle.head.handle_type = kFileidKernfs;
+  memcpy(handle.head.f_handle, &cgroup, sizeof(cgroup));
+  return UniqueFd(open_by_handle_at(root.get(), &handle.head, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+}
+
 Result<void> guard_cgroup(const GuardContext& context, uint64_t cgroup) {
   UniqueFd fd = open_cgroup(context.paths, cgroup);
   if (!fd && errno != ESTALE) return unexpected(errno, fmt::format("cannot open cgroup {}", cgroup));
@@ -114,7 +111,7 @@ Result<void> guard_cgroup(const GuardContext& context, uint64_t cgroup) {
   auto ids = lineage(context.paths, fd.get());
   if (!is_covered(context.paths, ids)) return {};
   bool inherited = false;
-  for (size_t i = 1; i < ids.size(); i++) inherited |= exists(pin_of(context.generation, ids[i]));
+  for (size_t i = 1; i < ids.size(); i++) inherited |= is_pinned(pin_of(context.generation, ids[i]));
   if (!inherited)
     if (auto attached = attach_guard(context, fd.get(), cgroup); !attached) return attached;
   return mark(context, cgroup, true);

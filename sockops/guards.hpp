@@ -17,6 +17,9 @@ struct GuardContext {
   int map;      // sh_guards
 };
 
+// The folder of a cgroup by its id; empty with errno: ESTALE if it is gone. Needs CAP_DAC_READ_SEARCH.
+UniqueFd open_cgroup(const Paths& paths, uint64_t cgroup);
+
 // Attaches the program to the cgroup, unless one above has it already, and says so to the kernel side. A cgroup that is
 // gone, or lies outside of those that shunt is attached to, is left alone and is no error.
 Result<void> guard_cgroup(const GuardContext& context, uint64_t cgroup);

@@ -10,6 +10,8 @@
 
 namespace shunt {
 
+constexpr uint32_t kTcpListen = 10;  // sh_owner.tcp_state: enum of include/net/tcp_states.h
+
 // All TCP sockets that processes hold open, in all network namespaces; one entry for each descriptor.
 Result<std::vector<sh_owner>> socket_owners(const Generation& generation);
 

@@ -91,9 +91,11 @@ std::vector<Generation> generations(const Paths& paths) {
 
 std::optional<Generation> newest_whole_generation(const Paths& paths) {
   auto found = generations(paths);
-  while (!found.empty() && access((found.back().dir + "/prog_iter_owners").c_str(), F_OK) != 0) found.pop_back();
+  while (!found.empty() && !is_pinned(found.back().dir + "/prog_iter_owners")) found.pop_back();
   return found.empty() ? std::nullopt : std::optional(found.back());
 }
+
+bool is_pinned(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
 
 Result<UniqueFd> open_pin(const std::string& path) {
   int fd = bpf_obj_get(path.c_str());

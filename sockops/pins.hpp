@@ -34,6 +34,7 @@ std::vector<Generation> generations(const Paths& paths);
 // none.
 std::optional<Generation> newest_whole_generation(const Paths& paths);
 
+bool is_pinned(const std::string& path);
 Result<UniqueFd> open_pin(const std::string& path);
 // The pinned map of a generation, wherever it is kept.
 Result<UniqueFd> open_map(const Paths& paths, const Generation& generation, const std::string& name);

@@ -12,14 +12,13 @@
 #include <sockops/namespaces.hpp>
 #include <sockops/owners.hpp>
 #include <sockops/pins.hpp>
+#include <sockops/policy_loader.hpp>
 #include <sockops/read.hpp>
 #include <unordered_map>
 #include <unordered_set>
 
 namespace shunt {
 namespace {
-
-constexpr uint32_t kTcpListen = 10;  // enum of include/net/tcp_states.h
 
 size_t map_value_bytes(int map) {
   bpf_map_info info = {};
@@ -186,6 +185,9 @@ Result<Status> pinned_status(const Paths& wanted) {
     status.verdict = config->verdict;
     status.generation = generation.number;
     status.generations.push_back(generation.number);
+    auto heads = open_map(*paths, generation, "sh_pol_heads");
+    auto head = heads ? read_policy_head(heads->get()) : Result<sh_policy_head>(unexpected(heads.error()));
+    status.policy_generation = head ? head->generation : 0;
   }
   status.attach_points = attach_points(*paths, names);
   status.attached = !status.attach_points.empty();

@@ -52,6 +52,10 @@ struct Settings {
   uint32_t one_shot_turns = 8;
   uint32_t one_way_messages = 16;
   uint32_t bulk_bytes = 256 * 1024;
+
+  // Room for policies in the kernel, of which one has half: take effect when the maps are made.
+  uint32_t policy_blocks = 1024;    // of 8 KiB
+  uint32_t policy_results = 65536;  // of 8 bytes
 };
 
 // The list that is shipped: each entry is tested, or documented to read with recv/read/readv only.

@@ -19,7 +19,12 @@
 	X(LATCHES, "latches", "transitions from TCP back to the shortcut, of closed sockets")             \
 	X(CLOSED, "sockets_closed", "enrolled sockets that closed")                                       \
 	X(EVENTS_LOST, "events_lost", "event records that did not fit into the ring") \
-	X(OVERLAPS, "overlaps_cut", "packets of which a part had arrived before, at enrolled sockets")
+	X(OVERLAPS, "overlaps_cut", "packets of which a part had arrived before, at enrolled sockets") \
+	X(REQUESTS_ALLOWED, "requests_allowed", "requests that a policy allowed in the kernel")           \
+	X(REQUESTS_DENIED, "requests_denied", "requests that a policy denied, answered with 403")         \
+	X(REQUESTS_PUNTED, "requests_punted", "requests that the kernel does not judge, answered with 503") \
+	X(FORBIDDEN, "connections_forbidden", "connections that a policy forbids, or in which requests could not be judged") \
+	X(UNJUDGED_PACKETS, "packets_unjudged", "packets dropped before a governed server could read them")
 
 enum sh_counter {
 #define SH_COUNTER_ENUM(id, name, help) SH_C_##id,

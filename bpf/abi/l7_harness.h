@@ -10,8 +10,4 @@ struct l7_harness_request {
 	unsigned char bytes[L7_HARNESS_BYTES_MAX];
 };
 
-/* How large a set l7_policy takes. */
-#define L7_HARNESS_CELLS 32768 /* a power of two, as the next */
-#define L7_HARNESS_RESULTS 1024
-
 #endif

@@ -11,7 +11,7 @@
  * A set is one automaton with two beginnings. From `start_header` it reads one header, NAME in lower case, SEP, VALUE, and ends in a
  * result with the bits of the conditions that the header meets. From `start_request` it reads METHOD SEP PATH SEP HOST SEP and then
  * one of ZERO and ONE for each condition, and ends in a result with the verdict. A field that is not simple text (a path that
- * is not in its normal form, bytes above 127, too many of them) is read as one ODD.
+ * is not in its normal form, bytes above 127, too many of them) is read as one ODD. Much of this need not be read: decision 31.
  *
  * Generations: subjects, ports and networks exist twice, in the half of the generation in force and in the one being written;
  * sh_policy_head.generation switches all at once. Tables and sets are never changed: a new generation takes the old ones over
@@ -21,17 +21,18 @@
 
 #include "shunt.h"
 
-#define SH_POLICY_VERSION 1
+#define SH_POLICY_VERSION 2
 
 #define SH_POLICY_BLOCK_CELLS 4096       /* 8 KiB */
 #define SH_POLICY_BLOCKS_MAX 32768       /* of all sets: 256 MiB; the map is as large as the policy needs, with room to change */
 #define SH_POLICY_STATES_MAX 65535       /* of one set, with the state 0 that no request leaves */
-#define SH_POLICY_COLUMNS_MAX 261        /* 256 classes of bytes and the five symbols */
+#define SH_POLICY_COLUMNS_MAX 512        /* 256 classes of bytes and the five symbols, up to a power of two */
 #define SH_POLICY_SETS_MAX 65536
 #define SH_POLICY_RESULTS_MAX (1 << 22)  /* of all sets */
 #define SH_POLICY_ENTRIES_MAX (1 << 20)
 #define SH_POLICY_SUBJECTS_MAX 131072    /* identities, two directions, two halves */
 #define SH_POLICY_CIDRS_MAX 131072       /* of both halves */
+#define SH_POLICY_WORKLOADS_MAX 65536    /* of both halves */
 #define SH_POLICY_CONDITIONS_MAX 32      /* different header conditions of one set */
 #define SH_POLICY_FIELD_BYTES_MAX 8192   /* a longer method, path or host is read as ODD */
 
@@ -72,8 +73,43 @@ enum sh_policy_reason {
 };
 
 struct sh_policy_head {
-	sh_u32 generation; /* its lowest bit is the half in force */
-	sh_u32 version;    /* SH_POLICY_VERSION */
+	sh_u32 generation;   /* its lowest bit is the half in force; 0: there is no policy */
+	sh_u32 version;      /* SH_POLICY_VERSION */
+	sh_u32 requests;     /* 1: some entry names a set, so that requests are judged */
+	sh_u32 existing;     /* enum sh_policy_existing */
+	sh_u32 by[2];        /* of each half: which conditions its workloads have, enum sh_policy_by */
+};
+
+/* What becomes of connections that are older than the policy. */
+enum sh_policy_existing { SH_POLICY_EXISTING_RESET, SH_POLICY_EXISTING_GRACE };
+
+/* Besides the cgroup; a bit of sh_policy_head.by for each combination (1 << combination) that occurs. */
+enum sh_policy_by { SH_POLICY_BY_CGROUP = 0, SH_POLICY_BY_NETNS = 1, SH_POLICY_BY_UID = 2, SH_POLICY_BY_BOTH = 3 };
+
+/* Who is a workload: the nearest cgroup decides, 0 (any) last; of the entries of one cgroup the one with most conditions. */
+struct sh_policy_workload_key {
+	sh_u64 cgroup; /* id; 0: any */
+	sh_u32 netns;  /* inode of the namespace; 0: any */
+	sh_u32 uid;    /* SH_POLICY_UID_ANY: any */
+	sh_u32 half;
+	sh_u32 zero;
+};
+
+#define SH_POLICY_UID_ANY 0xffffffffU
+#define SH_POLICY_CGROUP_PATH_BYTES 128 /* below the mount, with the terminating zero; a longer one cannot be a workload */
+
+/* A cgroup that is a workload whenever it exists: its identity is in force before a process can enter it. */
+struct sh_policy_path_key {
+	char path[SH_POLICY_CGROUP_PATH_BYTES]; /* "/system.slice/api.service", zero-padded */
+	sh_u32 half;
+	sh_u32 zero;
+};
+
+struct sh_policy_path {
+	sh_u32 identity;
+	sh_u32 netns; /* as in the key of the workload */
+	sh_u32 uid;
+	sh_u32 zero;
 };
 
 struct sh_policy_subject_key {
@@ -121,17 +157,23 @@ enum sh_policy_symbol {
 	SH_POLICY_SYMBOLS
 };
 
+/* Known methods, by the number that a parser gives them; number 0 is none. */
+#define SH_POLICY_METHODS 8
+
 struct sh_policy_set {
-	sh_u32 first_cell;   /* of state 0, counted over all blocks; a row has `columns` cells */
+	sh_u32 first_cell;   /* of state 0, counted over all blocks; a row has 1 << row_shift cells */
 	sh_u32 first_result; /* of result 0, which denies */
 	sh_u32 cells;
 	sh_u32 results;
-	sh_u16 columns;
+	sh_u16 row_shift;
 	sh_u16 classes; /* the symbols are the columns from here on */
 	sh_u16 start_request;
 	sh_u16 start_header; /* 0: no header matters */
-	sh_u32 conditions;   /* how many bits of headers are read after the host */
+	sh_u16 first_open;   /* no printable byte leads out of the states before it: the rest of a field need not be read */
+	sh_u16 conditions;   /* how many bits of headers are read after the host */
 	sh_u32 zero;         /* 0, but not to the verifier: what the matcher's loops change begins with it */
+	sh_u64 names;        /* bit sh_policy_name_bit() of each header that matters; others may share it */
+	sh_u16 after_method[SH_POLICY_METHODS]; /* METHOD SEP from start_request */
 	sh_u8 class_of[256];
 };
 
@@ -151,13 +193,51 @@ struct sh_policy_block {
 /* The first port of the interval of each port: 16 blocks for each half. */
 #define SH_POLICY_PORT_BLOCKS 32
 
-SH_ASSERT_SIZE(sh_policy_head, 8);
+/* A local client between the two ends' ESTABLISHED, under the sequence numbers of sh_isn_key. */
+struct sh_policy_client {
+	sh_u64 storage; /* its struct sh_sock, a kernel address; 0: it is not enrolled */
+	sh_u64 cookie;
+	sh_u32 identity;
+	sh_u16 pending; /* 1: the client waits for `taken`, to know that its peer is on this host */
+	sh_u16 taken;   /* 1: the passive end has asked the policy */
+};
+
+/* What the policy said about a socket's connection. */
+enum sh_policed_state {
+	SH_POLICED_UNKNOWN,   /* older than the policy */
+	SH_POLICED_FREE,      /* not the server's end, or no policy selects the server */
+	SH_POLICED_ALLOWED,
+	SH_POLICED_JUDGED,    /* each request is judged while the client sends it */
+	SH_POLICED_FORBIDDEN, /* nothing is delivered, the daemon resets it */
+	SH_POLICED_PENDING,   /* a client behind a virtual device, whose policy forbids the address unless it is on this host */
+};
+
+/* Kept in the storage of each socket with a connection while there is a policy. */
+struct sh_policed {
+	sh_u64 client_storage; /* the client's struct sh_sock, a kernel address; PENDING: the key of its record */
+	sh_u64 client_cookie;
+	sh_u32 state;      /* enum sh_policed_state */
+	sh_u32 generation; /* that it was asked of */
+	sh_u32 identity;   /* of the server */
+	sh_u32 peer;       /* identity of the client */
+	sh_u32 reason;     /* enum sh_policy_reason, or SH_POLICY_REASONS_NR + enum sh_reason: why FORBIDDEN */
+	sh_u32 told_jiffies; /* when the daemon was last told */
+	sh_u16 port;       /* of the server, host order */
+	sh_u16 zero[3];
+};
+
+SH_ASSERT_SIZE(sh_policy_head, 24);
+SH_ASSERT_SIZE(sh_policy_workload_key, 24);
+SH_ASSERT_SIZE(sh_policy_path_key, 136);
+SH_ASSERT_SIZE(sh_policy_path, 16);
+SH_ASSERT_SIZE(sh_policy_client, 24);
+SH_ASSERT_SIZE(sh_policed, 48);
 SH_ASSERT_SIZE(sh_policy_subject_key, 8);
 SH_ASSERT_SIZE(sh_policy_subject, 8);
 SH_ASSERT_SIZE(sh_policy_key, 12);
 SH_ASSERT_SIZE(sh_policy_entry, 12);
 SH_ASSERT_SIZE(sh_policy_cidr_key, 24);
-SH_ASSERT_SIZE(sh_policy_set, 288);
+SH_ASSERT_SIZE(sh_policy_set, 312);
 SH_ASSERT_SIZE(sh_policy_result, 8);
 SH_ASSERT_SIZE(sh_policy_block, 8192);
 

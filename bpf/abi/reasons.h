@@ -54,7 +54,9 @@
 	X(CLOSING, "closing", "the socket is being shut down, or has an error")                                            \
 	X(CORKED, "corked", "the server corks its responses (TCP_CORK, nginx tcp_nopush): TCP joins their parts, a redirect cannot") \
 	X(UNGUARDED, "unguarded", "the cgroup was not yet watched for socket options, which shuntd arranges at its first connection") \
-	X(FORGOTTEN, "forgotten", "the reason was not kept: more recent connections took its place")
+	X(FORGOTTEN, "forgotten", "the reason was not kept: more recent connections took its place") \
+	X(REQUEST, "request", "a request that a policy judged and that does not fill its message goes through TCP") \
+	X(POLICY, "policy", "a policy forbids the connection")
 
 enum sh_reason {
 #define SH_REASON_ENUM(id, name, text) SH_R_##id,

@@ -84,6 +84,12 @@ enum sh_state {
 	SH_STATE_STOPPED = 3, /* through TCP until the socket closes */
 };
 
+enum sh_l7_state {
+	SH_L7_NONE,   /* no request is judged */
+	SH_L7_JUDGED,
+	SH_L7_BROKEN, /* nothing more is sent */
+};
+
 enum sh_sock_flags {
 	SH_SOCK_ACTIVE = 1 << 0,
 	SH_SOCK_IN_MAP = 1 << 1,
@@ -131,6 +137,19 @@ struct sh_sock {
 	sh_u32 granted_msgs;  /* may be redirected before the reader's queue is looked at again ... */
 	sh_u32 granted_bytes; /* ... with so many bytes ... */
 	sh_u32 granted_jiffies; /* ... in this one, low half */
+	/* Requests under a policy (bpf/requests.bpf.h). */
+	sh_u32 l7_state;      /* enum sh_l7_state */
+	sh_u32 l7_generation; /* of the policy that was asked last */
+	sh_u32 identity;      /* of this end */
+	sh_u32 peer_identity;
+	sh_u32 l7_sets[2];    /* by enum sh_policy_direction; 0: all requests are allowed */
+	sh_u32 l7_origins[2]; /* sh_policy_entry.origin of the sets */
+	sh_u64 l7_left;       /* client: bytes from l7_seq on that may go through TCP: what is left of a judged request */
+	sh_u64 l7_heads;      /* client: bit n & 63 is 1 if request n was HEAD; server: bytes left of a response */
+	sh_u32 l7_seq;        /* write_seq after the last message, if TCP took all of it */
+	sh_u32 l7_count;      /* client: requests sent; server: responses complete, wrapping */
+	sh_u32 l7_lost;       /* server: 1: responses cannot be counted */
+	sh_u32 l7_via_tcp;    /* this message may not be redirected */
 #if SH_LAYOUT_VERSION != 1
 	sh_u64 unused; /* a test builds the next layout, to upgrade to it */
 #endif
@@ -140,6 +159,14 @@ struct sh_sock {
 struct sh_arrival {
 	sh_u32 end_seq; /* TCP's sequence number behind the last byte that was delivered */
 	sh_u32 broken;  /* 1: bytes that had arrived before could not be cut off; nothing more is delivered */
+};
+
+/* Of sh_msg_progs. */
+enum sh_msg_slot {
+	SH_MSG_JUDGE, /* every message */
+	SH_MSG_L7,    /* messages of connections whose requests a policy judges */
+	SH_MSG_CARRY, /* what it allowed */
+	SH_MSG_SLOTS
 };
 
 /* A program by the base name of its executable. */
@@ -284,6 +311,9 @@ enum sh_event_kind {
 	SH_EV_VERIFY = 9,     /* the daemon is asked to inspect tgid */
 	SH_EV_ABANDONED = 10, /* the peer has closed for good, unacknowledged bytes are left: the daemon is asked to reset the socket */
 	SH_EV_GUARD = 11,     /* the daemon is asked to attach the setsockopt program to the cgroup */
+	SH_EV_FORBIDDEN = 12, /* a policy forbids the connection: the daemon is asked to reset the socket; l7_reason says why */
+	SH_EV_REQUEST_DENIED = 13, /* l7_reason, l7_rule; answered with 403 */
+	SH_EV_REQUEST_PUNTED = 14, /* l7_reason; no proxy is there: answered with 503 */
 };
 
 struct sh_event {
@@ -301,8 +331,26 @@ struct sh_event {
 	sh_u8 remote_addr[SH_ADDR_BYTES];
 	sh_u16 local_port;
 	sh_u16 remote_port;
-	sh_u32 pad;
+	sh_u32 l7_reason;     /* see enum sh_l7_why */
+	sh_u32 l7_origin;     /* of the entry that named the set (sh_policy_entry.origin) */
+	sh_u32 l7_rule;       /* of the set, SH_POLICY_NO_RULE: unknown */
+	sh_u32 identity;      /* of the client */
+	sh_u32 peer_identity; /* of the server */
 	char program[SH_PROGRAM_NAME_BYTES];
+};
+
+/* Why a request was not allowed: what two lists say, and what only the connection knows. */
+enum sh_l7_why {
+	SH_L7_WHY_POLICY = 0,      /* + enum sh_policy_reason */
+	SH_L7_WHY_PARSER = 1000,   /* + enum l7_reason */
+	SH_L7_WHY_UNJUDGED = 2000, /* the client's socket could not be enrolled: requests would not be seen */
+	SH_L7_WHY_OLDER,           /* the connection is older than the policy */
+	SH_L7_WHY_BYTES,           /* bytes were sent that no verdict covers */
+	SH_L7_WHY_URGENT,          /* an urgent byte */
+	SH_L7_WHY_ORDER,           /* it cannot be proved that the earlier responses have arrived: no answer in between */
+	SH_L7_WHY_SPLIT,           /* the request that is denied goes on in another send */
+	SH_L7_WHY_SCRATCH,         /* no memory of this CPU to parse in was free */
+	SH_L7_WHY_NO_SERVER,       /* the server's end did not come about in time */
 };
 
 /* Written after each struct sh_sock by the iterator over enrolled sockets (`shunt list`). */
@@ -362,7 +410,7 @@ SH_ASSERT_SIZE(sh_process_key, 16);
 SH_ASSERT_SIZE(sh_listener_key, 32);
 SH_ASSERT_SIZE(sh_listener, 64);
 SH_ASSERT_SIZE(sh_profile, 96);
-SH_ASSERT_SIZE(sh_event, 136);
+SH_ASSERT_SIZE(sh_event, 152);
 SH_ASSERT_SIZE(sh_guard, 16);
 
 #endif

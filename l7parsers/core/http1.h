@@ -20,7 +20,8 @@
 /* Each step takes at least one byte. */
 #define L7_HTTP1_STEPS_MAX (L7_HTTP1_HEAD_BYTES_MAX + 1)
 #define L7_HTTP1_STEP_BYTES 16
-#define L7_HTTP1_STEP_WORDS 8
+#define L7_HTTP1_STEP_WORDS 8 /* of a value */
+#define L7_HTTP1_NAME_WORDS 3
 
 enum l7_http1_kind {
 	L7_HTTP1_REQUEST,
@@ -96,8 +97,6 @@ struct l7_http1 {
 	struct l7_outcome out;
 
 	/* Of the scan; not for others. */
-	l7_u64 text_high; /* the last 16 bytes of the current element, packed */
-	l7_u64 text_low;
 	l7_u16 row;   /* of l7_http1_cells, as an offset */
 	l7_u16 mark;  /* where the current element begins */
 	l7_u16 field; /* enum l7_http1_field: whose value is being read */
@@ -140,28 +139,12 @@ L7_INLINE struct l7_range l7_range_between(l7_u32 from, l7_u32 to)
 	return range;
 }
 
-/* Begins a new element at `at`. */
-L7_INLINE void l7_http1_mark(struct l7_http1 *p, l7_u32 at)
-{
-	p->mark = (l7_u16)at;
-	p->text_high = 0;
-	p->text_low = 0;
-}
+/* Is this text, of which the packed end is known, the packed text of up to 8 bytes, whatever the case of its letters? */
+L7_INLINE int l7_http1_is_folded(l7_u64 end, l7_u64 text) { return L7_FOLDED(end) == L7_FOLDED(text); }
 
-/* The current element, of `len` bytes, is this packed text of up to 8 bytes. */
-L7_INLINE int l7_http1_is(const struct l7_http1 *p, l7_u32 len, l7_u32 text_len, l7_u64 text)
+L7_INLINE enum l7_reason l7_http1_method_end(struct l7_http1 *p, const struct l7_input *in, l7_u32 at)
 {
-	return len == text_len && p->text_low == text;
-}
-
-L7_INLINE int l7_http1_is_folded(const struct l7_http1 *p, l7_u32 len, l7_u32 text_len, l7_u64 high, l7_u64 low)
-{
-	return len == text_len && L7_FOLDED(p->text_high) == L7_FOLDED(high) && L7_FOLDED(p->text_low) == L7_FOLDED(low);
-}
-
-L7_INLINE enum l7_reason l7_http1_method_end(struct l7_http1 *p, l7_u32 at)
-{
-	l7_u64 text = p->text_low;
+	l7_u64 text = l7_packed_end(in, 0, at);
 
 	if (at > L7_WORD_BYTES)
 		return L7_R_METHOD;
@@ -210,25 +193,30 @@ L7_INLINE void l7_http1_part_end(struct l7_http1 *p, l7_u32 at, l7_u8 byte, l7_u
 		p->flags |= L7_F_FRAGMENT;
 	if (byte == ' ') {
 		p->target.len = (l7_u16)(at - p->target.off);
-		l7_http1_mark(p, at + 1);
+		p->mark = (l7_u16)(at + 1);
 	}
 }
 
-L7_INLINE enum l7_reason l7_http1_version_end(struct l7_http1 *p, l7_u32 at)
+/* HTTP/1.0 or HTTP/1.1, as a word of the input. */
+L7_INLINE int l7_http1_is_version(l7_u64 word)
 {
-	l7_u64 text = p->text_low;
-	l7_u64 http_1_0 = L7_P8('H', 'T', 'T', 'P', '/', '1', '.', '0');
+	return (__builtin_bswap64(word) | 1) == L7_P8('H', 'T', 'T', 'P', '/', '1', '.', '1');
+}
 
-	if (at - p->mark != L7_WORD_BYTES || (text != http_1_0 && text != (http_1_0 | 1)))
+L7_INLINE enum l7_reason l7_http1_version_end(struct l7_http1 *p, const struct l7_input *in, l7_u32 at)
+{
+	l7_u64 word = l7_word(in, p->mark);
+
+	if (at - p->mark != L7_WORD_BYTES || !l7_http1_is_version(word))
 		return L7_R_VERSION;
-	p->minor = text & 1;
-	l7_http1_mark(p, at + 1);
+	p->minor = word >> 56 & 1;
+	p->mark = (l7_u16)(at + 1);
 	return L7_R_NONE;
 }
 
-L7_INLINE enum l7_reason l7_http1_status_end(struct l7_http1 *p, l7_u32 at)
+L7_INLINE enum l7_reason l7_http1_status_end(struct l7_http1 *p, const struct l7_input *in, l7_u32 at)
 {
-	l7_u64 text = p->text_low;
+	l7_u64 text = l7_packed_end(in, p->mark, at - p->mark);
 
 	/* Three digits, the first of them 1 to 5 (RFC 9110, 15). */
 	if (at - p->mark != 3 || text < L7_P3('1', '0', '0') || text > L7_P3('5', '9', '9'))
@@ -240,28 +228,46 @@ L7_INLINE enum l7_reason l7_http1_status_end(struct l7_http1 *p, l7_u32 at)
 /* Which field the current name, of `len` bytes, is. */
 L7_INLINE enum l7_http1_field l7_http1_known_field(const struct l7_http1 *p, const struct l7_input *in, l7_u32 len)
 {
-	if (l7_http1_is_folded(p, len, 4, 0, L7_P4('h', 'o', 's', 't')))
-		return L7_H_HOST;
-	if (l7_http1_is_folded(p, len, 14, L7_P6('c', 'o', 'n', 't', 'e', 'n'), L7_P8('t', '-', 'l', 'e', 'n', 'g', 't', 'h')))
-		return L7_H_CONTENT_LENGTH;
-	/* The packed text has its last 16 bytes. */
-	if (l7_http1_is_folded(p, len, 17, L7_P8('r', 'a', 'n', 's', 'f', 'e', 'r', '-'), L7_P8('e', 'n', 'c', 'o', 'd', 'i', 'n', 'g')) &&
-	    (l7_byte(in, p->mark) == 'T' || l7_byte(in, p->mark) == 't'))
-		return L7_H_TRANSFER_ENCODING;
-	if (l7_http1_is_folded(p, len, 10, L7_P2('c', 'o'), L7_P8('n', 'n', 'e', 'c', 't', 'i', 'o', 'n')))
-		return L7_H_CONNECTION;
-	if (l7_http1_is_folded(p, len, 7, 0, L7_P7('u', 'p', 'g', 'r', 'a', 'd', 'e')))
-		return L7_H_UPGRADE;
-	if (l7_http1_is_folded(p, len, 6, 0, L7_P6('e', 'x', 'p', 'e', 'c', 't')))
-		return L7_H_EXPECT;
-	if (l7_http1_is_folded(p, len, 14, L7_P6('h', 't', 't', 'p', '2', '-'), L7_P8('s', 'e', 't', 't', 'i', 'n', 'g', 's')))
-		return L7_H_HTTP2_SETTINGS;
-	if (l7_http1_is_folded(p, len, 2, 0, L7_P2('t', 'e')) ||
-	    l7_http1_is_folded(p, len, 7, 0, L7_P7('t', 'r', 'a', 'i', 'l', 'e', 'r')) ||
-	    l7_http1_is_folded(p, len, 10, L7_P2('k', 'e'), L7_P8('e', 'p', '-', 'a', 'l', 'i', 'v', 'e')) ||
-	    l7_http1_is_folded(p, len, 16, L7_P8('p', 'r', 'o', 'x', 'y', '-', 'c', 'o'), L7_P8('n', 'n', 'e', 'c', 't', 'i', 'o', 'n')))
-		return L7_H_HOP_BY_HOP;
-	return L7_H_OTHER;
+	l7_u64 end = l7_packed_end(in, p->mark, len);
+	l7_u64 begin = __builtin_bswap64(l7_word(in, p->mark)); /* of a name of more than 8 bytes */
+
+#define L7_NAME_IS(text) l7_http1_is_folded(end, text)
+#define L7_NAME_IS_LONG(first, text) (l7_http1_is_folded(begin >> (8 * (2 * L7_WORD_BYTES - len)), first) && L7_NAME_IS(text))
+	switch (len) {
+	case 2:
+		return L7_NAME_IS(L7_P2('t', 'e')) ? L7_H_HOP_BY_HOP : L7_H_OTHER;
+	case 4:
+		return L7_NAME_IS(L7_P4('h', 'o', 's', 't')) ? L7_H_HOST : L7_H_OTHER;
+	case 6:
+		return L7_NAME_IS(L7_P6('e', 'x', 'p', 'e', 'c', 't')) ? L7_H_EXPECT : L7_H_OTHER;
+	case 7:
+		if (L7_NAME_IS(L7_P7('u', 'p', 'g', 'r', 'a', 'd', 'e')))
+			return L7_H_UPGRADE;
+		return L7_NAME_IS(L7_P7('t', 'r', 'a', 'i', 'l', 'e', 'r')) ? L7_H_HOP_BY_HOP : L7_H_OTHER;
+	case 10:
+		if (L7_NAME_IS_LONG(L7_P2('c', 'o'), L7_P8('n', 'n', 'e', 'c', 't', 'i', 'o', 'n')))
+			return L7_H_CONNECTION;
+		return L7_NAME_IS_LONG(L7_P2('k', 'e'), L7_P8('e', 'p', '-', 'a', 'l', 'i', 'v', 'e')) ? L7_H_HOP_BY_HOP : L7_H_OTHER;
+	case 14:
+		if (L7_NAME_IS_LONG(L7_P6('c', 'o', 'n', 't', 'e', 'n'), L7_P8('t', '-', 'l', 'e', 'n', 'g', 't', 'h')))
+			return L7_H_CONTENT_LENGTH;
+		if (L7_NAME_IS_LONG(L7_P6('h', 't', 't', 'p', '2', '-'), L7_P8('s', 'e', 't', 't', 'i', 'n', 'g', 's')))
+			return L7_H_HTTP2_SETTINGS;
+		return L7_H_OTHER;
+	case 16:
+		if (L7_NAME_IS_LONG(L7_P8('p', 'r', 'o', 'x', 'y', '-', 'c', 'o'), L7_P8('n', 'n', 'e', 'c', 't', 'i', 'o', 'n')))
+			return L7_H_HOP_BY_HOP;
+		return L7_H_OTHER;
+	case 17:
+		if (l7_http1_is_folded(begin, L7_P8('t', 'r', 'a', 'n', 's', 'f', 'e', 'r')) && (l7_byte(in, p->mark + 8u) == '-') &&
+		    L7_NAME_IS(L7_P8('e', 'n', 'c', 'o', 'd', 'i', 'n', 'g')))
+			return L7_H_TRANSFER_ENCODING;
+		return L7_H_OTHER;
+	default:
+		return L7_H_OTHER;
+	}
+#undef L7_NAME_IS
+#undef L7_NAME_IS_LONG
 }
 
 /* What the name alone decides. */
@@ -300,7 +306,7 @@ L7_INLINE enum l7_reason l7_http1_name_end(struct l7_http1 *p, const struct l7_i
 		return L7_R_HEADERS_MANY;
 	header->name = l7_range_between(p->mark, at);
 	p->field = (l7_u16)field;
-	l7_http1_mark(p, at + 1);
+	p->mark = (l7_u16)(at + 1);
 	if (field == L7_H_HOST && p->kind == L7_HTTP1_REQUEST)
 		p->row = L7_ROW_OFFSET(L7_S_HOST_COLON);
 	else if (field == L7_H_CONNECTION || field == L7_H_TRANSFER_ENCODING)
@@ -321,27 +327,29 @@ L7_INLINE enum l7_reason l7_http1_content_length(struct l7_http1 *p, const struc
 	return p->flags & L7_F_CHUNKED ? L7_R_LENGTH_CONFLICT : L7_R_NONE;
 }
 
-/* The packed text may begin with the space before the value, which folds like a byte that is not there. */
-L7_INLINE enum l7_reason l7_http1_transfer_encoding(struct l7_http1 *p, struct l7_range value)
+L7_INLINE enum l7_reason l7_http1_transfer_encoding(struct l7_http1 *p, const struct l7_input *in, struct l7_range value)
 {
 	if (p->flags & L7_F_CONTENT_LENGTH)
 		return L7_R_LENGTH_CONFLICT;
 	if (p->flags & L7_F_CHUNKED || p->minor == 0)
 		return L7_R_TRANSFER_ENCODING;
-	if (!l7_http1_is_folded(p, value.len, 7, 0, L7_P7('c', 'h', 'u', 'n', 'k', 'e', 'd')))
+	if (value.len != 7 || !l7_http1_is_folded(l7_packed_end(in, value.off, 7), L7_P7('c', 'h', 'u', 'n', 'k', 'e', 'd')))
 		return L7_R_TRANSFER_ENCODING;
 	p->flags |= L7_F_CHUNKED;
 	return L7_R_NONE;
 }
 
-L7_INLINE enum l7_reason l7_http1_connection(struct l7_http1 *p, struct l7_range value)
+L7_INLINE enum l7_reason l7_http1_connection(struct l7_http1 *p, const struct l7_input *in, struct l7_range value)
 {
+	l7_u64 end = l7_packed_end(in, value.off, value.len);
+
 	if (p->flags & L7_F_CONNECTION)
 		return L7_R_CONNECTION_OPTION;
 	p->flags |= L7_F_CONNECTION;
-	if (l7_http1_is_folded(p, value.len, 5, 0, L7_P5('c', 'l', 'o', 's', 'e')))
+	if (value.len == 5 && l7_http1_is_folded(end, L7_P5('c', 'l', 'o', 's', 'e')))
 		p->flags |= L7_F_CONNECTION_CLOSE;
-	else if (!l7_http1_is_folded(p, value.len, 10, L7_P2('k', 'e'), L7_P8('e', 'p', '-', 'a', 'l', 'i', 'v', 'e')))
+	else if (value.len != 10 || !l7_http1_is_folded(end, L7_P8('e', 'p', '-', 'a', 'l', 'i', 'v', 'e')) ||
+		 !l7_http1_is_folded(l7_packed_end(in, value.off, 2), L7_P2('k', 'e')))
 		return L7_R_CONNECTION_OPTION;
 	return L7_R_NONE;
 }
@@ -381,9 +389,9 @@ L7_INLINE enum l7_reason l7_http1_value_end(struct l7_http1 *p, const struct l7_
 	case L7_H_CONTENT_LENGTH:
 		return l7_http1_content_length(p, in, value);
 	case L7_H_TRANSFER_ENCODING:
-		return l7_http1_transfer_encoding(p, value);
+		return l7_http1_transfer_encoding(p, in, value);
 	case L7_H_CONNECTION:
-		return l7_http1_connection(p, value);
+		return l7_http1_connection(p, in, value);
 	case L7_H_HOST:
 		return p->kind == L7_HTTP1_REQUEST ? l7_http1_host(p, in, value) : L7_R_NONE;
 	default:
@@ -462,7 +470,7 @@ L7_INLINE enum l7_reason l7_http1_act(struct l7_http1 *p, const struct l7_input 
 {
 	switch (action) {
 	case L7_A_METHOD_END:
-		return l7_http1_method_end(p, at);
+		return l7_http1_method_end(p, in, at);
 	case L7_A_PATH_FLAG:
 		p->flags |= l7_http1_path_flag(l7_byte(in, at), row);
 		return L7_R_NONE;
@@ -471,11 +479,11 @@ L7_INLINE enum l7_reason l7_http1_act(struct l7_http1 *p, const struct l7_input 
 		return L7_R_NONE;
 	case L7_A_VERSION_END:
 	case L7_A_RESPONSE_VERSION_END:
-		return l7_http1_version_end(p, at);
+		return l7_http1_version_end(p, in, at);
 	case L7_A_STATUS_END:
-		return l7_http1_status_end(p, at);
+		return l7_http1_status_end(p, in, at);
 	case L7_A_LINE_END:
-		l7_http1_mark(p, at + 1);
+		p->mark = (l7_u16)(at + 1);
 		return L7_R_NONE;
 	case L7_A_NAME_END:
 		return l7_http1_name_end(p, in, at);
@@ -494,20 +502,38 @@ L7_INLINE enum l7_reason l7_http1_act(struct l7_http1 *p, const struct l7_input 
 	}
 }
 
-/* Takes bytes up to and including the next one with an action, at most L7_HTTP1_STEP_BYTES of them; values word by word. */
+/* Bytes that leave the row as it is, many at a time; the byte behind them, or the next turn, goes on with the table. */
+L7_INLINE l7_u32 l7_http1_skip(struct l7_http1 *p, const struct l7_input *in, l7_u32 at)
+{
+	l7_u32 behind;
+
+	switch (p->row) {
+	case L7_ROW_OFFSET(L7_S_VALUE):
+		return l7_skip_printable(in, at, L7_HTTP1_STEP_WORDS);
+	case L7_ROW_OFFSET(L7_S_FIELD):
+	case L7_ROW_OFFSET(L7_S_NAME):
+		behind = l7_skip_name(in, at, L7_HTTP1_NAME_WORDS);
+		if (behind != at)
+			p->row = L7_ROW_OFFSET(L7_S_NAME);
+		return behind;
+	case L7_ROW_OFFSET(L7_S_VERSION):
+		return at == p->mark && l7_http1_is_version(l7_word(in, at)) ? at + L7_WORD_BYTES : at;
+	default:
+		return at;
+	}
+}
+
+/* Takes bytes up to and including the next one with an action, at most L7_HTTP1_STEP_BYTES of them; names and values word by word. */
 L7_INLINE long l7_http1_step(l7_u32 index, void *context)
 {
 	struct l7_http1_run *run = (struct l7_http1_run *)context;
 	struct l7_http1 *p = run->head;
 	const struct l7_input *in = run->in;
-	l7_u64 high = p->text_high, low = p->text_low;
-	l7_u32 at = p->out.at;
+	l7_u32 at = l7_http1_skip(p, in, p->out.at);
 	l7_u16 row = p->row, cell = 0;
 	enum l7_reason reason;
 
 	(void)index;
-	if (row == L7_ROW_OFFSET(L7_S_VALUE))
-		at = l7_skip_printable(in, at, L7_HTTP1_STEP_WORDS);
 	for (int i = 0; i < L7_HTTP1_STEP_BYTES && at < in->len; i++) {
 		l7_u8 byte = l7_byte(in, at);
 		l7_u64 index_of_cell = l7_bounded(row | l7_http1_classes[byte], L7_CELL_INDEX_MASK);
@@ -518,12 +544,8 @@ L7_INLINE long l7_http1_step(l7_u32 index, void *context)
 				break;
 			row = l7_opaque(cell);
 		}
-		high = high << 8 | low >> 56;
-		low = low << 8 | byte;
 		at++;
 	}
-	p->text_high = high;
-	p->text_low = low;
 	p->row = row;
 	p->out.at = at;
 	if (!(cell >> L7_CELL_ACTION_SHIFT))
@@ -535,9 +557,20 @@ L7_INLINE long l7_http1_step(l7_u32 index, void *context)
 	if (reason)
 		return l7_punt(&p->out, reason);
 	at++;
+	if (p->row == L7_ROW_OFFSET(L7_S_VALUE)) {
+		at = l7_skip_printable(in, at, L7_HTTP1_STEP_WORDS);
+		p->out.at = at;
+		if (l7_byte(in, at) != '\r')
+			return 0;
+		p->row = L7_ROW_OFFSET(L7_S_LINE_LF);
+		reason = l7_http1_value_end(p, in, at);
+		if (reason)
+			return l7_punt(&p->out, reason);
+		at++;
+	}
 	if (p->row == L7_ROW_OFFSET(L7_S_LINE_LF) && l7_byte(in, at) == '\n') {
 		at++;
-		l7_http1_mark(p, at);
+		p->mark = (l7_u16)at;
 		p->row = L7_ROW_OFFSET(L7_S_FIELD);
 	}
 	p->out.at = at;

@@ -33,12 +33,10 @@ typedef __UINT64_TYPE__ l7_u64;
 
 #ifdef __bpf__
 
-/* The input is copied into a map value, whose bounds the verifier knows; `len` is set by who copies. The includer brings bpf_loop(). */
+/* The input is copied into a map value, whose bounds the verifier knows; `len` is set by who copies. The includer brings bpf_loop().
+ * Words are read from any offset, which the verifier allows where the machine does (x86, arm64). */
 struct l7_input {
-	union {
-		l7_u8 bytes[L7_WINDOW_BYTES];
-		l7_u64 words[L7_WINDOW_BYTES / L7_WORD_BYTES];
-	};
+	l7_u8 bytes[L7_WINDOW_BYTES];
 	l7_u32 len;
 	l7_u32 unused;
 };
@@ -64,9 +62,10 @@ L7_INLINE l7_u8 l7_byte_unbranched(const struct l7_input *in, l7_u32 off)
 	return in->bytes[l7_bounded(off, L7_WINDOW_BYTES - 1)] & (l7_u8)(0 - ((off - in->len) >> 31));
 }
 
+/* The eight bytes from `off` on, whatever is behind the input's end: `unused` is there so that they are in bounds. */
 L7_INLINE l7_u64 l7_whole_word(const struct l7_input *in, l7_u32 off)
 {
-	return L7_LITTLE_ENDIAN(in->words[l7_bounded(off / L7_WORD_BYTES, L7_WINDOW_BYTES / L7_WORD_BYTES - 1)]);
+	return L7_LITTLE_ENDIAN(*(const l7_u64 *)(in->bytes + l7_bounded(off, L7_WINDOW_BYTES - 1)));
 }
 
 L7_INLINE l7_u64 l7_word(const struct l7_input *in, l7_u32 off)
@@ -90,7 +89,6 @@ struct l7_input {
 L7_INLINE l7_u8 l7_byte(const struct l7_input *in, l7_u32 off) { return off < in->len ? in->bytes[off] : 0; }
 L7_INLINE l7_u8 l7_byte_unbranched(const struct l7_input *in, l7_u32 off) { return l7_byte(in, off); }
 
-/* `off` is a multiple of L7_WORD_BYTES. */
 L7_INLINE l7_u64 l7_word(const struct l7_input *in, l7_u32 off)
 {
 	l7_u64 word = 0;

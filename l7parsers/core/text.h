@@ -21,21 +21,56 @@
 
 #define L7_BYTES_OF(byte) ((byte) * 0x0101010101010101ULL)
 
+/* The number of the lowest byte whose top bit is set; no others are, and at least one is. Multiplication moves it to the top: BPF has
+ * no count of zeros. */
+L7_INLINE l7_u32 l7_lowest(l7_u64 found)
+{
+	return (l7_u32)((((found & -found) >> 7) * 0x0001020304050607ULL) >> 56);
+}
+
 /* The offset of the first byte at or behind `off` that is not printable ASCII (0x20 to 0x7e), but at most `words` words further. */
 L7_INLINE l7_u32 l7_skip_printable(const struct l7_input *in, l7_u32 off, l7_u32 words)
 {
 	for (l7_u32 i = 0; i < words; i++) {
-		l7_u32 start = off & ~(l7_u32)(L7_WORD_BYTES - 1);
-		l7_u64 word = l7_word(in, start);
+		l7_u64 word = l7_word(in, off);
 		/* Borrows and carries spoil only bytes above the lowest one found. */
 		l7_u64 found = ((word - L7_BYTES_OF(0x20)) & ~word) | (word + L7_BYTES_OF(0x01)) | word;
 
-		found &= L7_BYTES_OF(0x80) & (~0ULL << (8 * (off - start)));
-		if (found) /* multiplication moves the number of the lowest byte to the top: BPF has no count of zeros */
-			return start + (l7_u32)((((found & -found) >> 7) * 0x0001020304050607ULL) >> 56);
-		off = start + L7_WORD_BYTES;
+		found &= L7_BYTES_OF(0x80);
+		if (found)
+			return off + l7_lowest(found);
+		off += L7_WORD_BYTES;
 	}
 	return off;
+}
+
+/* The same for the first byte that is neither a letter nor a digit nor '-'. */
+L7_INLINE l7_u32 l7_skip_name(const struct l7_input *in, l7_u32 off, l7_u32 words)
+{
+	const l7_u64 top = L7_BYTES_OF(0x80);
+
+	for (l7_u32 i = 0; i < words; i++) {
+		l7_u64 word = l7_word(in, off);
+		/* With their top bits set no byte borrows from the next. */
+		l7_u64 bytes = word | top, letters = L7_FOLDED(word) | top;
+		l7_u64 is_letter = (letters - L7_BYTES_OF('a')) & ~(letters - L7_BYTES_OF('z' + 1));
+		l7_u64 is_digit = (bytes - L7_BYTES_OF('0')) & ~(bytes - L7_BYTES_OF('9' + 1));
+		l7_u64 is_dash = (bytes - L7_BYTES_OF('-')) & ~(bytes - L7_BYTES_OF('-' + 1));
+		l7_u64 found = (~(is_letter | is_digit | is_dash) | word) & top;
+
+		if (found)
+			return off + l7_lowest(found);
+		off += L7_WORD_BYTES;
+	}
+	return off;
+}
+
+/* The last bytes of the `len` at `off`, packed, at most eight of them. */
+L7_INLINE l7_u64 l7_packed_end(const struct l7_input *in, l7_u32 off, l7_u32 len)
+{
+	if (len >= L7_WORD_BYTES)
+		return __builtin_bswap64(l7_word(in, off + len - L7_WORD_BYTES));
+	return len ? __builtin_bswap64(l7_word(in, off)) >> (8 * (L7_WORD_BYTES - len)) : 0;
 }
 
 #define L7_NOT_DECIMAL (~0ULL)

@@ -6,7 +6,7 @@ _shunt() {
 
     local commands='status check list why monitor config policy on off reload bench cleanup version'
     local states='unpaired spilled fast stopped'
-    local events='skipped enrolled paired left spill latch stopped closed verify'
+    local events='skipped enrolled paired left spill latch stopped closed verify forbidden denied punted'
 
     case $prev in
         -c | --config)
@@ -64,7 +64,7 @@ _shunt() {
         list) options+=' --pid --port --program --state --reason --limit' ;;
         monitor) options+=' --pid --port --program --event --reason' ;;
         off | cleanup) options+=' --timeout' ;;
-        policy) options+=' --file --host --header' ;;
+        policy) options+=' --file --host --header --replace' ;;
     esac
     if [[ $cur == -* ]]; then
         COMPREPLY=($(compgen -W "$options" -- "$cur"))
@@ -78,7 +78,7 @@ _shunt() {
         fi
     elif [[ $command == policy ]]; then
         if [[ $prev == policy ]]; then
-            COMPREPLY=($(compgen -W 'validate explain' -- "$cur"))
+            COMPREPLY=($(compgen -W 'validate explain import get' -- "$cur"))
         else
             _filedir
         fi
@@ -86,3 +86,14 @@ _shunt() {
         COMPREPLY=($(compgen -W "$(command ps axo pid=)" -- "$cur"))
     fi
 } && complete -F _shunt shunt
+
+# and for shunt-proxy(8)
+_shunt_proxy() {
+    local cur prev words cword
+    _init_completion -s || return
+
+    case $prev in
+        -c | --config) _filedir yaml ;;
+        *) COMPREPLY=($(compgen -W '--config --check --version --help' -- "$cur")) ;;
+    esac
+} && complete -F _shunt_proxy shunt-proxy

@@ -33,13 +33,16 @@ SH_POLICY_INLINE struct sh_policy_result sh_policy_http1(const struct sh_policy_
 		return odd;
 	http1.head = head;
 	sh_policy_begin(&http1.run, view, set);
-	sh_policy_method(&http1.run, 0, head->target.off - 1U);
+	/* The parser has seen that all fields are plain: the functions that look for what is not would come to the same. */
+	sh_policy_known_method(&http1.run, head->method);
 	if (head->flags & L7_F_PATH_ANY)
 		sh_policy_odd(&http1.run);
-	else /* the parser has seen that it is in its normal form: sh_policy_path() would come to the same */
-		sh_policy_text(&http1.run, head->target.off, head->target.len, SH_POLICY_TEXT);
-	sh_policy_host(&http1.run, head->host.off, head->host.len);
-	SH_POLICY_RUN(sh_policy_http1_header, head->header_count, &http1);
+	else
+		sh_policy_plain(&http1.run, head->target.off, head->target.len);
+	http1.run.host_read = 1;
+	sh_policy_plain(&http1.run, head->host.off, head->host.len);
+	if (set->names)
+		SH_POLICY_RUN(sh_policy_http1_header, head->header_count, &http1);
 	return sh_policy_end(&http1.run);
 }
 

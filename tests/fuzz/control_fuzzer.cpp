@@ -24,6 +24,8 @@ class FuzzedBackend : public ControlBackend {
   Result<Json> turn_on() override { return Json::object(); }
   Result<void> turn_off(std::chrono::milliseconds) override { return {}; }
   Result<Json> reload() override { return Json::object(); }
+  Result<Json> policy() override { return Json::object(); }
+  void describe(const sh_event& event, Json& document) override { document["verdict"] = event.l7_reason; }
   void monitors_changed(size_t count) override { monitors = count; }
   size_t monitors = 0;
 };

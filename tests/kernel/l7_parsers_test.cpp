@@ -6,10 +6,9 @@
 #include <cstring>
 #include <memory>
 
+#include "bench/l7_harness.hpp"
 #include "bpf/abi/l7_harness.h"
 #include "support/l7_policy.hpp"
-// Uses the types of both.
-#include "l7_harness.skel.h"
 
 namespace shunt::test {
 namespace {
@@ -64,6 +63,25 @@ class L7InTheKernel : public testing::Test {
     }
   }
 
+  static void expect_same_verdicts(const policy::Automaton& automaton, unsigned seed) {
+    ASSERT_TRUE(bench::install(*skeleton_, automaton)) << strerror(errno);
+    L7Mutator random(vectors_, seed);
+    int verdicts[4] = {};
+    for (int i = 0; i < (in_guest() ? 5000 : 100000); i++) {
+      std::string bytes = l7_random_request(random);
+      if (i % 4 == 0) bytes = random.mutate(bytes);
+      run(skeleton_->progs.l7_policy, bytes, L7_HTTP1_REQUEST);
+      l7::Http1Head native;
+      native.parse(bytes);
+      const sh_policy_result expected = policy::match(automaton, native.raw(), bytes);
+      ASSERT_EQ(memcmp(&skeleton_->bss->policy_result, &expected, sizeof(expected)), 0)
+          << "request " << i << ": " << bytes;
+      verdicts[expected.verdict]++;
+    }
+    for (sh_policy_verdict verdict : {SH_POLICY_DENY, SH_POLICY_ALLOW, SH_POLICY_PUNT})
+      EXPECT_GT(verdicts[verdict], 50) << verdict;
+  }
+
   static l7_bpf* skeleton_;
   static std::vector<L7Vector> vectors_;
 };
@@ -90,28 +108,12 @@ TEST_F(L7InTheKernel, JudgesVariationsAsUserspaceDoes) {
   }
 }
 
-TEST_F(L7InTheKernel, JudgesByPolicyAsUserspaceDoes) {
-  const auto automaton = l7_automaton();
-  ASSERT_LE(automaton->cells.size(), size_t{L7_HARNESS_CELLS});
-  ASSERT_LE(automaton->results.size(), size_t{L7_HARNESS_RESULTS});
-  skeleton_->bss->policy_set = automaton->set;
-  std::copy(automaton->cells.begin(), automaton->cells.end(), skeleton_->bss->policy_cells);
-  std::copy(automaton->results.begin(), automaton->results.end(), skeleton_->bss->policy_results);
-  L7Mutator random(vectors_, 7);
-  int verdicts[4] = {};
-  for (int i = 0; i < (in_guest() ? 5000 : 100000); i++) {
-    std::string bytes = l7_random_request(random);
-    if (i % 4 == 0) bytes = random.mutate(bytes);
-    run(skeleton_->progs.l7_policy, bytes, L7_HTTP1_REQUEST);
-    l7::Http1Head native;
-    native.parse(bytes);
-    const sh_policy_result expected = policy::match(*automaton, native.raw(), bytes);
-    ASSERT_EQ(memcmp(&skeleton_->bss->policy_result, &expected, sizeof(expected)), 0)
-        << "request " << i << ": " << bytes;
-    verdicts[expected.verdict]++;
-  }
-  for (sh_policy_verdict verdict : {SH_POLICY_DENY, SH_POLICY_ALLOW, SH_POLICY_PUNT})
-    EXPECT_GT(verdicts[verdict], 50) << verdict;
+TEST_F(L7InTheKernel, JudgesByPolicyAsUserspaceDoes) { expect_same_verdicts(*l7_automaton(), 7); }
+
+TEST_F(L7InTheKernel, JudgesByASetOfManyBlocksAsUserspaceDoes) {
+  const auto automaton = l7_automaton(200);
+  ASSERT_GT(automaton->blocks.size(), 3u);
+  expect_same_verdicts(*automaton, 8);
 }
 
 TEST_F(L7InTheKernel, JudgesRandomBytesAsUserspaceDoes) {

@@ -56,8 +56,14 @@ void* operator new(size_t size) {
   if (!memory) throw std::bad_alloc();
   return memory;
 }
+// A sanitizer's own does not come to the one above, and its memory may not go to free().
+void* operator new(size_t size, const std::nothrow_t&) noexcept {
+  news++;
+  return malloc(size ? size : 1);
+}
 void operator delete(void* memory) noexcept { free(memory); }
 void operator delete(void* memory, size_t) noexcept { free(memory); }
+void operator delete(void* memory, const std::nothrow_t&) noexcept { free(memory); }
 
 namespace shunt::test {
 

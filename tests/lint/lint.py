@@ -155,6 +155,7 @@ def layering():
     """Who may include whom (ARCHITECTURE.md)."""
     allowed = {"base": {"base"}, "bpf/abi": {"bpf"}, "ktls": {"ktls", "base"}, "sockops": {"sockops", "base", "bpf"},
                "l7parsers": {"l7parsers"}, "policy": {"policy", "l7parsers", "base", "bpf"},
+               "fallback-proxy": {"fallback-proxy", "policy", "l7parsers", "ktls", "base", "bpf"},
                "control": {"control", "policy", "sockops", "base", "bpf"},
                "bench": {"bench", "sockops", "policy", "l7parsers", "base", "bpf", "control"}}
     folders = {folder.split("/")[0] for folder in allowed}

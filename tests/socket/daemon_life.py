@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools/lib"))
 sys.dont_write_bytecode = True
 
-from lab import Lab, LabError  # noqa: E402
+from lab import Lab, LabError, cgroup_mount  # noqa: E402
 
 RECEIVERS = "receivers: {add: [shunt-traffic]}\nprofile: {enabled: false}\n"
 CHANGED = "spill: {bytes: 64KiB, messages: 64}\nfirewall: {interval: 200ms}\n"
@@ -155,9 +155,9 @@ class Run:
         expect(code == status, f"shunt {' '.join(arguments)} ended with {code}, not {status}: {text[-600:]}")
         return text
 
-    def document(self, command):
+    def document(self, *command):
         """What may follow on standard error, such as a warning about a broken configuration, is not looked at."""
-        return json.JSONDecoder().raw_decode(self.shunt("-o", "json", command))[0]
+        return json.JSONDecoder().raw_decode(self.shunt("-o", "json", *command))[0]
 
     def status(self):
         return self.document("status")
@@ -412,6 +412,61 @@ def off_without_daemon(run):
     run.nothing_attached()
     run.wait_for_traffic(1)
     run.shunt("on")
+
+
+def policy_documents(run, path):
+    """A workload below the traffic's cgroup, which is not there: what is in force concerns no byte of the traffic."""
+    cgroup = "/" + str((run.lab.with_shunt / "api").relative_to(cgroup_mount()))
+    return (f"apiVersion: shunt.dev/v1\nkind: Workload\nmetadata: {{name: api, labels: {{app: api}}}}\n"
+            f"spec: {{match: {{cgroup: {cgroup}}}}}\n---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\n"
+            f"metadata: {{name: p}}\nspec:\n  endpointSelector: {{matchLabels: {{app: api}}}}\n"
+            f"  ingress: [{{toPorts: [{{ports: [{{port: '80'}}], rules: {{http: [{{path: {path}}}]}}}}]}}]\n")
+
+
+@scenario("policies imported, changed, refused, kept")
+def policies(run):
+    folder, given = run.lab.folder / "policy", run.lab.folder / "web.yaml"
+    run.lab.configure(RECEIVERS + f"policy: {{directory: {folder}}}\n")
+    folder.mkdir()
+    run.shunt("reload")
+    expect(run.status()["policy"]["generation"] == 0, "a policy is in force without documents")
+    given.write_text(policy_documents(run, "/one"))
+    imported = run.document("policy", "import", str(given))
+    expect(imported["installed"] == ["web.yaml"] and imported["policy"]["generation"] == 1, f"import says {imported}")
+    place = run.document("policy", "get")["places"][0]
+    expect(place["workload"] == "default/api" and not place["found"], f"the workload that is not there: {place}")
+    below = run.lab.with_shunt / "api"
+    below.mkdir()
+    eventually(lambda: run.document("policy", "get")["places"][0]["found"], "the workload is found", 20)
+    below.rmdir()
+    run.wait_for_traffic(1)
+    run.note_kernel_ids()
+
+    given.write_text(policy_documents(run, "/two") + "nonsense: 1\n")
+    text = run.shunt("policy", "import", str(given), status=USAGE)
+    expect(f"{given}:" in text and "nonsense" in text, f"the message names no place: {text}")
+    expect((folder / "web.yaml").read_text() == policy_documents(run, "/one"), "a refused import changed the folder")
+    (folder / "web.yaml").write_text("kind: Nonsense\n")
+    run.shunt("reload", status=USAGE)
+    expect(run.status()["policy"]["generation"] == 1, "bad documents changed the policy in force")
+    expect("web.yaml:1:" in run.status()["daemon"]["config_error"], "status hides what is wrong")
+    run.kill()
+    expect(run.status()["policy"]["generation"] == 1, "the policy ended with the daemon")
+    run.start()
+    expect(run.status()["policy"]["generation"] == 1, "the policy ended with bad documents at a start")
+    given.write_text(policy_documents(run, "/two"))
+    imported = run.document("policy", "import", "--replace", str(given))
+    expect(imported["policy"]["generation"] == 2, f"import says {imported}")
+    run.wait_for_traffic(1)
+    run.all_live_redirect()
+    run.note_kernel_ids()
+    (folder / "web.yaml").unlink()
+    run.shunt("reload")
+    expect(run.status()["policy"]["generation"] == 0, "a policy is in force without documents")
+    run.lab.configure(RECEIVERS)
+    run.shunt("reload")
+    folder.rmdir()
+    given.unlink()
 
 
 def run_one(name, options):

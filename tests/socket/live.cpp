@@ -263,8 +263,7 @@ EndState LiveEnd::step() {
 // Drives the live ends of one thread.
 class LiveLoop {
  public:
-  explicit LiveLoop(const TrafficConfig& config, Ledger& ledger)
-      : config_(config), ledger_(ledger), member_(ledger.rounds), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+  explicit LiveLoop(Ledger& ledger) : ledger_(ledger), member_(ledger.rounds), epoll_(epoll_create1(EPOLL_CLOEXEC)) {
     require(epoll_.valid(), "epoll_create1");
   }
 
@@ -325,7 +324,6 @@ class LiveLoop {
     }
   }
 
-  const TrafficConfig& config_;
   Ledger& ledger_;
   RoundsMember member_;
   UniqueFd epoll_;
@@ -335,7 +333,7 @@ class LiveLoop {
 
 void accept_live(int listener, uint64_t seed, const TrafficConfig& config, Ledger& ledger) {
   Rng rng(seed);
-  LiveLoop loop(config, ledger);
+  LiveLoop loop(ledger);
   while (!ledger.stop.load() || loop.size() > 0) {
     for (;;) {
       UniqueFd fd(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
@@ -349,7 +347,7 @@ void accept_live(int listener, uint64_t seed, const TrafficConfig& config, Ledge
 
 void connect_live(uint32_t thread, uint32_t threads, const TrafficConfig& config, Ledger& ledger) {
   Rng rng(config.seed * 104729 + thread);
-  LiveLoop loop(config, ledger);
+  LiveLoop loop(ledger);
   for (uint32_t index = thread; index < config.live; index += threads) {
     UniqueFd fd = connect_tcp(endpoint("127.0.0.1", ledger.live_port));
     set_nonblocking(fd.get(), true);

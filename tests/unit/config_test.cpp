@@ -49,15 +49,21 @@ spill: {bytes: 128KiB, messages: 100}
 firewall: {interval: 250ms}
 profile: {enabled: no, sample: 32, one_shot_turns: 1, one_way_messages: 2, bulk_bytes: 1MiB}
 drain: {deadline: 1m}
+policy: {directory: /p/, existing: grace, blocks: 4096, results: 1000}
 )");
   for (const ConfigProblem& problem : outcome.problems) ADD_FAILURE() << problem.to_string();
-  const auto& [settings, daemon, paths, files] = outcome.config;
+  const auto& [settings, daemon, policy, paths, files] = outcome.config;
   EXPECT_EQ(daemon.log.format, LogFormat::json);
   EXPECT_EQ(daemon.log.level, LogLevel::debug);
   EXPECT_EQ(daemon.log.target, LogTarget::stderr_stream);
   EXPECT_EQ(daemon.socket, "/run/other/s.sock");
   EXPECT_EQ(daemon.metrics_listen, "");
   EXPECT_EQ(daemon.drain_deadline, std::chrono::minutes(1));
+  EXPECT_EQ(policy.directory, "/p");
+  EXPECT_TRUE(policy.directory_named);
+  EXPECT_EQ(policy.existing, SH_POLICY_EXISTING_GRACE);
+  EXPECT_EQ(settings.policy_blocks, 4096u);
+  EXPECT_EQ(settings.policy_results, 1000u);
   EXPECT_EQ(paths.bpffs, "/bpf");
   EXPECT_EQ(paths.pin_dir, "/bpf/p");
   EXPECT_EQ(paths.cgroup_root, "/cg");

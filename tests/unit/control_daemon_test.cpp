@@ -33,6 +33,10 @@ class DaemonTest : public ::testing::Test {
     kernel.apply_error.reset();
     kernel.applied.clear();
     kernel.drained = {};
+    kernel.policy = {};
+    kernel.policy_error.reset();
+    kernel.policies_put = 0;
+    fs::create_directory(folder_ / "policy");
     configure("");
   }
   void TearDown() override {
@@ -43,7 +47,17 @@ class DaemonTest : public ::testing::Test {
   void configure(const std::string& more) {
     std::ofstream(folder_ / "shunt.yaml")
         << "control: {socket: " << socket() << "}\nlog: {level: error, target: stderr}\n"
-        << (more.find("metrics") == std::string::npos ? "metrics: {listen: ''}\n" : "") << more;
+        << (more.find("metrics") == std::string::npos ? "metrics: {listen: ''}\n" : "") << more
+        << (more.find("policy") == std::string::npos ? "policy: {directory: " + (folder_ / "policy").string() + "}\n"
+                                                     : "");
+  }
+  // One workload, whose GET requests to PATH are allowed.
+  void write_policy(const std::string& path) {
+    std::ofstream(folder_ / "policy/web.yaml")
+        << "apiVersion: shunt.dev/v1\nkind: Workload\nmetadata: {name: web, labels: {app: web}}\n"
+        << "spec: {match: {unit: web.service}}\n---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\n"
+        << "metadata: {name: p}\nspec:\n  endpointSelector: {matchLabels: {app: web}}\n"
+        << "  ingress: [{toPorts: [{ports: [{port: '80'}], rules: {http: [{method: GET, path: " << path << "}]}}]}]\n";
   }
   std::string socket() const { return folder_ / "run/shunt.sock"; }
 
@@ -183,6 +197,114 @@ TEST_F(DaemonTest, EventsReachMonitorsAndProcessesAreInspected) {
   EXPECT_EQ(events, 2);
   stop();
   EXPECT_EQ(fake_kernel().verified, std::vector<uint32_t>{42});
+}
+
+TEST_F(DaemonTest, APolicyIsInForceFromTheStartAndFollowsItsFolder) {
+  write_policy("/v1");
+  ASSERT_FALSE(start());
+  EXPECT_EQ(fake_kernel().policies_put, 1u);
+  const Json policy = ask({.command = Command::policy}).data;
+  EXPECT_EQ(policy["generation"], 1);
+  EXPECT_EQ(policy["policies"], 1);
+  EXPECT_EQ(policy["places"][0]["workload"], "default/web");
+  EXPECT_EQ(policy["places"][0]["identity_name"], "default/web");
+  EXPECT_EQ(ask({.command = Command::status}).data["policy"]["generation"], 1);
+  write_policy("/v2");
+  EXPECT_EQ(ask({.command = Command::reload}).exit, ExitCode::ok);
+  EXPECT_EQ(fake_kernel().policy.generation, 2u);
+  fs::remove(folder_ / "policy/web.yaml");
+  EXPECT_EQ(ask({.command = Command::reload}).exit, ExitCode::ok);
+  EXPECT_EQ(fake_kernel().policy.generation, 0u);
+}
+
+TEST_F(DaemonTest, BadDocumentsLeaveTheOldPolicyInForce) {
+  write_policy("/v1");
+  ASSERT_FALSE(start());
+  std::ofstream(folder_ / "policy/web.yaml") << "apiVersion: v1\nkind: Nonsense\n";
+  const Reply failed = ask({.command = Command::reload});
+  EXPECT_EQ(failed.exit, ExitCode::usage);
+  EXPECT_NE(failed.error.message.find("policy/web.yaml:2:"), std::string::npos) << failed.error.message;
+  EXPECT_EQ(fake_kernel().policy.generation, 1u);
+  const Json daemon = ask({.command = Command::status}).data["daemon"];
+  EXPECT_NE(daemon["config_error"].get<std::string>().find("policy/web.yaml:2:"), std::string::npos);
+  write_policy("/v2");
+  fake_kernel().policy_error = Error{E2BIG, "the policy has too much of everything", "raise policy.blocks"};
+  EXPECT_EQ(ask({.command = Command::reload}).exit, ExitCode::error);
+  EXPECT_EQ(fake_kernel().policies_put, 1u);
+  EXPECT_EQ(ask({.command = Command::policy}).data["policies"], 1);
+  EXPECT_NE(ask({.command = Command::status}).data["daemon"]["policy_error"], "");
+}
+
+// An earlier daemon's policy goes on; where none is in force, a daemon that runs would pass for protection.
+TEST_F(DaemonTest, BadDocumentsAtTheStart) {
+  std::ofstream(folder_ / "policy/web.yaml") << "apiVersion: v1\nkind: Nonsense\n";
+  const auto failure = start();
+  ASSERT_TRUE(failure);
+  EXPECT_EQ(failure->exit, ExitCode::usage);
+  EXPECT_NE(failure->error.message.find("web.yaml:2:"), std::string::npos) << failure->error.message;
+  fake_kernel().policy.generation = 7;
+  ASSERT_FALSE(start());
+  EXPECT_EQ(fake_kernel().policies_put, 0u);
+  EXPECT_EQ(fake_kernel().policy.generation, 7u);
+  EXPECT_NE(ask({.command = Command::policy}).data["error"], "");
+}
+
+TEST_F(DaemonTest, APolicyEndsWithOffAndComesBackWithOn) {
+  write_policy("/v1");
+  ASSERT_FALSE(start());
+  ask({.command = Command::off}, [](const Json&) { return true; });
+  EXPECT_EQ(fake_kernel().policy.generation, 0u);
+  EXPECT_EQ(ask({.command = Command::reload}).exit, ExitCode::ok);
+  EXPECT_EQ(fake_kernel().policies_put, 1u);
+  EXPECT_EQ(ask({.command = Command::on}).exit, ExitCode::ok);
+  EXPECT_EQ(fake_kernel().policies_put, 2u);
+}
+
+TEST_F(DaemonTest, EventsOfAPolicySayWhoWhyAndByWhichRule) {
+  write_policy("/v1");
+  ASSERT_FALSE(start());
+  sh_event event{};
+  event.kind = SH_EV_REQUEST_DENIED;
+  event.identity = SH_IDENTITY_WORLD;
+  event.peer_identity = fake_kernel().policy.workloads[0].identity;
+  event.l7_reason = SH_POLICY_R_NO_REQUEST;
+  event.l7_origin = 2;  // of the entry that names the set: entries are numbered as they are made
+  event.l7_rule = SH_POLICY_NO_RULE;
+  sh_event punted = event;
+  punted.kind = SH_EV_REQUEST_PUNTED;
+  punted.l7_reason = SH_L7_WHY_SPLIT;
+  sh_event unknown = event;
+  unknown.kind = SH_EV_FORBIDDEN;
+  unknown.l7_reason = 99'999;
+  unknown.l7_origin = 99'999;
+  fake_kernel().events = {event, punted, unknown};
+  auto client = ControlClient::connect(socket());
+  ASSERT_TRUE(client);
+  std::thread trigger([] {
+    while (!fake_kernel().events_wanted) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    fake_engine_has_events();
+  });
+  std::vector<Json> lines;
+  client->request({.command = Command::monitor}, [&](const Json& line) {
+    lines.push_back(line);
+    return lines.size() < 3;
+  });
+  trigger.join();
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_EQ(lines[0]["event"], "denied");
+  EXPECT_EQ(lines[0]["verdict"], "denied");
+  EXPECT_EQ(lines[0]["policy_reason"], "no-matching-rule");
+  EXPECT_EQ(lines[0]["client"], "world");
+  EXPECT_EQ(lines[0]["server"], "default/web");
+  const std::string file = (folder_ / "policy/web.yaml").string();
+  ASSERT_EQ(lines[0]["rules"].size(), 1u) << lines[0].dump();
+  EXPECT_EQ(lines[0]["rules"][0],
+            "CiliumNetworkPolicy default/p spec.ingress[0].toPorts[0].rules.http[0] (" + file + ":11)");
+  EXPECT_EQ(lines[1]["event"], "punted");
+  EXPECT_EQ(lines[1]["policy_reason"], "split");
+  EXPECT_EQ(lines[2]["event"], "forbidden");
+  EXPECT_EQ(lines[2]["policy_reason"], "?");
+  EXPECT_TRUE(lines[2]["rules"].empty());
 }
 
 TEST_F(DaemonTest, MetricsAreServedAndMayMove) {

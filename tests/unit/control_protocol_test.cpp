@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include <control/log.hpp>
+#include <base/log.hpp>
 #include <control/protocol.hpp>
 #include <cstring>
 

@@ -82,5 +82,44 @@ TEST(Render, KeptSocketsAreListed) {
   EXPECT_NE(render_drain(drain_document(report), false, kPlain).find("LOCAL"), std::string::npos);
 }
 
+TEST(Render, APolicyAndItsWorkloads) {
+  Json status{{"mode", "on"}, {"policy", {{"generation", 0}}}};
+  EXPECT_NE(render_status(status, kPlain).find("policy         none in force"), std::string::npos);
+  status["policy"] = {{"generation", 3}, {"policies", 2}, {"workloads", 5}, {"workloads_missing", 1}, {"sets", 4}};
+  EXPECT_NE(render_status(status, kPlain)
+                .find("generation 3: 2 policies, 5 workloads (1 not there now), 4 sets of http rules"),
+            std::string::npos);
+  Json policy = status["policy"];
+  policy.update(Json{{"directory", "/p"}, {"existing", "reset"}, {"known", true}, {"error", "a.yaml:3:1: bad"}});
+  policy["places"] = Json::array({Json{{"workload", "default/web\033[2J"},
+                                       {"identity", 256},
+                                       {"found", false},
+                                       {"cgroup", "/system.slice/web.service"},
+                                       {"note", "no cgroup now"}}});
+  const std::string text = render_policy(policy, kPlain);
+  EXPECT_NE(text.find("a.yaml:3:1: bad"), std::string::npos);
+  EXPECT_NE(text.find("no     /system.slice/web.service  no cgroup now"), std::string::npos) << text;
+  EXPECT_NE(text.find("1 of 5 workloads shown"), std::string::npos);
+  EXPECT_EQ(text.find('\033'), std::string::npos);
+}
+
+TEST(Render, APolicysEventSaysWhoAndWhy) {
+  sh_event event{};
+  event.kind = SH_EV_REQUEST_DENIED;
+  Json document = event_document(event);
+  document.update(Json{{"verdict", "denied"},
+                       {"policy_reason", "no-matching-rule"},
+                       {"policy_text", "no http rule matches the request"},
+                       {"client", "default/shop"},
+                       {"server", "default/web"},
+                       {"rules", {"CiliumNetworkPolicy default/p spec.ingress[0] (p.yaml:7)"}}});
+  const std::string text = render_event(document, kPlain);
+  EXPECT_NE(text.find(" denied "), std::string::npos) << text;
+  EXPECT_NE(text.find("default/shop -> default/web: no-matching-rule: no http rule matches the request\n"
+                      "    CiliumNetworkPolicy default/p spec.ingress[0] (p.yaml:7)\n"),
+            std::string::npos)
+      << text;
+}
+
 }  // namespace
 }  // namespace shunt

@@ -22,6 +22,8 @@ class ScriptedBackend : public ControlBackend {
     return {};
   }
   Result<Json> reload() override { return unexpected(Error{EINVAL, "bad file", "mend it"}); }
+  Result<Json> policy() override { return Json{{"generation", 3}}; }
+  void describe(const sh_event& event, Json& document) override { document["verdict"] = event.l7_reason; }
   void monitors_changed(size_t count) override { monitors_ = count; }
 
   Result<Json> changed(const char* what) {

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <base/nearest.hpp>
 #include <control/values.hpp>
 
 namespace shunt {

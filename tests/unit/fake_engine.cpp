@@ -58,6 +58,26 @@ Result<DrainReport> Engine::detach(std::chrono::milliseconds deadline, const Dra
   return drain_pinned({}, deadline, true, progress);
 }
 
+Result<void> Engine::set_policy(const PolicyRows* rows, sh_policy_existing) {
+  FakeKernel& kernel = fake_kernel();
+  if (kernel.policy_error) return unexpected(*kernel.policy_error);
+  kernel.policies_put += rows != nullptr;
+  const uint32_t generation = kernel.policy.generation + 1;
+  kernel.policy = {};
+  if (rows == nullptr) return {};
+  kernel.policy.generation = generation;
+  kernel.policy.entries = rows->entries.size();
+  for (const PolicyRows::Workload& workload : rows->workloads) {
+    WorkloadPlace place;
+    place.title = workload.title;
+    place.identity = workload.identity;
+    kernel.policy.workloads.push_back(place);
+  }
+  return {};
+}
+Result<void> Engine::refresh_policy() { return {}; }
+PolicyReport Engine::policy() const { return fake_kernel().policy; }
+
 Result<Status> Engine::status() const { return pinned_status({}); }
 Result<std::vector<Row>> Engine::list() const { return pinned_list({}); }
 Result<Counters> Engine::counters() const { return pinned_counters({}); }
@@ -98,6 +118,7 @@ Result<DrainReport> drain_pinned(const Paths&, std::chrono::milliseconds, bool, 
   const std::lock_guard guard(kernel.lock);
   kernel.status.attached = false;
   kernel.status.mode = SH_MODE_OFF;
+  kernel.policy = {};
   return kernel.drained;
 }
 

@@ -24,6 +24,9 @@ struct FakeKernel {
   std::vector<Settings> applied;
   std::vector<uint32_t> verified;
   std::atomic<bool> events_wanted = false;
+  std::optional<Error> policy_error;
+  PolicyReport policy;  // generation 0: none
+  size_t policies_put = 0;
 };
 
 FakeKernel& fake_kernel();

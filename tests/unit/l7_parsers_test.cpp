@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <map>
 #include <set>
 
 #include "support/l7_vectors.hpp"
@@ -149,6 +150,60 @@ TEST(Http1Grammar, TakesTokensInNamesAndPcharsInPaths) {
     path.parse("GET /a" + letter + "b HTTP/1.1\r\nHost: h\r\n\r\n");
     EXPECT_EQ(name.outcome().verdict == L7_SIMPLE, (token && byte != '_') || byte == ':') << letter;
     EXPECT_EQ(path.outcome().verdict == L7_SIMPLE, pchar || strchr("/?#\\", byte)) << letter;
+  }
+}
+
+// Names are read eight bytes at a time: every byte at every place of short and long ones.
+TEST(Http1Grammar, TakesTokensAtEveryPlaceOfAName) {
+  const std::string_view others = "!#$%&'*+-.^`|~";
+  for (size_t length = 1; length <= 26; length++) {
+    for (size_t at = 0; at < length; at++) {
+      for (unsigned c = 0; c < 256; c++) {
+        std::string name(length, 'q');
+        name[at] = static_cast<char>(c);
+        const std::string text = "GET / HTTP/1.1\r\n" + name + ": v\r\nHost: h\r\n\r\n";
+        const bool token = (c < 0x80 && isalnum(int(c))) || (c != 0 && others.find(char(c)) != std::string_view::npos);
+        l7::Http1Head head;
+        head.parse(text);
+        ASSERT_EQ(head.outcome().verdict == L7_SIMPLE, token || (c == ':' && at > 0))
+            << length << " " << at << " " << c;
+        if (head.outcome().verdict != L7_SIMPLE) continue;
+        ASSERT_EQ(head.header_name(0), name.substr(0, c == ':' ? at : length)) << c;
+      }
+    }
+  }
+}
+
+// What the parser itself reads is found by its length and its packed text, in any case, and nothing that resembles it
+// is.
+TEST(Http1Grammar, KnowsItsFieldsAndNoOthers) {
+  const std::map<std::string, l7_reason> fields = {{"Transfer-Encoding", L7_R_TRANSFER_ENCODING},
+                                                   {"Connection", L7_R_CONNECTION_OPTION},
+                                                   {"Content-Length", L7_R_CONTENT_LENGTH},
+                                                   {"Expect", L7_R_EXPECT},
+                                                   {"Upgrade", L7_R_UPGRADE},
+                                                   {"HTTP2-Settings", L7_R_H2C},
+                                                   {"TE", L7_R_HOP_BY_HOP},
+                                                   {"Trailer", L7_R_HOP_BY_HOP},
+                                                   {"Keep-Alive", L7_R_HOP_BY_HOP},
+                                                   {"Proxy-Connection", L7_R_HOP_BY_HOP},
+                                                   {"Host", L7_R_HOST_REPEATED}};
+  const auto reason = [](const std::string& name) {
+    l7::Http1Head head;
+    head.parse("GET / HTTP/1.1\r\nHost: h\r\n" + name + ": x\r\n\r\n");
+    return head.outcome().reason;
+  };
+  for (const auto& [name, expected] : fields) {
+    for (size_t at = 0; at < name.size(); at++) {
+      std::string other = name;
+      if (isalpha(static_cast<unsigned char>(name[at]))) other[at] ^= 0x20;
+      EXPECT_EQ(reason(other), expected) << other;
+      other[at] = name[at] == 'q' ? 'z' : 'q';
+      EXPECT_EQ(reason(other), L7_R_NONE) << other;
+    }
+    EXPECT_EQ(reason(name + "s"), L7_R_NONE);
+    EXPECT_EQ(reason("x" + name), L7_R_NONE);
+    EXPECT_EQ(reason(name.substr(1)), L7_R_NONE);
   }
 }
 

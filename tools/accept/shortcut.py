@@ -163,9 +163,24 @@ def life_cycle(context):
     yield context.parts("package", "--test", "--megabytes", str(100 if context.quick else LIFE_MEGABYTES))
 
 
+def sanitized(context):
+    """A row for each sanitizer, and one that names what did not run under it."""
+    report = context.json(context.root / "tools/dev", "sanitize", "-o", "json", seconds=3 * 3600, statuses=(0, 1))
+    for name in ("address", "thread"):
+        tests = [test for test in report["tests"] if test["sanitizer"] == name]
+        passed, failed = (sum(test[key] for test in tests) for key in ("passed", "failed"))
+        findings = sum(len(test["findings"]) for test in tests)
+        bad = [f"{test['test']}: {'; '.join(test['failures'] + test['findings'])}" for test in tests
+               if test["failures"] or test["findings"]]
+        yield Row(f"{name} sanitizer, {len(tests)} test programs", f"{passed} passed, {failed} failed, {findings} findings",
+                  "all, at least one; no finding", passed > 0 and not failed and not findings, detail="; ".join(bad)[:400])
+        left = [f"{entry['test']} ({entry['reason']})" for entry in report["not_run"] if entry["sanitizer"] == name]
+        yield Row(f"{name} sanitizer, not run", str(len(left)), "reported", True, detail="; ".join(left), informative=True)
+
+
 def parsers_and_sanitizers(context):
     yield context.parts("fuzz", "--seconds", "5" if context.quick else "60")
-    yield context.parts("sanitize", "address", "thread")
+    yield from sanitized(context)
 
 
 def bars(context):

@@ -5,9 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <base/log.hpp>
 #include <base/printable.hpp>
+#include <cerrno>
 #include <chrono>
-#include <control/log.hpp>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
@@ -52,6 +53,16 @@ bool stderr_is_journal() {
   return std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino) == stream;
 }
 
+std::shared_ptr<spdlog::logger> make_logger(bool journal) {
+  if (journal)
+    return std::make_shared<spdlog::logger>(
+        program_invocation_short_name, std::make_shared<spdlog::sinks::systemd_sink_mt>(program_invocation_short_name));
+  return std::make_shared<spdlog::logger>(program_invocation_short_name,
+                                          std::make_shared<spdlog::sinks::stderr_sink_mt>());
+}
+
+}  // namespace
+
 std::string utc_now() {
   const auto now = std::chrono::system_clock::now();
   const std::time_t seconds = std::chrono::system_clock::to_time_t(now);
@@ -79,14 +90,6 @@ std::string logfmt_value(std::string_view value) {
   }
   return text + "\"";
 }
-
-std::shared_ptr<spdlog::logger> make_logger(bool journal) {
-  if (journal)
-    return std::make_shared<spdlog::logger>("shuntd", std::make_shared<spdlog::sinks::systemd_sink_mt>("shuntd"));
-  return std::make_shared<spdlog::logger>("shuntd", std::make_shared<spdlog::sinks::stderr_sink_mt>());
-}
-
-}  // namespace
 
 void set_up_log(const LogSettings& settings) {
   LogState state;

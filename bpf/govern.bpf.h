@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Policy on connections: who may connect to whom, and the guarantee that a governed server reads nothing that no verdict covers.
+ *
+ *   connect()            on_connect_to      what can be known by then fails at once, with EPERM
+ *   active ESTABLISHED   sh_govern_active   leaves who it is under the sequence numbers
+ *   passive ESTABLISHED  sh_govern_passive  asks the policy; a forbidden connection is reset by the daemon
+ *   each packet          sh_guard           in the folders of governed cgroups: nothing forbidden or unjudged is delivered
+ *
+ * A connection's ends are known by the sequence numbers, as for pairs, so an identity is right through any NAT.
+ * The daemon only ends what is forbidden sooner: without it, such a connection carries nothing until it times out. */
+#ifndef SHUNT_GOVERN_BPF_H
+#define SHUNT_GOVERN_BPF_H
+
+#include "enrol.bpf.h"
+#include "identity.bpf.h"
+
+#define SH_TELL_AGAIN_JIFFIES 250
+#define SH_IPV6_HEADER_BYTES 40
+#define SH_IPV6_NEXT_HEADER_AT 6
+
+/* A record without socket storage. Not inlined: slow path. */
+static __noinline int sh_tell_forbidden(struct tcp_sock *tp, struct sh_policed *policed, __u64 cookie)
+{
+	struct sh_event *ev;
+
+	if (!tp || !policed)
+		return 0;
+	sh_count(SH_C_FORBIDDEN, 1);
+	ev = sh_event_new(SH_EV_FORBIDDEN, SH_R_POLICY, 0);
+	if (!ev)
+		return 0;
+	ev->cookie = cookie;
+	ev->netns = sh_netns(tp);
+	ev->family = SKC(tp)->skc_family;
+	sh_addrs(tp, ev->local_addr, ev->remote_addr);
+	ev->local_port = sh_local_port(tp);
+	ev->remote_port = sh_remote_port(tp);
+	ev->l7_reason = policed->reason;
+	ev->identity = policed->peer;
+	ev->peer_identity = policed->identity;
+	bpf_ringbuf_submit(ev, 0);
+	return 0;
+}
+
+/* Asks the policy in force about a connection whose ends are known. */
+static __always_inline void sh_police(struct sh_policy_head *policy, struct sh_policed *policed)
+{
+	struct sh_policy_asked asked = {};
+
+	policed->generation = policy->generation;
+	sh_policy_ask_both(&asked, policy->generation, policed->peer, policed->identity, policed->port);
+	policed->reason = asked.reason;
+	if (asked.verdict == SH_POLICY_DENY) {
+		policed->state = SH_POLICED_FORBIDDEN;
+	} else if (asked.verdict == SH_POLICY_ALLOW) {
+		policed->state = SH_POLICED_ALLOWED;
+	} else if (policed->client_storage) {
+		policed->state = SH_POLICED_JUDGED;
+	} else {
+		policed->state = SH_POLICED_FORBIDDEN;
+		policed->reason = SH_L7_WHY_UNJUDGED;
+	}
+}
+
+/* Certainly on this host, as far as the first packet told: 0 where connect() or the backlog forgot the device. */
+static __always_inline bool sh_is_through_lo(struct tcp_sock *tp)
+{
+	int iif = SK(tp)->sk_rx_dst_ifindex;
+
+	return !iif || iif == LOOPBACK_IFINDEX;
+}
+
+static __always_inline void sh_leave_client(struct bpf_sock_ops *ops, struct sh_policy_head *policy, struct tcp_sock *tp)
+{
+	struct sh_policed *policed = bpf_sk_storage_get(&sh_policed, tp, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	struct sh_isn_key key = {.active_seq = tp->snd_nxt, .passive_seq = tp->rcv_nxt};
+	__u8 local[SH_ADDR_BYTES] = {}, remote[SH_ADDR_BYTES] = {};
+	struct sh_policy_client me = {.cookie = bpf_get_socket_cookie(ops)};
+	struct sh_sock *st = sh_storage(tp, 0);
+
+	me.identity = sh_identity(policy, SK(tp));
+	if (policed) {
+		policed->generation = policy->generation;
+		policed->state = SH_POLICED_FREE;
+	}
+	if (st && (st->flags & SH_SOCK_IN_MAP)) {
+		st->identity = me.identity;
+		me.storage = (__u64)st;
+	}
+	if (policed && !sh_is_through_lo(tp)) {
+		sh_addrs(tp, local, remote);
+		policed->peer = me.identity;
+		policed->identity = sh_identity_of_address(policy, remote);
+		policed->port = sh_remote_port(tp);
+		sh_police(policy, policed);
+		if (policed->state != SH_POLICED_FORBIDDEN) {
+			policed->state = SH_POLICED_FREE;
+		} else if (sh_may_be_local(tp)) {
+			policed->state = SH_POLICED_PENDING;
+			policed->client_storage = (__u64)key.active_seq << 32 | key.passive_seq;
+			me.pending = 1;
+		} else {
+			sh_tell_forbidden(tp, policed, me.cookie);
+		}
+	}
+	if (sh_may_be_local(tp))
+		bpf_map_update_elem(&sh_pol_clients, &key, &me, BPF_ANY);
+}
+
+static __always_inline void sh_govern_active(struct bpf_sock_ops *ops)
+{
+	struct sh_policy_head *policy = sh_policy();
+	struct tcp_sock *tp = sh_tcp_sock(ops);
+
+	if (tp && policy && policy->generation)
+		sh_leave_client(ops, policy, tp);
+}
+
+/* Before the active end learns of the pair. `paired`: the active end's cookie, 0: none is. */
+static __always_inline void sh_govern_passive(struct bpf_sock_ops *ops, struct sh_policy_head *policy, struct tcp_sock *tp,
+					      __u64 paired)
+{
+	struct sh_policed *policed = bpf_sk_storage_get(&sh_policed, tp, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	struct sh_isn_key key = {.active_seq = tp->rcv_nxt, .passive_seq = tp->snd_nxt};
+	struct sh_policy_client *client = bpf_map_lookup_elem(&sh_pol_clients, &key);
+	__u8 local[SH_ADDR_BYTES] = {}, remote[SH_ADDR_BYTES] = {};
+	struct sh_sock *st = sh_storage(tp, 0);
+
+	if (!policed) /* the guard takes it for one that is older than the policy */
+		return;
+	sh_addrs(tp, local, remote);
+	policed->identity = sh_identity(policy, SK(tp));
+	policed->port = sh_local_port(tp);
+	policed->peer = SH_IDENTITY_ANY;
+	if (client) {
+		policed->peer = client->identity;
+		if (paired && paired == client->cookie && client->storage && st) {
+			policed->client_storage = client->storage;
+			policed->client_cookie = client->cookie;
+		}
+		if (client->pending)
+			client->taken = 1;
+		else
+			bpf_map_delete_elem(&sh_pol_clients, &key);
+	} else if (!sh_is_through_lo(tp)) {
+		policed->peer = sh_identity_of_address(policy, remote);
+	}
+	sh_police(policy, policed);
+	if (policed->peer == SH_IDENTITY_ANY && policed->state != SH_POLICED_ALLOWED) {
+		policed->state = SH_POLICED_FORBIDDEN; /* a local client that left no record: unknown is nobody's permission */
+		policed->reason = SH_L7_WHY_UNJUDGED;
+	}
+	if (st) {
+		st->identity = policed->identity;
+		st->peer_identity = policed->peer;
+	}
+	if (policed->state == SH_POLICED_FORBIDDEN) {
+		policed->told_jiffies = bpf_jiffies64();
+		sh_tell_forbidden(tp, policed, bpf_get_socket_cookie(ops));
+	}
+}
+
+static __always_inline void on_passive(struct bpf_sock_ops *ops, struct sh_config *cfg)
+{
+	struct sh_policy_head *policy = sh_policy();
+	struct tcp_sock *tp = sh_tcp_sock(ops);
+	struct sh_end peer = {}, me = {};
+	bool met;
+
+	if (!tp)
+		return;
+	met = sh_meet(ops, cfg, tp, &peer, &me);
+	if (policy && policy->generation)
+		sh_govern_passive(ops, policy, tp, met && !me.reason ? peer.cookie : 0);
+	if (met)
+		bpf_map_update_elem(&sh_answers, &peer.cookie, &me, BPF_ANY);
+}
+
+/* ---- the guard ---- */
+
+/* A connection that is older than the policy, or than the memory for its state: is it a server's end? */
+static __always_inline void sh_police_older(struct sh_policy_head *policy, struct tcp_sock *tp, struct sh_policed *policed)
+{
+	struct sh_who who = {};
+
+	policed->generation = policy->generation;
+	policed->state = SH_POLICED_FREE;
+	if (policy->existing == SH_POLICY_EXISTING_GRACE || !sh_who_listens(tp, &who))
+		return;
+	policed->identity = sh_identity(policy, SK(tp));
+	policed->port = sh_local_port(tp);
+	policed->peer = SH_IDENTITY_ANY;
+	sh_police(policy, policed);
+	if (policed->state == SH_POLICED_ALLOWED)
+		return;
+	policed->state = SH_POLICED_FORBIDDEN;
+	policed->reason = SH_L7_WHY_OLDER;
+}
+
+/* Has the client's program judged all that comes with this packet? */
+static __always_inline bool sh_is_judged(struct sh_policed *policed, __u32 end_seq)
+{
+	struct sh_sock *client = (void *)policed->client_storage;
+	__u64 cookie = 0, left = 0;
+	__u32 seq = 0;
+
+	bpf_probe_read_kernel(&cookie, sizeof(cookie), &client->shared.cookie);
+	bpf_probe_read_kernel(&left, sizeof(left), &client->l7_left);
+	bpf_probe_read_kernel(&seq, sizeof(seq), &client->l7_seq);
+	if (cookie != policed->client_cookie)
+		return false;
+	if (left > 1U << 30)
+		left = 1U << 30;
+	return (__s32)(end_seq - (seq + (__u32)left)) <= 0;
+}
+
+/* Is the peer on this host? Then it has asked the policy about this connection. */
+static __always_inline void sh_police_pending(struct sh_policed *policed)
+{
+	struct sh_isn_key key = {.active_seq = policed->client_storage >> 32, .passive_seq = (__u32)policed->client_storage};
+	struct sh_policy_client *record = bpf_map_lookup_elem(&sh_pol_clients, &key);
+
+	if (!record || !record->taken)
+		return;
+	policed->state = SH_POLICED_FREE;
+	bpf_map_delete_elem(&sh_pol_clients, &key);
+}
+
+/* Data for a listener comes before ESTABLISHED: TCP Fast Open, or TCP_DEFER_ACCEPT. Nobody has been judged then. */
+static __always_inline int sh_listener_is_open(struct sh_policy_head *policy, struct tcp_sock *tp)
+{
+	struct sh_policy_subject_key key = {.direction = SH_POLICY_INGRESS, .half = policy->generation & 1};
+
+	key.identity = sh_identity(policy, SK(tp));
+	return !bpf_map_lookup_elem(&sh_pol_subjects, &key);
+}
+
+/* What TCP's header says that decides. */
+struct sh_segment {
+	__u32 end_seq;
+	__u32 payload;
+	bool urgent;
+	bool listener;
+};
+
+static __always_inline bool sh_read_segment(struct __sk_buff *skb, struct sh_segment *to)
+{
+	__u8 first = 0, next = IPPROTO_TCP;
+	struct tcphdr tcp;
+	__u32 at;
+
+	if (bpf_skb_load_bytes(skb, 0, &first, 1))
+		return false;
+	at = first >> 4 == 4 ? (first & 15) * 4 : SH_IPV6_HEADER_BYTES;
+	if (first >> 4 != 4 && bpf_skb_load_bytes(skb, SH_IPV6_NEXT_HEADER_AT, &next, 1))
+		return false;
+	if (next != IPPROTO_TCP) { /* behind an extension header, which TCP on one host does not have: as bytes out of band */
+		to->urgent = true;
+		return true;
+	}
+	if (bpf_skb_load_bytes(skb, at, &tcp, sizeof(tcp)))
+		return false;
+	at += tcp.doff * 4;
+	to->payload = skb->len > at ? skb->len - at : 0;
+	to->end_seq = bpf_ntohl(tcp.seq) + to->payload;
+	to->urgent = tcp.urg;
+	return true;
+}
+
+static __always_inline bool sh_tells_again(struct sh_policed *policed)
+{
+	__u32 now = bpf_jiffies64();
+
+	if (policed->told_jiffies && now - policed->told_jiffies < SH_TELL_AGAIN_JIFFIES)
+		return false;
+	policed->told_jiffies = now;
+	return true;
+}
+
+/* 1: deliver; 0: drop. */
+static __always_inline int sh_guard(struct __sk_buff *skb, bool ingress)
+{
+	struct sh_policy_head *policy = sh_policy();
+	struct bpf_sock *sk = skb->sk;
+	struct sh_segment segment = {};
+	struct sh_policed *policed;
+	struct tcp_sock *tp;
+
+	sk = sk ? bpf_sk_fullsock(sk) : 0;
+	if (!sk || sk->protocol != IPPROTO_TCP || !policy || !policy->generation)
+		return 1;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp || !sh_read_segment(skb, &segment) || (!segment.payload && !segment.urgent))
+		return 1;
+	if (sk->state == BPF_TCP_LISTEN)
+		return sh_listener_is_open(policy, tp);
+	policed = bpf_sk_storage_get(&sh_policed, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!policed)
+		return 0;
+	if (policed->state == SH_POLICED_UNKNOWN)
+		sh_police_older(policy, tp, policed);
+	else if (policed->state == SH_POLICED_PENDING)
+		sh_police_pending(policed);
+	else if (policed->generation != policy->generation && policed->state != SH_POLICED_FREE)
+		sh_police(policy, policed);
+	if (policed->state == SH_POLICED_JUDGED && ingress) {
+		if (!segment.urgent && sh_is_judged(policed, segment.end_seq))
+			return 1;
+		policed->reason = segment.urgent ? SH_L7_WHY_URGENT : SH_L7_WHY_BYTES;
+		policed->state = SH_POLICED_FORBIDDEN;
+	}
+	if (policed->state != SH_POLICED_FORBIDDEN)
+		return policed->state != SH_POLICED_PENDING;
+	sh_count(SH_C_UNJUDGED_PACKETS, 1);
+	if (sh_tells_again(policed))
+		sh_tell_forbidden(tp, policed, bpf_get_socket_cookie(skb));
+	return 0;
+}
+
+/* ---- connect() ---- */
+
+/* The socket that listens at an address that certainly is of this namespace: bound to it, or the address is the loopback's. Its
+ * identity, or 0. `tuple`: only the destination is filled. */
+static __always_inline __u32 sh_identity_of_listener(struct bpf_sock_addr *ctx, struct sh_policy_head *policy,
+						     struct bpf_sock_tuple *tuple, __u32 bytes, bool loopback)
+{
+	struct bpf_sock *sk = bpf_sk_lookup_tcp(ctx, tuple, bytes, BPF_F_CURRENT_NETNS, 0);
+	struct tcp_sock *tp;
+	__u32 identity = 0;
+
+	if (!sk)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp && sk->state == BPF_TCP_LISTEN && (loopback || (sk->family == AF_INET && sk->src_ip4)))
+		identity = sh_identity(policy, SK(tp));
+	bpf_sk_release(sk);
+	return identity;
+}
+
+/* 1: connect() goes on; 0: EPERM. What cannot be known here (NAT, other namespaces) is asked at ESTABLISHED. */
+static __always_inline int sh_connect_to(struct bpf_sock_addr *ctx, struct bpf_sock_tuple *tuple, __u32 bytes, bool loopback)
+{
+	struct sh_policy_head *policy = sh_policy();
+	struct sh_policy_asked asked = {};
+	struct tcp_sock *tp;
+	__u32 server;
+
+	if (!policy || !policy->generation || ctx->type != SOCK_STREAM || ctx->protocol != IPPROTO_TCP || !ctx->sk)
+		return 1;
+	tp = bpf_skc_to_tcp_sock(ctx->sk);
+	if (!tp)
+		return 1;
+	server = sh_identity_of_listener(ctx, policy, tuple, bytes, loopback);
+	if (!server)
+		return 1;
+	sh_policy_ask_both(&asked, policy->generation, sh_identity(policy, SK(tp)), server, bpf_ntohs((__u16)ctx->user_port));
+	if (asked.verdict != SH_POLICY_DENY)
+		return 1;
+	sh_count(SH_C_FORBIDDEN, 1);
+	return 0;
+}
+
+#endif

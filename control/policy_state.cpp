@@ -1,0 +1,139 @@
+#include <algorithm>
+#include <control/policy_state.hpp>
+#include <filesystem>
+#include <policy/rows.hpp>
+
+namespace shunt {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kWorkloadsShownMax = 2000;  // a reply has at most a MiB
+constexpr size_t kFilesShownMax = 1000;
+constexpr size_t kRulesShownMax = 8;
+
+bool has_documents(const std::string& directory, std::error_code& code) {
+  for (fs::directory_iterator it(directory, code), end; !code && it != end; it.increment(code)) {
+    const std::string extension = it->path().extension();
+    if (extension == ".yaml" || extension == ".yml" || extension == ".json") return true;
+  }
+  return false;
+}
+
+Error problems_error(const std::vector<Problem>& problems) {
+  std::string text;
+  for (const Problem& problem : problems) text += (text.empty() ? "" : "\n") + problem.to_string();
+  return {EINVAL, text, ""};
+}
+
+bool is_policy_event(uint32_t kind) {
+  return kind == SH_EV_FORBIDDEN || kind == SH_EV_REQUEST_DENIED || kind == SH_EV_REQUEST_PUNTED;
+}
+
+size_t missing(const PolicyReport& report) {
+  return static_cast<size_t>(std::count_if(report.workloads.begin(), report.workloads.end(),
+                                           [](const WorkloadPlace& place) { return !place.found(); }));
+}
+
+Json workload_document(const WorkloadPlace& place) {
+  Json document{{"workload", place.title}, {"identity", place.identity}, {"found", place.found()}};
+  if (place.has_cgroup) document["cgroup"] = place.path;
+  if (place.has_cgroup) document["cgroup_id"] = place.cgroup;
+  if (place.has_netns) document["netns"] = place.netns;
+  if (place.uid) document["uid"] = *place.uid;
+  if (!place.note.empty()) document["note"] = place.note;
+  return document;
+}
+
+}  // namespace
+
+PolicyRows PolicyState::Prepared::rows() const { return policy::rows_of(loaded.model, tables); }
+
+Result<std::shared_ptr<const PolicyState::Prepared>> PolicyState::prepare(const PolicySettings& settings) {
+  auto prepared = std::make_shared<Prepared>();
+  std::error_code code;
+  const bool any = has_documents(settings.directory, code);
+  const bool missing = code == std::errc::no_such_file_or_directory;
+  if (code && (!missing || settings.directory_named))
+    return unexpected(Error{EINVAL, "cannot read the folder of policies " + settings.directory + ": " + code.message(),
+                            "make it, or change policy.directory"});
+  if (!any) return std::shared_ptr<const Prepared>(prepared);
+  prepared->loaded = loader_.load_files({settings.directory});
+  if (!prepared->loaded.ok()) return unexpected(problems_error(prepared->loaded.problems));
+  if (prepared->any()) prepared->tables = compiler_.compile(prepared->loaded.model);
+  return std::shared_ptr<const Prepared>(prepared);
+}
+
+void PolicyState::put_in_force(std::shared_ptr<const Prepared> prepared) {
+  prepared_ = std::move(prepared);
+  origins_.clear();
+  for (const auto& [subject, table] : prepared_->tables.subjects) {
+    for (const auto& [where, entry] : table->entries) origins_[entry.entry.origin] = &entry;
+  }
+}
+
+Json PolicyState::summary(const PolicyReport& report) const {
+  Json document{{"generation", report.generation}};
+  if (!prepared_ || report.generation == 0) return document;
+  document["policies"] = prepared_->loaded.model.policies.size();
+  document["workloads"] = report.workloads.size();
+  document["workloads_missing"] = missing(report);
+  document["sets"] = report.sets;
+  return document;
+}
+
+Json PolicyState::document(const PolicyReport& report, const PolicySettings& settings) const {
+  Json document = summary(report);
+  document["directory"] = settings.directory;
+  document["existing"] = settings.existing == SH_POLICY_EXISTING_RESET ? "reset" : "grace";
+  document["known"] = prepared_ != nullptr;
+  if (!prepared_) return document;
+  Json files = Json::array();
+  Json notes = Json::array();
+  for (const std::string& file : prepared_->loaded.files) {
+    if (files.size() < kFilesShownMax) files.push_back(file);
+  }
+  for (const Problem& note : prepared_->loaded.notes) {
+    if (notes.size() < kFilesShownMax) notes.push_back(note.to_string());
+  }
+  document["files"] = files;
+  document["notes"] = notes;
+  document["subjects"] = report.subjects;
+  document["entries"] = report.entries;
+  document["networks"] = report.networks;
+  document["blocks"] = {{"used", report.blocks}, {"room", report.blocks_max}};
+  document["results"] = {{"used", report.results}, {"room", report.results_max}};
+  document["identities"] = prepared_->tables.identities.size();
+  Json places = Json::array();
+  for (const WorkloadPlace& place : report.workloads) {
+    if (places.size() == kWorkloadsShownMax) break;
+    places.push_back(workload_document(place));
+    const policy::Identity* identity = prepared_->tables.identity(place.identity);
+    if (identity != nullptr) places.back()["identity_name"] = identity->title;
+  }
+  document["places"] = places;
+  return document;
+}
+
+void PolicyState::describe(const sh_event& event, Json& document) const {
+  if (!is_policy_event(event.kind)) return;
+  const auto name = [this](uint32_t number) {
+    const policy::Identity* identity = prepared_ ? prepared_->tables.identity(number) : nullptr;
+    return identity != nullptr ? identity->title : "identity " + std::to_string(number);
+  };
+  document["verdict"] = event.kind == SH_EV_REQUEST_PUNTED ? "punted" : "denied";
+  document["policy_reason"] = policy::why_name(event.l7_reason);
+  document["policy_text"] = policy::why_text(event.l7_reason);
+  document["client"] = name(event.identity);
+  document["server"] = name(event.peer_identity);
+  Json rules = Json::array();
+  const auto entry = origins_.find(event.l7_origin);
+  if (event.l7_origin != 0 && entry != origins_.end()) {
+    for (const std::string& rule : policy::rules_of(prepared_->loaded.model, *entry->second, event.l7_rule)) {
+      if (rules.size() < kRulesShownMax) rules.push_back(rule);
+    }
+  }
+  document["rules"] = rules;
+}
+
+}  // namespace shunt

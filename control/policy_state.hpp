@@ -1,0 +1,44 @@
+// The policy that the daemon has put in force: documents, tables, and what the events of the kernel side mean by them.
+#pragma once
+
+#include <control/config.hpp>
+#include <control/documents.hpp>
+#include <memory>
+#include <policy/explain.hpp>
+#include <unordered_map>
+
+namespace shunt {
+
+class PolicyState {
+ public:
+  // Documents that were read and compiled, and are not in force yet.
+  struct Prepared {
+    policy::Loaded loaded;
+    policy::Tables tables;
+
+    bool any() const { return !loaded.model.policies.empty(); }
+    PolicyRows rows() const;  // valid as long as this is
+  };
+
+  // What the folder says. A folder that is not there or has no documents means that there is no policy. An error names
+  // file and line of each problem.
+  Result<std::shared_ptr<const Prepared>> prepare(const PolicySettings& settings);
+
+  void put_in_force(std::shared_ptr<const Prepared> prepared);
+  const Prepared* in_force() const {
+    return prepared_.get();
+  }  // what is, or would be if shunt were on; null: not known
+
+  Json summary(const PolicyReport& report) const;
+  Json document(const PolicyReport& report, const PolicySettings& settings) const;
+  // Adds names to a policy's event: who, why, by which rule.
+  void describe(const sh_event& event, Json& document) const;
+
+ private:
+  policy::Loader loader_;
+  policy::Compiler compiler_;
+  std::shared_ptr<const Prepared> prepared_;
+  std::unordered_map<uint32_t, const policy::Entry*> origins_;
+};
+
+}  // namespace shunt

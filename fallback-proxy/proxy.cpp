@@ -1,0 +1,131 @@
+#include <signal.h>
+#include <sys/resource.h>
+#include <systemd/sd-daemon.h>
+
+#include <fallback-proxy/privileges.hpp>
+#include <fallback-proxy/proxy.hpp>
+
+namespace shunt::proxy {
+namespace {
+
+using Workers = std::vector<std::unique_ptr<Worker>>;
+
+// Each connection has two sockets.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+std::string one_line(std::string text) {
+  while (text.ends_with('\n')) text.pop_back();
+  std::replace(text.begin(), text.end(), '\n', ';');
+  return text;
+}
+
+sigset_t signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
+  return set;
+}
+
+Result<Workers> start_workers(const std::shared_ptr<const Runtime>& runtime,
+                              const std::vector<ListeningSocket>& sockets, AccessLog& access_log, Counters& counters) {
+  const uint64_t threads = runtime->config.threads != 0 ? runtime->config.threads : std::thread::hardware_concurrency();
+  Workers workers;
+  for (uint64_t i = 0; i < std::max<uint64_t>(threads, 1); i++) {
+    workers.push_back(std::make_unique<Worker>(runtime, sockets, access_log, counters));
+    const auto started = workers.back()->start();
+    if (started) continue;
+    workers.pop_back();
+    for (const auto& worker : workers) worker->stop();
+    return unexpected(started.error());
+  }
+  return workers;
+}
+
+// What is bound to the start of the process must be the same.
+void reload(const std::string& file, std::shared_ptr<const Runtime>& runtime, const Workers& workers,
+            AccessLog& access_log) {
+  access_log.reopen();
+  auto fresh = load_runtime(file);
+  if (fresh && !same_sources((*fresh)->config, runtime->config))
+    fresh = unexpected(Error{EINVAL, "the listeners, or what they listen on, changed", "restart the proxy"});
+  if (!fresh) return log_failure("cannot reload", fresh.error(), "the old configuration stays in force");
+  runtime = *fresh;
+  set_up_log(runtime->config.log);
+  for (const auto& worker : workers) worker->use(runtime);
+  log_info("reloaded", {{"policies", one_line(runtime->policies->summary())}});
+}
+
+void wait_for_end(const std::string& file, std::shared_ptr<const Runtime>& runtime, const Workers& workers,
+                  AccessLog& access_log) {
+  const sigset_t wanted = signals();
+  for (;;) {
+    int signal = 0;
+    if (sigwait(&wanted, &signal) != 0 || signal != SIGHUP) return;
+    sd_notify(0, "RELOADING=1");
+    reload(file, runtime, workers, access_log);
+    sd_notify(0, "READY=1");
+  }
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const Runtime>> load_runtime(const std::string& config_file) {
+  ConfigOutcome outcome = load_config(config_file);
+  std::string problems;
+  for (const Problem& problem : outcome.problems) problems += (problems.empty() ? "" : "\n") + problem.to_string();
+  if (!problems.empty()) return unexpected(Error{EINVAL, problems, {}});
+  auto runtime = std::make_shared<Runtime>();
+  runtime->config = std::move(outcome.config);
+  auto policies = Policies::load(runtime->config);
+  if (!policies) return unexpected(policies.error());
+  runtime->policies = std::move(*policies);
+  for (const Listener& listener : runtime->config.listeners) {
+    std::vector<HeaderRules>& rules = runtime->headers.emplace_back();
+    rules.push_back(listener.headers);
+    for (const Route& route : listener.routes) rules.push_back(merged(listener.headers, route.headers));
+  }
+  return std::shared_ptr<const Runtime>(std::move(runtime));
+}
+
+Result<void> run_proxy(const std::string& config_file) {
+  auto loaded = load_runtime(config_file);
+  if (!loaded) return unexpected(loaded.error());
+  std::shared_ptr<const Runtime> runtime = *loaded;
+  set_up_log(runtime->config.log);
+  raise_descriptor_limit();
+  auto sockets = open_sources(runtime->config);
+  if (!sockets) return unexpected(sockets.error());
+  // Threads inherit what is given up here, so none runs yet.
+  const auto dropped = drop_privileges(runtime->config.user);
+  if (!dropped) return dropped;
+  const sigset_t blocked = signals();
+  pthread_sigmask(SIG_BLOCK, &blocked, nullptr);
+  AccessLog access_log;
+  const auto opened = access_log.open(runtime->config.access_log);
+  if (!opened) return opened;
+  Counters counters;
+  auto workers = start_workers(runtime, *sockets, access_log, counters);
+  if (!workers) return unexpected(workers.error());
+  log_info("ready",
+           {{"threads", std::to_string(workers->size())}, {"policies", one_line(runtime->policies->summary())}});
+  sd_notify(0, "READY=1");
+  wait_for_end(config_file, runtime, *workers, access_log);
+  sd_notify(0, "STOPPING=1");
+  log_info("stopping", {{"connections", std::to_string(counters.connections)}});
+  for (const auto& worker : *workers) worker->stop();
+  // A number of a closed socket could come to stand for another one.
+  const auto accepts = [](const auto& worker) { return worker->accepts(); };
+  while (std::any_of(workers->begin(), workers->end(), accepts)) std::this_thread::sleep_for(Milliseconds(10));
+  sockets->clear();
+  for (const auto& worker : *workers) worker->join();
+  log_info("stopped",
+           {{"turned_away", std::to_string(counters.overload)}, {"log_lines_lost", std::to_string(access_log.lost())}});
+  return {};
+}
+
+}  // namespace shunt::proxy

@@ -1,0 +1,30 @@
+// Where connections come from: today listening sockets, made from the configuration or passed by a service manager.
+// Whatever else brings connections hands them to Worker::take() as Arrivals.
+#pragma once
+
+#include <base/unique_fd.hpp>
+#include <fallback-proxy/config.hpp>
+#include <vector>
+
+namespace shunt::proxy {
+
+// A client's connection, for one listener of the configuration.
+struct Arrival {
+  UniqueFd socket;
+  size_t listener = 0;
+  Endpoint client;
+};
+
+struct ListeningSocket {
+  UniqueFd socket;
+  size_t listener = 0;
+};
+
+// All sockets that the configuration names. Passed descriptors (LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, as in
+// sd_listen_fds(3)) that no listener names are an error, as are names without a descriptor.
+Result<std::vector<ListeningSocket>> open_sources(const Config& config);
+
+// Do both name the same sources, in the same order?
+bool same_sources(const Config& a, const Config& b);
+
+}  // namespace shunt::proxy

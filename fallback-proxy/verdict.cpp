@@ -1,0 +1,130 @@
+#include <fallback-proxy/verdict.hpp>
+
+namespace shunt::proxy {
+namespace {
+
+// As the request goes on: what ends at the proxy is not judged.
+policy::HttpRequest as_text(const RequestReader& request) {
+  policy::HttpRequest text;
+  text.method = request.method();
+  text.path = request.target();
+  text.host = request.host();
+  for (const Field& field : request.fields()) {
+    if (!field.dropped) text.headers.emplace_back(field.name, field.value);
+  }
+  return text;
+}
+
+void settle(const policy::Entry& entry, const sh_policy_result& result, Verdict& verdict) {
+  verdict.allowed = result.verdict == SH_POLICY_ALLOW;
+  verdict.reason = static_cast<sh_policy_reason>(result.name);
+  verdict.rule = result.rule < entry.origins.size() ? static_cast<int>(result.rule) : -1;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const Policies>> Policies::load(const Config& config) {
+  auto made = std::make_shared<Policies>();
+  policy::Loader loader;
+  made->loaded_ = loader.load_files(config.policies);
+  std::string problems;
+  for (const Problem& problem : made->loaded_.problems)
+    problems += (problems.empty() ? "" : "\n") + problem.to_string();
+  if (!problems.empty()) return unexpected(Error{EINVAL, problems, {}});
+  policy::Compiler compiler;
+  made->tables_ = compiler.compile(made->loaded_.model);
+  made->summary_ = policy::summary(made->loaded_, made->tables_);
+  const auto found = made->find_ends(config);
+  if (!found) return unexpected(found.error());
+  return std::shared_ptr<const Policies>(std::move(made));
+}
+
+Result<void> Policies::find_ends(const Config& config) {
+  std::string problems;
+  const auto find = [&](const std::string& text, Problem place) -> uint32_t {
+    const auto identity = policy::find_identity(loaded_.model, tables_, text);
+    if (identity) return *identity;
+    place.message = identity.error().message;
+    place.remedy = identity.error().remedy;
+    problems += (problems.empty() ? "" : "\n") + place.to_string();
+    return 0;
+  };
+  for (const Listener& listener : config.listeners) {
+    Ends ends;
+    ends.port = listener.policy_port();
+    ends.server = find(listener.destination, listener.destination_place);
+    for (const SourceRule& source : listener.sources) {
+      ends.sources.emplace_back(source.network, find(source.identity, source.place));
+    }
+    std::stable_sort(ends.sources.begin(), ends.sources.end(),
+                     [](const auto& a, const auto& b) { return a.first.prefix_bits > b.first.prefix_bits; });
+    ends_.push_back(std::move(ends));
+  }
+  if (!problems.empty()) return unexpected(Error{EINVAL, problems, {}});
+  return {};
+}
+
+Relation Policies::relation(size_t listener, const Address& client) const {
+  const Ends& ends = ends_[listener];
+  Cidr whole;
+  std::copy(client.begin(), client.end(), whole.addr);
+  const auto source = std::find_if(ends.sources.begin(), ends.sources.end(),
+                                   [&](const auto& item) { return policy::contains(item.first, whole); });
+  Relation relation;
+  relation.client = source != ends.sources.end() ? source->second : tables_.identity_of(client);
+  relation.server = ends.server;
+  const auto egress = tables_.ask(SH_POLICY_EGRESS, relation.client, relation.server, ends.port);
+  const auto ingress = tables_.ask(SH_POLICY_INGRESS, relation.server, relation.client, ends.port);
+  relation.egress = {egress.first, egress.second};
+  relation.ingress = {ingress.first, ingress.second};
+  return relation;
+}
+
+Verdict Policies::judge(const Relation& relation, const RequestReader& request, std::string_view bytes) const {
+  const Verdict egress = judge_side(SH_POLICY_EGRESS, relation.egress, request, bytes);
+  if (!egress.allowed) return egress;
+  return judge_side(SH_POLICY_INGRESS, relation.ingress, request, bytes);
+}
+
+Verdict Policies::judge_side(sh_policy_direction direction, const Relation::Side& side, const RequestReader& request,
+                             std::string_view bytes) const {
+  Verdict verdict;
+  verdict.direction = direction;
+  verdict.entry = side.rules;
+  verdict.allowed = side.entry.verdict == SH_POLICY_ALLOW;
+  verdict.reason = static_cast<sh_policy_reason>(side.entry.reason);
+  if (side.entry.verdict == SH_POLICY_RULES && side.rules != nullptr) judge_rules(*side.rules, request, bytes, verdict);
+  return verdict;
+}
+
+void Policies::judge_rules(const policy::Entry& entry, const RequestReader& request, std::string_view bytes,
+                           Verdict& verdict) const {
+  if (request.simple()) {
+    const sh_policy_result result = policy::match(*entry.automaton, request.core(), bytes);
+    if (result.verdict != SH_POLICY_PUNT) return settle(entry, result, verdict);
+  }
+  policy::HttpRequest text = as_text(request);
+  sh_policy_result result = policy::match_normal(*entry.automaton, text);
+  if (result.verdict == SH_POLICY_PUNT && result.name == SH_POLICY_R_HEADER_TWICE) {
+    join_headers(text);
+    result = policy::match_normal(*entry.automaton, text);
+  }
+  if (result.verdict != SH_POLICY_PUNT) return settle(entry, result, verdict);
+  const OneByOne found = rules_->judge(entry, text);
+  verdict.by_proxy = true;
+  verdict.allowed = found.rule >= 0;
+  verdict.rule = found.rule;
+  verdict.reason = verdict.allowed ? SH_POLICY_R_RULE : found.unclear ? SH_POLICY_R_EXPRESSION : SH_POLICY_R_NO_REQUEST;
+}
+
+const std::string& Policies::title(uint32_t identity) const { return tables_.identity(identity)->title; }
+
+std::string Policies::rule_text(const Verdict& verdict) const {
+  if (verdict.entry == nullptr) return {};
+  const auto& origins = verdict.entry->origins;
+  if (verdict.rule >= 0) return policy::describe(loaded_.model, origins[static_cast<size_t>(verdict.rule)]);
+  const bool by_connection = verdict.entry->entry.verdict != SH_POLICY_RULES;
+  return by_connection && !origins.empty() ? policy::describe(loaded_.model, origins.front()) : std::string();
+}
+
+}  // namespace shunt::proxy

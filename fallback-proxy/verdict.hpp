@@ -1,0 +1,69 @@
+// What the policies say about a request: by the tables that the kernel side and `shunt policy explain` ask, and to the
+// end where these leave it to the proxy.
+#pragma once
+
+#include <fallback-proxy/config.hpp>
+#include <fallback-proxy/message.hpp>
+#include <fallback-proxy/one_by_one.hpp>
+#include <memory>
+#include <policy/explain.hpp>
+#include <string>
+
+namespace shunt::proxy {
+
+struct Verdict {
+  bool allowed = false;
+  sh_policy_reason reason = SH_POLICY_R_DEFAULT;
+  sh_policy_direction direction = SH_POLICY_INGRESS;  // of the side that decided
+  const policy::Entry* entry = nullptr;               // that decided; there may be none
+  int rule = -1;                                      // of the entry's origins; -1: all of them, or none
+  bool by_proxy = false;                              // the automaton did not tell
+};
+
+// The two ends of a connection, looked up once.
+struct Relation {
+  struct Side {
+    sh_policy_entry entry{};
+    const policy::Entry* rules = nullptr;
+  };
+  uint32_t client = SH_IDENTITY_WORLD;
+  uint32_t server = SH_IDENTITY_HOST;
+  Side egress, ingress;
+};
+
+// One generation of the policies, for all threads.
+class Policies {
+ public:
+  // An error says which documents or which names of the configuration are wrong, one a line.
+  static Result<std::shared_ptr<const Policies>> load(const Config& config);
+
+  Relation relation(size_t listener, const Address& client) const;
+
+  // `bytes`: those that the reader has read.
+  Verdict judge(const Relation& relation, const RequestReader& request, std::string_view bytes) const;
+
+  const std::string& title(uint32_t identity) const;
+  std::string rule_text(const Verdict& verdict) const;  // empty: no rule decided
+  const std::string& summary() const { return summary_; }
+
+ private:
+  struct Ends {
+    uint32_t server = 0;
+    uint16_t port = 0;
+    std::vector<std::pair<Cidr, uint32_t>> sources;  // the longest prefix first
+  };
+
+  Result<void> find_ends(const Config& config);
+  Verdict judge_side(sh_policy_direction direction, const Relation::Side& side, const RequestReader& request,
+                     std::string_view bytes) const;
+  void judge_rules(const policy::Entry& entry, const RequestReader& request, std::string_view bytes,
+                   Verdict& verdict) const;
+
+  policy::Loaded loaded_;
+  policy::Tables tables_;
+  std::vector<Ends> ends_;  // by listener
+  std::string summary_;
+  std::unique_ptr<RuleJudge> rules_ = std::make_unique<RuleJudge>();
+};
+
+}  // namespace shunt::proxy

@@ -1,0 +1,198 @@
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#include <fallback-proxy/worker.hpp>
+
+namespace shunt::proxy {
+namespace {
+
+constexpr unsigned kRingEntries = 1024;
+constexpr Milliseconds kTick{100};
+constexpr Milliseconds kPause{100};  // after accept() failed for want of descriptors or memory
+constexpr std::string_view kOverload =
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+Milliseconds steady_now() {
+  return std::chrono::duration_cast<Milliseconds>(std::chrono::steady_clock::now().time_since_epoch());
+}
+
+}  // namespace
+
+// Takes one connection at a time, so that the threads share them.
+struct Worker::Acceptor : Operation {
+  Acceptor(Worker& worker, int socket, size_t listener) : worker(worker), socket(socket), listener(listener) {}
+
+  void arm() {
+    length = sizeof(address);
+    worker.ring_.accept(*this, socket, reinterpret_cast<sockaddr*>(&address), &length);
+  }
+
+  void completed(int result) override {
+    if (result >= 0) worker.take({UniqueFd(result), listener, from_sockaddr(address)});
+    if (worker.stopping_) return;
+    const bool transient = result >= 0 || result == -ECONNABORTED || result == -EINTR || result == -EAGAIN;
+    if (transient) return arm();
+    paused_at = worker.now_;
+    paused = true;
+  }
+
+  Worker& worker;
+  int socket;
+  size_t listener;
+  sockaddr_in6 address{};
+  socklen_t length = 0;
+  bool paused = false;
+  Milliseconds paused_at{0};
+};
+
+struct Worker::Wake : Operation {
+  explicit Wake(Worker& worker) : worker(worker), fd(eventfd(0, EFD_CLOEXEC)) {}
+  void arm() { worker.ring_.read(*this, fd.get(), &value, sizeof(value)); }
+  void completed(int) override {
+    worker.look();
+    arm();
+  }
+
+  Worker& worker;
+  UniqueFd fd;
+  uint64_t value = 0;
+};
+
+Worker::Worker(std::shared_ptr<const Runtime> runtime, const std::vector<ListeningSocket>& sockets,
+               AccessLog& access_log, Counters& counters)
+    : runtime_(std::move(runtime)),
+      access_log_(access_log),
+      counters_(counters),
+      next_upstream_(runtime_->config.listeners.size()),
+      wake_(std::make_unique<Wake>(*this)) {
+  for (const ListeningSocket& socket : sockets)
+    acceptors_.push_back(std::make_unique<Acceptor>(*this, socket.socket.get(), socket.listener));
+}
+
+Worker::~Worker() { join(); }
+
+Result<void> Worker::start() {
+  std::promise<Result<void>> started;
+  auto outcome = started.get_future();
+  thread_ = std::thread([this, promise = std::move(started)]() mutable { run(std::move(promise)); });
+  return outcome.get();
+}
+
+void Worker::join() {
+  if (thread_.joinable()) thread_.join();
+}
+
+void Worker::use(std::shared_ptr<const Runtime> runtime) {
+  {
+    const std::lock_guard lock(mutex_);
+    next_runtime_ = std::move(runtime);
+  }
+  eventfd_write(wake_->fd.get(), 1);
+}
+
+void Worker::stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_asked_ = true;
+  }
+  eventfd_write(wake_->fd.get(), 1);
+}
+
+void Worker::look() {
+  bool stop_now = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (next_runtime_) runtime_ = std::move(next_runtime_);
+    next_runtime_.reset();
+    stop_now = stop_asked_ && !stopping_;
+  }
+  if (!stop_now) return;
+  stopping_ = true;
+  stop_at_ = now_ + runtime_->config.timeouts.stop;
+  for (const auto& acceptor : acceptors_) ring_.cancel(*acceptor);
+  for (size_t i = sessions_.size(); i-- > 0;) sessions_[i]->stop();
+}
+
+bool Worker::accepting() const {
+  return std::any_of(acceptors_.begin(), acceptors_.end(), [](const auto& acceptor) { return acceptor->pending(); });
+}
+
+bool Worker::idle() const { return sessions_.empty() && free_streams_.size() == streams_.size() && !accepting(); }
+
+void Worker::run(std::promise<Result<void>> started) {
+  auto opened = ring_.open(kRingEntries);
+  const bool good = opened && wake_->fd;
+  started.set_value(good ? Result<void>() : opened ? unexpected(errno, "cannot make an eventfd") : std::move(opened));
+  if (!good) return;
+  now_ = steady_now();
+  wake_->arm();
+  for (const auto& acceptor : acceptors_) acceptor->arm();
+  while (!stopping_ || !idle()) {
+    // Fails only if the ring itself is broken: then nothing here can go on.
+    if (!ring_.run(kTick)) abort();
+    done_.clear();
+    now_ = steady_now();
+    if (now_ - ticked_ >= kTick) tick();
+    done_.clear();
+    accepts_ = !stopping_ || accepting();
+  }
+}
+
+void Worker::tick() {
+  ticked_ = now_;
+  // From the end: a session that is done gives its place to the last one.
+  for (size_t i = sessions_.size(); i-- > 0;) {
+    if (stopping_ && now_ > stop_at_) {
+      sessions_[i]->end();
+    } else {
+      sessions_[i]->tick();
+    }
+  }
+  for (const auto& acceptor : acceptors_) {
+    if (!acceptor->paused || stopping_ || now_ - acceptor->paused_at < kPause) continue;
+    acceptor->paused = false;
+    acceptor->arm();
+  }
+}
+
+void Worker::take(Arrival arrival) {
+  if (counters_.connections.fetch_add(1) >= runtime_->config.limits.connections) {
+    counters_.connections--;
+    counters_.overload++;
+    ::send(arrival.socket.get(), kOverload.data(), kOverload.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    shutdown(arrival.socket.get(), SHUT_WR);
+    return;
+  }
+  Stream& stream = new_stream();
+  auto session = std::make_unique<Session>(*this, stream, arrival.listener, arrival.client);
+  stream.open(std::move(arrival.socket), *session);
+  session->place = sessions_.size();
+  sessions_.push_back(std::move(session));
+  sessions_.back()->start();
+}
+
+Stream& Worker::new_stream() {
+  if (free_streams_.empty()) {
+    streams_.push_back(std::make_unique<Stream>(*this));
+    free_streams_.reserve(streams_.size());
+    return *streams_.back();
+  }
+  Stream& stream = *free_streams_.back();
+  free_streams_.pop_back();
+  return stream;
+}
+
+void Worker::stream_free(Stream& stream) { free_streams_.push_back(&stream); }
+
+void Worker::session_done(Session& session) {
+  counters_.connections--;
+  const size_t place = session.place;
+  done_.push_back(std::move(sessions_[place]));
+  if (place + 1 != sessions_.size()) {
+    sessions_[place] = std::move(sessions_.back());
+    sessions_[place]->place = place;
+  }
+  sessions_.pop_back();
+}
+
+}  // namespace shunt::proxy

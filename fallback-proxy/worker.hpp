@@ -1,0 +1,84 @@
+// One thread of the proxy: a ring, the connections it took, and the listening sockets that it shares with the others.
+#pragma once
+
+#include <atomic>
+#include <fallback-proxy/access_log.hpp>
+#include <fallback-proxy/session.hpp>
+#include <fallback-proxy/sources.hpp>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace shunt::proxy {
+
+struct Counters {
+  std::atomic<uint64_t> connections{0};  // open now
+  std::atomic<uint64_t> overload{0};     // turned away with 503
+};
+
+class Worker final : public SessionHome, public StreamHome {
+ public:
+  Worker(std::shared_ptr<const Runtime> runtime, const std::vector<ListeningSocket>& sockets, AccessLog& access_log,
+         Counters& counters);
+  ~Worker() override;
+
+  Result<void> start();  // its thread
+  void join();
+
+  // From any thread.
+  void use(std::shared_ptr<const Runtime> runtime);
+  void stop();  // takes nothing new, lets what runs finish until the deadline of the configuration, and ends
+
+  // Whether it may still take connections from the listening sockets.
+  bool accepts() const { return accepts_; }
+
+  // The seam: a connection from any source. From the worker's own thread.
+  void take(Arrival arrival);
+
+  // For sessions and streams.
+  std::shared_ptr<const Runtime> runtime() override { return runtime_; }
+  Milliseconds now() override { return now_; }
+  bool stopping() override { return stopping_; }
+  Stream& new_stream() override;
+  AccessLog& access_log() override { return access_log_; }
+  size_t next_upstream(size_t listener) override { return next_upstream_[listener]++; }
+  void session_done(Session& session) override;
+  void stream_free(Stream& stream) override;
+  Ring& ring() override { return ring_; }
+
+ private:
+  struct Acceptor;
+  struct Wake;
+
+  void run(std::promise<Result<void>> started);
+  void look();  // at what other threads asked for
+  void tick();
+  bool accepting() const;
+  bool idle() const;
+
+  std::shared_ptr<const Runtime> runtime_;
+  AccessLog& access_log_;
+  Counters& counters_;
+  Ring ring_;
+  Milliseconds now_{0};
+  Milliseconds ticked_{0};
+  bool stopping_ = false;
+  Milliseconds stop_at_{0};
+  std::vector<size_t> next_upstream_;
+  std::vector<std::unique_ptr<Acceptor>> acceptors_;
+  std::unique_ptr<Wake> wake_;
+  std::vector<std::unique_ptr<Session>> sessions_;
+  std::vector<std::unique_ptr<Session>> done_;  // freed when nothing of theirs is on the stack
+  std::vector<std::unique_ptr<Stream>> streams_;
+  std::vector<Stream*> free_streams_;
+
+  std::atomic<bool> accepts_{true};
+  std::mutex mutex_;
+  std::shared_ptr<const Runtime> next_runtime_;
+  bool stop_asked_ = false;
+  std::thread thread_;
+};
+
+}  // namespace shunt::proxy

@@ -1,0 +1,337 @@
+#!/usr/bin/env python3
+"""Policies in force: real clients and servers in cgroups; nothing that is forbidden is ever read by the server (root)
+
+usage: policy_enforced.py [--build DIR] [--list] [SCENARIO...]
+
+The Star Wars demo of the Cilium documentation on plain processes. Each scenario has a daemon, cgroups and servers of its own. The
+recorder is a server that writes down every byte it reads: what it never read was stopped before it.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools/lib"))
+sys.dont_write_bytecode = True
+
+from galaxy import PATIENCE_S, POLICY, Galaxy  # noqa: E402
+from lab import Lab, LabError  # noqa: E402
+
+CURL_CANNOT_CONNECT = 7
+SCENARIOS = {}
+
+class Broken(Exception):
+    """What was promised does not hold."""
+
+
+def expect(holds, what):
+    if not holds:
+        raise Broken(what)
+
+
+def eventually(condition, what, seconds=PATIENCE_S):
+    end = time.monotonic() + seconds
+    while not condition():
+        expect(time.monotonic() < end, f"not within {seconds} s: {what() if callable(what) else what}")
+        time.sleep(0.05)
+
+
+def head(method, path, *headers, body=""):
+    lines = [f"{method} {path} HTTP/1.1", "Host: deathstar", *headers]
+    if body:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join(lines) + "\r\n\r\n" + body
+
+
+def statuses_of(result):
+    return re.findall(r"HTTP/1\.1 (\d+) ", result["got"])
+
+
+LANDING = head("POST", "/v1/request-landing", "Content-Length: 0")
+EXHAUST = head("PUT", "/v1/exhaust-port", "Content-Length: 0")
+FORCE = head("PUT", "/v1/exhaust-port", "X-Has-Force: true", "Content-Length: 0")
+
+
+def scenario(name):
+    def add(function):
+        SCENARIOS[name] = function
+        return function
+    return add
+
+
+@scenario("Star Wars: who may connect, which requests pass")
+def star_wars(galaxy):
+    galaxy.nginx()
+    code, _, text = galaxy.curl("xwing", "POST", "/v1/request-landing")
+    expect(code == CURL_CANNOT_CONNECT, f"the alliance: curl ended with {code}: {text}")
+    expect("PermissionError" in str(galaxy.client("xwing")["error"]), "the alliance gets another errno than EPERM")
+    code, _, text = galaxy.curl("stranger", "POST", "/v1/request-landing")
+    expect(code == CURL_CANNOT_CONNECT, f"a process of the host: curl ended with {code}: {text}")
+    for method, path, more, wanted in (("POST", "/v1/request-landing", (), "200"), ("PUT", "/v1/exhaust-port", (), "403"),
+                                       ("PUT", "/v1/exhaust-port", ("-H", "X-Has-Force: true"), "200"),
+                                       ("PUT", "/v1/exhaust-port", ("-H", "X-Has-Force: no"), "403"), ("GET", "/", (), "403"),
+                                       ("POST", "/v1/request-landing/../exhaust-port", ("--path-as-is",), "503"),
+                                       ("POST", "/v1//request-landing", ("--path-as-is",), "503")):
+        code, status, text = galaxy.curl("tiefighter", method, path, *more)
+        expect((code, status) == (0, wanted), f"{method} {path} {more}: curl {code}, status {status}, not {wanted}: {text}")
+    code, status, text = galaxy.curl("tiefighter", "POST", "/v1/request-landing", "-H", "Transfer-Encoding: chunked", "-d", "x")
+    expect(code != 0 and status == "000", f"a chunked request, which nobody here can judge: curl {code}, status {status}: {text}")
+    code, status, text = galaxy.curl("tiefighter", "HEAD", "/", "-I")
+    expect((code, status) == (0, "403"), f"HEAD: curl {code}, {status}: {text}")
+    seen = (galaxy.lab.folder / "nginx/access.log").read_text()
+    expect(seen.count("POST /v1/request-landing HTTP") == 1 and seen.count("PUT") == 1 and len(seen.splitlines()) == 2,
+           f"nginx saw {seen}")
+    counters = galaxy.counters()
+    expect(counters["requests_denied"] >= 4 and counters["requests_punted"] >= 2 and counters["requests_allowed"] == 2,
+           f"counted: {counters}")
+
+
+@scenario("one connection: allowed and denied in turns, in order")
+def in_turns(galaxy):
+    galaxy.recorder()
+    steps = []
+    for _ in range(200):
+        for text in (LANDING, EXHAUST, FORCE, EXHAUST):
+            steps += [["send", text], ["responses", 1]]
+    result = galaxy.client("tiefighter", *steps)
+    statuses = statuses_of(result)
+    expect(result["error"] is None and statuses == ["200", "403"] * 400, f"{result['error']}, {len(statuses)} responses: {statuses[:12]}")
+    read = galaxy.read()
+    # Sent before the response to the one before it: never answered first, however the race ends.
+    for _ in range(20):
+        statuses = statuses_of(galaxy.client("tiefighter", ["send", LANDING], ["send", EXHAUST], ["recv", 0.5]))
+        expect(statuses in ([], ["200"], ["200", "403"]), f"not in order: {statuses}")
+    expect(read.count("POST /v1/request-landing") == 200 and read.count("PUT /v1/exhaust-port") == 200
+           and read.count("X-Has-Force") == 200, "the recorder read something else")
+
+
+@scenario("wrk: every request is judged, and redirected")
+def wrk(galaxy):
+    galaxy.write_policy(POLICY.replace('method: "POST"', 'method: "GET"'))
+    galaxy.reload()
+    galaxy.nginx()
+    code, text = galaxy.run("tiefighter", ["wrk", "-t1", "-c16", "-d3s", f"http://127.0.0.1:{galaxy.port}/v1/request-landing"])
+    expect(code == 0 and "Non-2xx" not in text and "Socket errors" not in text, text)
+    requests = int(text.split(" requests in")[0].split()[-1])
+    counters = galaxy.counters()
+    expect(counters["requests_allowed"] >= requests > 1000, f"{requests} requests, {counters['requests_allowed']} judged")
+    expect(counters["requests_denied"] == 0 and counters["redirected_messages"] > 1.8 * requests,
+           f"of {requests} requests and as many responses {counters['redirected_messages']} were redirected")
+
+
+@scenario("bodies: whole, in pieces, and nothing rides behind them")
+def bodies(galaxy):
+    galaxy.recorder()
+    big = head("POST", "/v1/request-landing", body="x" * 3_000_000)
+    result = galaxy.client("tiefighter", ["send", big], ["responses", 1], ["send", LANDING], ["responses", 1],
+                           ["send", big[:100000]], ["sleep", 0.2], ["send", big[100000:]], ["responses", 1],
+                           ["send", EXHAUST], ["responses", 1])
+    statuses = statuses_of(result)
+    expect(statuses == ["200", "200", "200", "403"], f"{statuses}, {result['error']}")
+    expect(galaxy.read().count("x") == 6_000_000, "the bodies arrived changed")
+    before = len(galaxy.read())
+    smuggled = head("POST", "/v1/request-landing", body="hello") + EXHAUST
+    result = galaxy.client("tiefighter", ["send", smuggled], ["recv", 3])
+    expect("exhaust" not in galaxy.read(), "a request behind a body was not judged")
+    expect(galaxy.read()[before:] in ("", head("POST", "/v1/request-landing", body="hello")), "the recorder read something else")
+
+
+@scenario("dodging: split heads, urgent bytes, sendfile, pipelines")
+def dodging(galaxy):
+    galaxy.recorder()
+    forbidden = galaxy.lab.folder / "forbidden"
+    forbidden.write_text(EXHAUST)
+    attempts = {
+        "a head in two sends": [["send", EXHAUST[:20]], ["sleep", 0.2], ["send", EXHAUST[20:]], ["recv", 2]],
+        "byte by byte": [step for byte in EXHAUST for step in (["send", byte],)] + [["recv", 2]],
+        "sendfile": [["file", str(forbidden)], ["recv", 2]],
+        "an urgent byte": [["urgent", EXHAUST], ["recv", 2]],
+        "behind one that is allowed": [["send", LANDING + EXHAUST], ["recv", 2]],
+        "between two": [["send", LANDING], ["send", EXHAUST + FORCE], ["recv", 2]],
+        "a bare line feed": [["send", LANDING[:-2] + "\n" + EXHAUST], ["recv", 2]],
+        "two lengths": [["send", head("POST", "/v1/request-landing", "Content-Length: 0", f"Content-Length: {len(EXHAUST)}") + EXHAUST],
+                        ["recv", 2]],
+        "not HTTP": [["send", "\x16\x03\x01" + EXHAUST], ["recv", 2]],
+    }
+    for what, steps in attempts.items():
+        result = galaxy.client("tiefighter", *steps)
+        expect("/v1/exhaust-port" not in result["got"], f"{what}: the server answered: {result}")
+        read = galaxy.read().replace(FORCE, "")
+        expect("exhaust" not in read and EXHAUST[:3] not in read, f"{what}: the server read {read[-300:]!r}")
+    result = galaxy.client("tiefighter", ["urgent", LANDING[:5] + "!"], ["send", LANDING[5:]], ["recv", 2])
+    expect("200" not in result["got"], f"an urgent byte in a request: {result}")
+
+
+@scenario("whose requests the kernel cannot see does not get through")
+def unseen(galaxy):
+    galaxy.recorder()
+    program = galaxy.lab.folder / "unknown-program"
+    shutil.copy(os.path.realpath(sys.executable), program)
+    code, text = galaxy.run("tiefighter", galaxy.client_command([["send", LANDING], ["recv", 5]], program=program))
+    expect(code == 0 and "200 OK" not in text, f"a program that is no receiver: {code} {text}")
+    expect(not galaxy.read(), "the server read a request that nobody judged")
+    galaxy.daemon.kill()
+    galaxy.daemon.wait()
+    code, text = galaxy.run("tiefighter", galaxy.client_command([["send", LANDING], ["recv", 2]], program=program))
+    expect(code == 0 and "200 OK" not in text and not galaxy.read(), "with the daemon dead a request passed that nobody judged")
+    expect(statuses_of(galaxy.client("tiefighter", *[["send", LANDING], ["responses", 1], ["send", EXHAUST], ["responses", 1]])) ==
+           ["200", "403"], "with the daemon dead a receiver's requests are not judged as before")
+    expect(galaxy.curl("xwing", "POST", "/v1/request-landing")[0] == CURL_CANNOT_CONNECT, "with the daemon dead the alliance connects")
+
+
+@scenario("a policy changes under live connections")
+def changes(galaxy):
+    galaxy.recorder()
+    client = galaxy.lab.start(galaxy.client_command(
+        [["send", LANDING], ["responses", 1], ["sleep", 4], ["send", LANDING], ["responses", 1],
+         ["send", head("GET", "/new")], ["responses", 1]]),
+        cgroup=galaxy.cgroups["tiefighter"])
+    eventually(lambda: galaxy.read().count("landing") == 1, "the first request arrives")
+    galaxy.write_policy(POLICY.replace('method: "POST"', 'method: "GET"').replace("/v1/request-landing", "/new"))
+    galaxy.reload()
+    result = json.loads(client.communicate(timeout=PATIENCE_S)[0])
+    statuses = statuses_of(result)
+    expect(statuses == ["200", "403", "200"], f"{statuses}, {result['error']}")
+    galaxy.write_policy(POLICY.replace("org: empire\n    toPorts", "org: nobody\n    toPorts"))
+    galaxy.reload()
+    code, _, text = galaxy.curl("tiefighter", "POST", "/v1/request-landing")
+    expect(code == CURL_CANNOT_CONNECT, f"a connection that the new policy forbids: {code} {text}")
+    (galaxy.folder / "empire.yaml").unlink()
+    galaxy.reload()
+    expect(galaxy.curl("xwing", "GET", "/any")[:2] == (0, "200"), "without a policy everything passes")
+
+
+@scenario("a policy begins: older connections end")
+def begins(galaxy):
+    (galaxy.folder / "empire.yaml").unlink()
+    galaxy.reload()
+    galaxy.recorder()
+    client = galaxy.lab.start(galaxy.client_command(
+        [["send", LANDING], ["responses", 1], ["sleep", 4], ["send", EXHAUST], ["recv", 3]]), cgroup=galaxy.cgroups["xwing"])
+    eventually(lambda: galaxy.read().count("landing") == 1, "the first request arrives")
+    galaxy.write_policy(POLICY)
+    galaxy.reload()
+    result = json.loads(client.communicate(timeout=PATIENCE_S)[0])
+    expect("exhaust" not in galaxy.read() and result["error"], f"a connection older than the policy: {result}")
+
+
+@scenario("a cgroup that is made anew is governed at once")
+def anew(galaxy):
+    server = galaxy.recorder()
+    galaxy.lab.stop(server)
+    galaxy.daemon.kill()  # it would notice within a second
+    galaxy.daemon.wait()
+    cgroup = galaxy.cgroups["deathstar"]
+    for _ in range(3):
+        eventually(lambda: not (cgroup / "cgroup.procs").read_text(), "the server is gone")
+        cgroup.rmdir()
+        cgroup.mkdir()
+        server = galaxy.recorder()
+        expect(galaxy.curl("xwing", "POST", "/v1/request-landing")[0] == CURL_CANNOT_CONNECT, "the alliance connects to the new one")
+        result = galaxy.client("tiefighter", ["send", EXHAUST], ["responses", 1], ["send", LANDING], ["responses", 1])
+        expect("403" in result["got"] and "200 OK" in result["got"], f"the new one: {result}")
+        galaxy.lab.stop(server)
+
+
+@scenario("from another network namespace")
+def namespaces(galaxy):
+    galaxy.recorder()
+    name = f"shunt-policy-{os.getpid()}"
+    short = f"shp{os.getpid() % 100000}"
+    galaxy.lab.stack.callback(subprocess.run, ["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
+    for command in (f"netns add {name}", f"link add {short}a type veth peer name {short}b netns {name}",
+                    f"addr add 198.18.77.1/30 dev {short}a", f"link set {short}a up", f"-n {name} addr add 198.18.77.2/30 dev {short}b",
+                    f"-n {name} link set {short}b up", f"-n {name} link set lo up"):
+        subprocess.run(["ip", *command.split()], check=True)
+    inside = ["ip", "netns", "exec", name]
+    result = galaxy.client("tiefighter", ["send", LANDING], ["responses", 1], ["send", EXHAUST], ["responses", 1], host="198.18.77.1",
+                           command=inside)
+    expect("200 OK" in result["got"] and "403" in result["got"], f"the empire: {result}")
+    before = galaxy.read()
+    result = galaxy.client("xwing", ["send", LANDING], ["recv", 5], host="198.18.77.1", command=inside)
+    expect(galaxy.read() == before and not result["got"] and result["error"], f"the alliance: {result}")
+    # Started outside of all cgroups that Shunt sees: an address like any other host's.
+    process = galaxy.lab.start(galaxy.client_command([["send", LANDING], ["recv", 5]], host="198.18.77.1", command=inside),
+                               cgroup=galaxy.lab.without)
+    result = json.loads(process.communicate(timeout=PATIENCE_S)[0])
+    expect(galaxy.read() == before and not result["got"], f"somebody elsewhere: {result}")
+
+
+def run_one(name, options):
+    """A scenario in a process of its own, as private mounts and cgroups are the process's; its outcome as a document."""
+    began = time.monotonic()
+    try:
+        with Lab(options.build, "policy") as lab:
+            try:
+                SCENARIOS[name](Galaxy(lab))
+                return {"name": name, "ok": True, "seconds": round(time.monotonic() - began, 1)}
+            except (Broken, LabError) as error:
+                log = lab.folder / "shuntd.log"
+                return {"name": name, "ok": False, "error": str(error), "log": log.read_text()[-1500:] if log.is_file() else ""}
+    except Exception as error:  # noqa: BLE001  # whatever went wrong with one scenario, the others still run
+        return {"name": name, "ok": False, "error": f"{type(error).__name__}: {error}", "log": ""}
+
+
+def in_child(name, options):
+    result = subprocess.run([sys.executable, __file__, "--one", name, "--build", str(options.build)], text=True,
+                            stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    with contextlib.suppress(ValueError, IndexError):
+        return json.loads(result.stdout.splitlines()[-1])
+    return {"name": name, "ok": False, "error": f"ended with {result.returncode}: {result.stdout[-500:]}", "log": ""}
+
+
+def print_tap(number, outcome):
+    print(f"{'ok' if outcome['ok'] else 'not ok'} {number} - {outcome['name']}" + (f": {outcome['seconds']} s" if outcome["ok"] else ""))
+    if not outcome["ok"]:
+        for line in (outcome["error"] + "\n" + outcome["log"]).splitlines():
+            print(f"# {line}")
+    sys.stdout.flush()
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
+    parser.add_argument("--list", action="store_true", help="print the scenarios")
+    parser.add_argument("-o", "--output", choices=("tap", "json"), default="tap")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO")
+    options = parser.parse_args()
+    unknown = set(options.scenarios) - set(SCENARIOS)
+    if unknown:
+        parser.error(f"unknown scenario {', '.join(sorted(unknown))}")
+    return options
+
+
+def main():
+    options = parse()
+    if options.list:
+        print("\n".join(SCENARIOS))
+        return 0
+    if options.one:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        print(json.dumps(run_one(options.one, options)))
+        return 0
+    names = options.scenarios or list(SCENARIOS)
+    outcomes = []
+    if options.output == "tap":
+        print(f"1..{len(names)}", flush=True)
+    for number, name in enumerate(names, start=1):
+        outcomes.append(in_child(name, options))
+        if options.output == "tap":
+            print_tap(number, outcomes[-1])
+    if options.output == "json":
+        print(json.dumps(outcomes, indent=2))
+    return 0 if all(outcome["ok"] for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

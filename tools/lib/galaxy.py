@@ -1,0 +1,187 @@
+"""The Star Wars demo of the Cilium documentation on plain processes: the ships are cgroups, the deathstar is a server in one of them.
+
+Of use for a demonstration, and for tests of what a policy lets through: the recorder is a server that writes down every byte it reads."""
+
+import json
+import pathlib
+import shutil
+import sys
+
+from lab import LabError, cgroup_mount, free_port
+
+PATIENCE_S = 60
+POLICIES = pathlib.Path(__file__).resolve().parents[2] / "tests/vectors/policy"
+POLICY = (POLICIES / "starwars_l7.yaml").read_text()
+
+RECORDER = """
+import asyncio, sys
+log = open(sys.argv[2], "ab", buffering=0)
+async def serve(reader, writer):
+    data = b""
+    try:
+        while True:
+            while b"\\r\\n\\r\\n" not in data:
+                more = await reader.read(65536)
+                if not more:
+                    return
+                log.write(more)
+                data += more
+            head, data = data.split(b"\\r\\n\\r\\n", 1)
+            length = 0
+            for line in head.split(b"\\r\\n"):
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            while len(data) < length:
+                more = await reader.read(65536)
+                if not more:
+                    return
+                log.write(more)
+                data += more
+            data = data[length:]
+            path = head.split(b" ")[1]
+            writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(path) + path)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
+async def main():
+    server = await asyncio.start_server(serve, "0.0.0.0", int(sys.argv[1]))
+    print("ready", flush=True)
+    async with server:
+        await server.serve_forever()
+asyncio.run(main())
+"""
+
+# Steps: ["send", text] ["urgent", text] ["file", path] ["recv", seconds] (until nothing comes for so long) ["sleep", seconds]
+# ["responses", n] (until n whole responses have come). Prints what was received and the error that ended it.
+CLIENT = """
+import json, os, re, socket, sys, time
+host, port, steps = sys.argv[1], int(sys.argv[2]), json.load(open(sys.argv[3]))
+got, error = b"", None
+def whole(data):
+    n = 0
+    while b"\\r\\n\\r\\n" in data:
+        head, rest = data.split(b"\\r\\n\\r\\n", 1)
+        length = int(re.search(rb"(?i)content-length: *(\\d+)", head).group(1))
+        if len(rest) < length:
+            break
+        data, n = rest[length:], n + 1
+    return n
+try:
+    s = socket.create_connection((host, port), timeout=20)
+    for what, value in steps:
+        if what == "send":
+            s.sendall(value.encode("latin-1"))
+        elif what == "urgent":
+            s.send(value.encode("latin-1"), socket.MSG_OOB)
+        elif what == "file":
+            with open(value, "rb") as f:
+                s.sendfile(f)
+        elif what == "sleep":
+            time.sleep(value)
+        elif what == "responses":
+            wanted = whole(got) + value
+            while whole(got) < wanted:
+                more = s.recv(65536)
+                if not more:
+                    error = "closed"
+                    break
+                got += more
+        elif what == "recv":
+            s.settimeout(value)
+            while True:
+                more = s.recv(65536)
+                if not more:
+                    error = "closed"
+                    break
+                got += more
+except OSError as e:
+    error = type(e).__name__ + ": " + str(e)
+print(json.dumps({"got": got.decode("latin-1"), "error": error}))
+"""
+
+
+class Galaxy:
+    """One scenario: the deathstar's port is served by the recorder or by nginx, the ships are cgroups."""
+
+    def __init__(self, lab):
+        self.lab = lab
+        self.scripts = 0
+        self.port = free_port()
+        self.log = lab.folder / "read-by-the-server"
+        self.cgroups = {name: lab.make_cgroup(lab.with_shunt / name) for name in ("deathstar", "tiefighter", "xwing", "stranger")}
+        self.folder = lab.folder / "policy"
+        self.folder.mkdir()
+        self.write_policy(POLICY)
+        self.more = f"policy: {{directory: {self.folder}}}\n"
+        self.daemon = lab.start_daemon(self.more)
+
+    def path(self, name):
+        return "/" + str((self.lab.with_shunt / name).relative_to(cgroup_mount()))
+
+    def write_policy(self, text):
+        text = text.replace('port: "80"', f'port: "{self.port}"').replace("targetPort: 80", f"targetPort: {self.port}")
+        for name in ("deathstar", "tiefighter", "xwing"):
+            text = text.replace(f"{{unit: {name}.service}}", f"{{cgroup: {self.path(name)}}}")
+        (self.folder / "empire.yaml").write_text(text)
+
+    def reload(self):
+        self.shunt("reload")
+
+    def shunt(self, *arguments):
+        code, text = self.lab.shunt(*arguments)
+        if code != 0:
+            raise LabError(f"shunt {' '.join(arguments)} ended with {code}: {text[-600:]}")
+        return text
+
+    def counters(self):
+        return self.lab.status()["counters"]
+
+    def recorder(self, command=()):
+        server = self.lab.serve([*command, sys.executable, "-c", RECORDER, self.port, self.log], cgroup=self.cgroups["deathstar"],
+                                log=self.lab.folder / "recorder.log")
+        self.lab.wait_for(lambda: "ready" in (self.lab.folder / "recorder.log").read_text(), server,
+                          self.lab.folder / "recorder.log", "the recorder")
+        return server
+
+    def nginx(self):
+        folder = self.lab.folder / "nginx"
+        folder.mkdir()
+        temp = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        (folder / "nginx.conf").write_text(
+            f"daemon off; master_process off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\n"
+            f"events {{ worker_connections 1024; }}\nhttp {{ {temp}\n"
+            f"access_log {folder}/access.log; keepalive_requests 1000000000; client_max_body_size 0;\n"
+            f"server {{ listen 127.0.0.1:{self.port}; location / {{ return 200 \"Ship landed\\n\"; }} }} }}\n")
+        server = self.lab.serve([shutil.which("nginx"), "-c", folder / "nginx.conf", "-e", folder / "error.log"],
+                                cgroup=self.cgroups["deathstar"], log=folder / "log")
+        self.lab.wait_for(lambda: (folder / "pid").exists(), server, folder / "error.log", "nginx")
+        return server
+
+    def read(self):
+        return self.log.read_bytes().decode("latin-1") if self.log.exists() else ""
+
+    def run(self, ship, command):
+        process = self.lab.start(command, cgroup=self.cgroups[ship])
+        text = process.communicate(timeout=PATIENCE_S)[0].decode("latin-1")
+        return process.returncode, text
+
+    def client_command(self, steps, host="127.0.0.1", command=(), program=sys.executable):
+        self.scripts += 1
+        script = self.lab.folder / f"steps-{self.scripts}"
+        script.write_text(json.dumps(steps))
+        return [*command, program, "-c", CLIENT, host, self.port, script]
+
+    def client(self, ship, *steps, host="127.0.0.1", command=()):
+        code, text = self.run(ship, self.client_command(steps, host=host, command=command))
+        if code != 0:
+            raise LabError(f"the client ended with {code}: {text}")
+        return json.loads(text)
+
+    def curl(self, ship, method, path, *more):
+        """(curl's exit code, HTTP status, body)"""
+        code, text = self.run(ship, ["curl", "-sS", "-m", "20", "-X", method, "-w", "\n%{http_code}", *more,
+                                     f"http://127.0.0.1:{self.port}{path}"])
+        body, _, status = text.rpartition("\n")
+        return code, status, body
