@@ -116,8 +116,8 @@ static __always_inline void on_connect(struct bpf_sock_ops *ops, struct sh_confi
 	reason = sh_place_reason(cfg, tp, remote, sh_remote_port(tp), SK(tp)->sk_uid.val);
 	sh_who_is_current(&who, tp, !reason || cfg->events);
 	/* What was learned is cheaper to ask than the rest, and the destinations left on TCP have the shortest connections. */
-	learns = cfg->profile_on && !sh_port_is_judged(sh_remote_port(tp));
-	if (!reason && learns) {
+	learns = !reason && cfg->profile_on && !sh_port_is_judged(sh_remote_port(tp));
+	if (learns) {
 		id = sh_profile_id(remote, sh_remote_port(tp), who.program);
 		profile = bpf_map_lookup_elem(&sh_profiles, &id);
 		reason = profile ? sh_profile_verdict(cfg, profile, &flags) : SH_R_NONE;

@@ -57,6 +57,17 @@ static __always_inline void sh_tell(struct sh_config *cfg, struct sh_sock *st, e
 		sh_emit_sock(st, kind, reason);
 }
 
+/* What can be said of a socket that has no storage. */
+static __always_inline void sh_event_of_sock(struct sh_event *ev, struct tcp_sock *tp, __u64 cookie)
+{
+	ev->cookie = cookie;
+	ev->netns = sh_netns(tp);
+	ev->family = SKC(tp)->skc_family;
+	sh_addrs(tp, ev->local_addr, ev->remote_addr);
+	ev->local_port = sh_local_port(tp);
+	ev->remote_port = sh_remote_port(tp);
+}
+
 /* For a connection that has no storage: it was not enrolled. */
 static __always_inline void sh_tell_skipped(struct tcp_sock *tp, __u64 cookie, __u32 tgid, const char *program, __u32 reason)
 {
@@ -64,12 +75,7 @@ static __always_inline void sh_tell_skipped(struct tcp_sock *tp, __u64 cookie, _
 
 	if (!ev)
 		return;
-	ev->cookie = cookie;
-	ev->netns = sh_netns(tp);
-	ev->family = SKC(tp)->skc_family;
-	sh_addrs(tp, ev->local_addr, ev->remote_addr);
-	ev->local_port = sh_local_port(tp);
-	ev->remote_port = sh_remote_port(tp);
+	sh_event_of_sock(ev, tp, cookie);
 	__builtin_memcpy(ev->program, program, SH_PROGRAM_NAME_BYTES);
 	bpf_ringbuf_submit(ev, 0);
 }

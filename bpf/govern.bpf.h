@@ -29,12 +29,7 @@ static __noinline int sh_tell_forbidden(struct tcp_sock *tp, struct sh_policed *
 	ev = sh_event_new(SH_EV_FORBIDDEN, SH_R_POLICY, 0);
 	if (!ev)
 		return 0;
-	ev->cookie = cookie;
-	ev->netns = sh_netns(tp);
-	ev->family = SKC(tp)->skc_family;
-	sh_addrs(tp, ev->local_addr, ev->remote_addr);
-	ev->local_port = sh_local_port(tp);
-	ev->remote_port = sh_remote_port(tp);
+	sh_event_of_sock(ev, tp, cookie);
 	ev->l7_reason = policed->reason;
 	ev->identity = policed->peer;
 	ev->peer_identity = policed->identity;
@@ -43,7 +38,7 @@ static __noinline int sh_tell_forbidden(struct tcp_sock *tp, struct sh_policed *
 }
 
 /* Asks the policy in force about a connection whose ends are known. */
-static __always_inline void sh_police(struct sh_policy_head *policy, struct sh_policed *policed)
+static __always_inline void sh_ask_policy(struct sh_policy_head *policy, struct sh_policed *policed)
 {
 	struct sh_policy_asked asked = {};
 
@@ -62,6 +57,28 @@ static __always_inline void sh_police(struct sh_policy_head *policy, struct sh_p
 	}
 }
 
+/* Asks it about a connection of this server's end. Who the ends are is found anew each time: an identity is a number of one policy, and
+ * another one may give it to somebody else. */
+static __always_inline void sh_police(struct sh_policy_head *policy, struct tcp_sock *tp, struct sh_policed *policed)
+{
+	__u8 local[SH_ADDR_BYTES] = {}, remote[SH_ADDR_BYTES] = {};
+	struct sock *client = (void *)policed->client_sock;
+
+	policed->identity = sh_identity(policy, SK(tp));
+	policed->peer = SH_IDENTITY_ANY;
+	if (policed->elsewhere) {
+		sh_addrs(tp, local, remote);
+		policed->peer = sh_identity_of_address(policy, remote);
+	} else if (client && BPF_CORE_READ(client, __sk_common.skc_cookie.counter) == (__s64)policed->client_cookie) {
+		policed->peer = sh_identity(policy, client);
+	}
+	sh_ask_policy(policy, policed);
+	if (policed->peer == SH_IDENTITY_ANY && policed->state != SH_POLICED_ALLOWED) {
+		policed->state = SH_POLICED_FORBIDDEN; /* a local client that left no record: unknown is nobody's permission */
+		policed->reason = SH_L7_WHY_UNJUDGED;
+	}
+}
+
 /* Certainly on this host, as far as the first packet told: 0 where connect() or the backlog forgot the device. */
 static __always_inline bool sh_is_through_lo(struct tcp_sock *tp)
 {
@@ -75,24 +92,21 @@ static __always_inline void sh_leave_client(struct bpf_sock_ops *ops, struct sh_
 	struct sh_policed *policed = bpf_sk_storage_get(&sh_policed, tp, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	struct sh_isn_key key = {.active_seq = tp->snd_nxt, .passive_seq = tp->rcv_nxt};
 	__u8 local[SH_ADDR_BYTES] = {}, remote[SH_ADDR_BYTES] = {};
-	struct sh_policy_client me = {.cookie = bpf_get_socket_cookie(ops)};
+	struct sh_policy_client me = {.sock = (__u64)tp, .cookie = bpf_get_socket_cookie(ops)};
 	struct sh_sock *st = sh_storage(tp, 0);
 
-	me.identity = sh_identity(policy, SK(tp));
 	if (policed) {
-		policed->generation = policy->generation;
+		policed->active = 1;
 		policed->state = SH_POLICED_FREE;
 	}
-	if (st && (st->flags & SH_SOCK_IN_MAP)) {
-		st->identity = me.identity;
+	if (st && (st->flags & SH_SOCK_IN_MAP))
 		me.storage = (__u64)st;
-	}
 	if (policed && !sh_is_through_lo(tp)) {
 		sh_addrs(tp, local, remote);
-		policed->peer = me.identity;
+		policed->peer = sh_identity(policy, SK(tp));
 		policed->identity = sh_identity_of_address(policy, remote);
 		policed->port = sh_remote_port(tp);
-		sh_police(policy, policed);
+		sh_ask_policy(policy, policed);
 		if (policed->state != SH_POLICED_FORBIDDEN) {
 			policed->state = SH_POLICED_FREE;
 		} else if (sh_may_be_local(tp)) {
@@ -123,37 +137,23 @@ static __always_inline void sh_govern_passive(struct bpf_sock_ops *ops, struct s
 	struct sh_policed *policed = bpf_sk_storage_get(&sh_policed, tp, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	struct sh_isn_key key = {.active_seq = tp->rcv_nxt, .passive_seq = tp->snd_nxt};
 	struct sh_policy_client *client = bpf_map_lookup_elem(&sh_pol_clients, &key);
-	__u8 local[SH_ADDR_BYTES] = {}, remote[SH_ADDR_BYTES] = {};
 	struct sh_sock *st = sh_storage(tp, 0);
 
 	if (!policed) /* the guard takes it for one that is older than the policy */
 		return;
-	sh_addrs(tp, local, remote);
-	policed->identity = sh_identity(policy, SK(tp));
 	policed->port = sh_local_port(tp);
-	policed->peer = SH_IDENTITY_ANY;
+	policed->elsewhere = !client && !sh_is_through_lo(tp);
 	if (client) {
-		policed->peer = client->identity;
-		if (paired && paired == client->cookie && client->storage && st) {
+		policed->client_sock = client->sock;
+		policed->client_cookie = client->cookie;
+		if (paired && paired == client->cookie && st)
 			policed->client_storage = client->storage;
-			policed->client_cookie = client->cookie;
-		}
 		if (client->pending)
 			client->taken = 1;
 		else
 			bpf_map_delete_elem(&sh_pol_clients, &key);
-	} else if (!sh_is_through_lo(tp)) {
-		policed->peer = sh_identity_of_address(policy, remote);
 	}
-	sh_police(policy, policed);
-	if (policed->peer == SH_IDENTITY_ANY && policed->state != SH_POLICED_ALLOWED) {
-		policed->state = SH_POLICED_FORBIDDEN; /* a local client that left no record: unknown is nobody's permission */
-		policed->reason = SH_L7_WHY_UNJUDGED;
-	}
-	if (st) {
-		st->identity = policed->identity;
-		st->peer_identity = policed->peer;
-	}
+	sh_police(policy, tp, policed);
 	if (policed->state == SH_POLICED_FORBIDDEN) {
 		policed->told_jiffies = bpf_jiffies64();
 		sh_tell_forbidden(tp, policed, bpf_get_socket_cookie(ops));
@@ -178,23 +178,45 @@ static __always_inline void on_passive(struct bpf_sock_ops *ops, struct sh_confi
 
 /* ---- the guard ---- */
 
-/* A connection that is older than the policy, or than the memory for its state: is it a server's end? */
-static __always_inline void sh_police_older(struct sh_policy_head *policy, struct tcp_sock *tp, struct sh_policed *policed)
+/* Does somebody listen where this socket's own end is? Asked of the kernel: our record of listeners may not know it. */
+static __always_inline bool sh_is_server_end(struct __sk_buff *skb, struct tcp_sock *tp)
 {
-	struct sh_who who = {};
+	__u8 local[SH_ADDR_BYTES] = {}, remote[SH_ADDR_BYTES] = {};
+	const __u32 *words = (const void *)local;
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *sk;
+	bool listens;
 
-	policed->generation = policy->generation;
-	policed->state = SH_POLICED_FREE;
-	if (policy->existing == SH_POLICY_EXISTING_GRACE || !sh_who_listens(tp, &who))
+	sh_addrs(tp, local, remote);
+	if (!words[0] && !words[1] && words[2] == bpf_htonl(0xffff)) {
+		tuple.ipv4.daddr = words[3];
+		tuple.ipv4.dport = bpf_htons(sh_local_port(tp));
+		sk = bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv4), BPF_F_CURRENT_NETNS, 0);
+	} else {
+		__builtin_memcpy(tuple.ipv6.daddr, local, SH_ADDR_BYTES);
+		tuple.ipv6.dport = bpf_htons(sh_local_port(tp));
+		sk = bpf_sk_lookup_tcp(skb, &tuple, sizeof(tuple.ipv6), BPF_F_CURRENT_NETNS, 0);
+	}
+	if (!sk)
+		return false;
+	listens = sk->state == BPF_TCP_LISTEN;
+	bpf_sk_release(sk);
+	return listens;
+}
+
+/* A connection that is older than the policy, or came about where no program saw it: it has no record, so its client is unknown. */
+static __always_inline void sh_police_older(struct __sk_buff *skb, struct sh_policy_head *policy, struct tcp_sock *tp,
+					    struct sh_policed *policed)
+{
+	if (policy->existing == SH_POLICY_EXISTING_GRACE || !sh_is_server_end(skb, tp)) {
+		policed->generation = policy->generation;
+		policed->state = SH_POLICED_FREE;
 		return;
-	policed->identity = sh_identity(policy, SK(tp));
+	}
 	policed->port = sh_local_port(tp);
-	policed->peer = SH_IDENTITY_ANY;
-	sh_police(policy, policed);
-	if (policed->state == SH_POLICED_ALLOWED)
-		return;
-	policed->state = SH_POLICED_FORBIDDEN;
-	policed->reason = SH_L7_WHY_OLDER;
+	sh_police(policy, tp, policed);
+	if (policed->state == SH_POLICED_FORBIDDEN)
+		policed->reason = SH_L7_WHY_OLDER;
 }
 
 /* Has the client's program judged all that comes with this packet? */
@@ -220,8 +242,15 @@ static __always_inline void sh_police_pending(struct sh_policed *policed)
 	struct sh_isn_key key = {.active_seq = policed->client_storage >> 32, .passive_seq = (__u32)policed->client_storage};
 	struct sh_policy_client *record = bpf_map_lookup_elem(&sh_pol_clients, &key);
 
-	if (!record || !record->taken)
+	if (!record || !record->taken) {
+		__u32 now = bpf_jiffies64();
+
+		if (!policed->told_jiffies)
+			policed->told_jiffies = now;
+		else if (now - policed->told_jiffies > SH_TELL_AGAIN_JIFFIES)
+			policed->state = SH_POLICED_FORBIDDEN; /* it is elsewhere, and the policy forbids the address */
 		return;
+	}
 	policed->state = SH_POLICED_FREE;
 	bpf_map_delete_elem(&sh_pol_clients, &key);
 }
@@ -240,7 +269,6 @@ struct sh_segment {
 	__u32 end_seq;
 	__u32 payload;
 	bool urgent;
-	bool listener;
 };
 
 static __always_inline bool sh_read_segment(struct __sk_buff *skb, struct sh_segment *to)
@@ -298,11 +326,11 @@ static __always_inline int sh_guard(struct __sk_buff *skb, bool ingress)
 	if (!policed)
 		return 0;
 	if (policed->state == SH_POLICED_UNKNOWN)
-		sh_police_older(policy, tp, policed);
+		sh_police_older(skb, policy, tp, policed);
 	else if (policed->state == SH_POLICED_PENDING)
 		sh_police_pending(policed);
-	else if (policed->generation != policy->generation && policed->state != SH_POLICED_FREE)
-		sh_police(policy, policed);
+	else if (policed->generation != policy->generation && policed->state != SH_POLICED_FREE && !policed->active)
+		sh_police(policy, tp, policed);
 	if (policed->state == SH_POLICED_JUDGED && ingress) {
 		if (!segment.urgent && sh_is_judged(policed, segment.end_seq))
 			return 1;

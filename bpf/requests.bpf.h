@@ -139,14 +139,15 @@ static long sh_answer_step(__u32 index, struct sh_wait *wait)
 	return wait->ready;
 }
 
-/* The server's end may be coming about on another CPU just now: a connection in 20,000 sends before it has. */
+/* The server's end may be coming about on another CPU just now: a connection in 20,000 sends before it has. Its first message waits. */
 static __always_inline bool sh_await_server(struct sh_sock *st)
 {
 	struct sh_wait wait = {.cookie = st->shared.cookie};
 
 	if (st->peer_cookie || sh_adopt_answer(st))
 		return true;
-	bpf_loop(SH_SERVER_WAIT_STEPS, sh_answer_step, &wait, 0);
+	if (!st->shared.tx_msgs)
+		bpf_loop(SH_SERVER_WAIT_STEPS, sh_answer_step, &wait, 0);
 	return wait.ready && sh_adopt_answer(st);
 }
 
@@ -156,16 +157,17 @@ static __always_inline void sh_ask_client(struct sh_policy_head *policy, struct 
 {
 	bool older = !st->l7_generation && st->shared.tx_msgs;
 	struct sh_sock *server = (void *)st->peer_storage;
+	struct sock *peer = (void *)st->peer_sock;
 	struct sh_policy_asked asked = {};
 	__u16 port = 0;
 
-	bpf_probe_read_kernel(&st->peer_identity, sizeof(st->peer_identity), &server->identity);
+	if (BPF_CORE_READ(peer, __sk_common.skc_cookie.counter) != (__s64)st->peer_cookie)
+		return; /* it is gone */
 	bpf_probe_read_kernel(&port, sizeof(port), &server->local_port);
 	st->l7_generation = policy->generation;
-	if (!st->identity)
-		st->identity = sh_identity(policy, SK(tp));
-	if (!st->peer_identity)
-		st->peer_identity = sh_identity(policy, (void *)st->peer_sock);
+	/* Found anew for each policy, as in sh_police(). */
+	st->identity = sh_identity(policy, SK(tp));
+	st->peer_identity = sh_identity(policy, peer);
 	sh_policy_ask_both(&asked, policy->generation, st->identity, st->peer_identity, port);
 	for (int i = 0; i < 2; i++) {
 		st->l7_sets[i] = asked.sets[i];
@@ -437,8 +439,8 @@ static __always_inline void sh_response_head(struct sk_msg_md *msg, struct sh_so
 		out = &scratch->http1.out;
 		if (out->verdict == L7_SIMPLE && out->unit_bytes != L7_BYTES_UNKNOWN && out->unit_bytes >= msg->size) {
 			st->l7_lost = 0;
-			st->l7_heads = out->unit_bytes - msg->size;
-			if (!st->l7_heads && !(scratch->http1.flags & L7_F_INTERIM))
+			st->l7_left = out->unit_bytes - msg->size;
+			if (!st->l7_left && !(scratch->http1.flags & L7_F_INTERIM))
 				st->l7_count++;
 		}
 	}
@@ -452,13 +454,13 @@ static __always_inline void sh_server_message(struct sk_msg_md *msg, struct tcp_
 		st->l7_lost = 1;
 	if (st->l7_lost)
 		return;
-	if (!st->l7_heads) {
+	if (!st->l7_left) {
 		sh_response_head(msg, st);
-	} else if (msg->size > st->l7_heads) {
+	} else if (msg->size > st->l7_left) {
 		st->l7_lost = 1;
 	} else {
-		st->l7_heads -= msg->size;
-		if (!st->l7_heads)
+		st->l7_left -= msg->size;
+		if (!st->l7_left)
 			st->l7_count++;
 	}
 }

@@ -195,17 +195,18 @@ struct sh_policy_block {
 
 /* A local client between the two ends' ESTABLISHED, under the sequence numbers of sh_isn_key. */
 struct sh_policy_client {
+	sh_u64 sock;    /* struct tcp_sock, a kernel address: good as long as it has the cookie */
 	sh_u64 storage; /* its struct sh_sock, a kernel address; 0: it is not enrolled */
 	sh_u64 cookie;
-	sh_u32 identity;
 	sh_u16 pending; /* 1: the client waits for `taken`, to know that its peer is on this host */
 	sh_u16 taken;   /* 1: the passive end has asked the policy */
+	sh_u32 zero;
 };
 
 /* What the policy said about a socket's connection. */
 enum sh_policed_state {
-	SH_POLICED_UNKNOWN,   /* older than the policy */
-	SH_POLICED_FREE,      /* not the server's end, or no policy selects the server */
+	SH_POLICED_UNKNOWN,   /* older than the policy, or than Shunt */
+	SH_POLICED_FREE,      /* the client's end, or older and let go on */
 	SH_POLICED_ALLOWED,
 	SH_POLICED_JUDGED,    /* each request is judged while the client sends it */
 	SH_POLICED_FORBIDDEN, /* nothing is delivered, the daemon resets it */
@@ -215,6 +216,7 @@ enum sh_policed_state {
 /* Kept in the storage of each socket with a connection while there is a policy. */
 struct sh_policed {
 	sh_u64 client_storage; /* the client's struct sh_sock, a kernel address; PENDING: the key of its record */
+	sh_u64 client_sock;    /* of a client on this host, as in sh_policy_client */
 	sh_u64 client_cookie;
 	sh_u32 state;      /* enum sh_policed_state */
 	sh_u32 generation; /* that it was asked of */
@@ -223,15 +225,17 @@ struct sh_policed {
 	sh_u32 reason;     /* enum sh_policy_reason, or SH_POLICY_REASONS_NR + enum sh_reason: why FORBIDDEN */
 	sh_u32 told_jiffies; /* when the daemon was last told */
 	sh_u16 port;       /* of the server, host order */
-	sh_u16 zero[3];
+	sh_u16 elsewhere;  /* 1: the client is on another host, as far as its packets tell */
+	sh_u16 active;     /* 1: the client's end */
+	sh_u16 zero;
 };
 
 SH_ASSERT_SIZE(sh_policy_head, 24);
 SH_ASSERT_SIZE(sh_policy_workload_key, 24);
 SH_ASSERT_SIZE(sh_policy_path_key, 136);
 SH_ASSERT_SIZE(sh_policy_path, 16);
-SH_ASSERT_SIZE(sh_policy_client, 24);
-SH_ASSERT_SIZE(sh_policed, 48);
+SH_ASSERT_SIZE(sh_policy_client, 32);
+SH_ASSERT_SIZE(sh_policed, 56);
 SH_ASSERT_SIZE(sh_policy_subject_key, 8);
 SH_ASSERT_SIZE(sh_policy_subject, 8);
 SH_ASSERT_SIZE(sh_policy_key, 12);

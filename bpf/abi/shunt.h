@@ -144,8 +144,8 @@ struct sh_sock {
 	sh_u32 peer_identity;
 	sh_u32 l7_sets[2];    /* by enum sh_policy_direction; 0: all requests are allowed */
 	sh_u32 l7_origins[2]; /* sh_policy_entry.origin of the sets */
-	sh_u64 l7_left;       /* client: bytes from l7_seq on that may go through TCP: what is left of a judged request */
-	sh_u64 l7_heads;      /* client: bit n & 63 is 1 if request n was HEAD; server: bytes left of a response */
+	sh_u64 l7_left;       /* client: bytes from l7_seq on that may go through TCP; server: bytes left of a response */
+	sh_u64 l7_heads;      /* client: bit n & 63 is 1 if request n was HEAD */
 	sh_u32 l7_seq;        /* write_seq after the last message, if TCP took all of it */
 	sh_u32 l7_count;      /* client: requests sent; server: responses complete, wrapping */
 	sh_u32 l7_lost;       /* server: 1: responses cannot be counted */
@@ -350,7 +350,6 @@ enum sh_l7_why {
 	SH_L7_WHY_ORDER,           /* it cannot be proved that the earlier responses have arrived: no answer in between */
 	SH_L7_WHY_SPLIT,           /* the request that is denied goes on in another send */
 	SH_L7_WHY_SCRATCH,         /* no memory of this CPU to parse in was free */
-	SH_L7_WHY_NO_SERVER,       /* the server's end did not come about in time */
 };
 
 /* Written after each struct sh_sock by the iterator over enrolled sockets (`shunt list`). */

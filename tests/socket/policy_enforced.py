@@ -191,7 +191,7 @@ def unseen(galaxy):
 @scenario("a policy changes under live connections")
 def changes(galaxy):
     galaxy.recorder()
-    client = galaxy.lab.start(galaxy.client_command(
+    client = galaxy.lab.serve(galaxy.client_command(
         [["send", LANDING], ["responses", 1], ["sleep", 4], ["send", LANDING], ["responses", 1],
          ["send", head("GET", "/new")], ["responses", 1]]),
         cgroup=galaxy.cgroups["tiefighter"])
@@ -215,7 +215,7 @@ def begins(galaxy):
     (galaxy.folder / "empire.yaml").unlink()
     galaxy.reload()
     galaxy.recorder()
-    client = galaxy.lab.start(galaxy.client_command(
+    client = galaxy.lab.serve(galaxy.client_command(
         [["send", LANDING], ["responses", 1], ["sleep", 4], ["send", EXHAUST], ["recv", 3]]), cgroup=galaxy.cgroups["xwing"])
     eventually(lambda: galaxy.read().count("landing") == 1, "the first request arrives")
     galaxy.write_policy(POLICY)
@@ -242,6 +242,34 @@ def anew(galaxy):
         galaxy.lab.stop(server)
 
 
+@scenario("the next policy gives the same numbers to others")
+def renumbered(galaxy):
+    galaxy.recorder()
+    steps = [["send", LANDING], ["responses", 1], ["sleep", 12], ["send", EXHAUST], ["responses", 1], ["send", LANDING], ["responses", 1]]
+    client = galaxy.lab.serve(galaxy.client_command(steps), cgroup=galaxy.cgroups["tiefighter"])
+    eventually(lambda: galaxy.read().count("landing") == 1, "the first request arrives")
+    galaxy.lab.stop(galaxy.daemon)  # a daemon that starts counts from the beginning, in the order of the documents
+    documents = POLICY.split("---\n")
+    galaxy.write_policy("\n---\n".join([documents[-1], *documents[:-1]]))
+    galaxy.daemon = galaxy.lab.run_daemon()
+    places = json.loads(galaxy.shunt("-o", "json", "policy", "get"))["places"]
+    numbers = {place["workload"]: place["identity"] for place in places}
+    expect(numbers["default/xwing"] < numbers["default/deathstar"], f"the workloads kept their numbers: {numbers}")
+    result = json.loads(client.communicate(timeout=PATIENCE_S)[0])
+    expect(statuses_of(result) == ["200", "403", "200"], f"judged as somebody else: {result}")
+
+
+@scenario("a governed server where no program sees its connections begin")
+def outside(galaxy):
+    galaxy.write_policy(POLICY.replace("{unit: deathstar.service}", f"{{cgroup: {galaxy.path('../without/deathstar')}}}"))
+    galaxy.cgroups["deathstar"] = galaxy.lab.make_cgroup(galaxy.lab.without / "deathstar")
+    galaxy.reload()
+    galaxy.recorder()
+    for ship in ("tiefighter", "xwing"):
+        result = galaxy.client(ship, ["send", LANDING], ["recv", 3])
+        expect(not result["got"] and not galaxy.read(), f"{ship}: {result}, the server read {galaxy.read()!r}")
+
+
 @scenario("from another network namespace")
 def namespaces(galaxy):
     galaxy.recorder()
@@ -260,7 +288,7 @@ def namespaces(galaxy):
     result = galaxy.client("xwing", ["send", LANDING], ["recv", 5], host="198.18.77.1", command=inside)
     expect(galaxy.read() == before and not result["got"] and result["error"], f"the alliance: {result}")
     # Started outside of all cgroups that Shunt sees: an address like any other host's.
-    process = galaxy.lab.start(galaxy.client_command([["send", LANDING], ["recv", 5]], host="198.18.77.1", command=inside),
+    process = galaxy.lab.serve(galaxy.client_command([["send", LANDING], ["recv", 5]], host="198.18.77.1", command=inside),
                                cgroup=galaxy.lab.without)
     result = json.loads(process.communicate(timeout=PATIENCE_S)[0])
     expect(galaxy.read() == before and not result["got"], f"somebody elsewhere: {result}")

@@ -118,7 +118,7 @@ class Galaxy:
         self.daemon = lab.start_daemon(self.more)
 
     def path(self, name):
-        return "/" + str((self.lab.with_shunt / name).relative_to(cgroup_mount()))
+        return "/" + str((self.lab.with_shunt / name).resolve().relative_to(cgroup_mount()))
 
     def write_policy(self, text):
         text = text.replace('port: "80"', f'port: "{self.port}"').replace("targetPort: 80", f"targetPort: {self.port}")
