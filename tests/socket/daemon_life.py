@@ -8,10 +8,8 @@ checked, and new ones all the time. The event happens when every live connection
 megabytes has moved; the traffic goes on until N have moved, a quarter of them after the event.
 """
 
-import argparse
 import contextlib
 import json
-import os
 import pathlib
 import re
 import signal
@@ -24,7 +22,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools/lib"))
 sys.dont_write_bytecode = True
 
-from lab import Lab, LabError, cgroup_mount  # noqa: E402
+from lab import cgroup_mount  # noqa: E402
+from scenarios import PATIENCE_S, Scenarios, expect, eventually  # noqa: E402
 
 RECEIVERS = "receivers: {add: [shunt-traffic]}\nprofile: {enabled: false}\n"
 CHANGED = "spill: {bytes: 64KiB, messages: 64}\nfirewall: {interval: 200ms}\n"
@@ -32,26 +31,9 @@ BROKEN = "spill: {bytes: many}\n"
 MARGIN = 0.25  # of the bytes that are asked for: so much moves before the event, and so much after it
 NEW_PER_SECOND = 150
 NEW_PAIRS_MIN = 20
-PATIENCE_S = 120
 BPFFS_OWN = {"maps.debug", "progs.debug"}  # every bpffs has them
 OK, USAGE, SOCKETS_KEPT = 0, 2, 3  # exit codes of shunt(1)
 SCENARIOS = {}
-
-
-class Broken(Exception):
-    """What was promised does not hold."""
-
-
-def expect(holds, what):
-    if not holds:
-        raise Broken(what)
-
-
-def eventually(condition, what, seconds=PATIENCE_S):
-    end = time.monotonic() + seconds
-    while not condition():
-        expect(time.monotonic() < end, f"not within {seconds} s: {what() if callable(what) else what}")
-        time.sleep(0.05)
 
 
 class Traffic:
@@ -469,80 +451,19 @@ def policies(run):
     given.unlink()
 
 
-def run_one(name, options):
-    """A scenario in a process of its own, as private mounts and cgroups are the process's; its outcome as a document."""
-    try:
-        with Lab(options.build, "life") as lab:
-            run = Run(lab, options)
-            try:
-                return {"name": name, "ok": True, **run.go(SCENARIOS[name])}
-            except (Broken, LabError, subprocess.SubprocessError) as error:
-                log = lab.folder / "shuntd.log"
-                return {"name": name, "ok": False, "error": str(error), "log": log.read_text()[-1500:] if log.is_file() else ""}
-    except Exception as error:  # noqa: BLE001  # whatever went wrong with one scenario, the others still run
-        return {"name": name, "ok": False, "error": f"{type(error).__name__}: {error}", "log": ""}
-
-
-def in_child(name, options):
-    command = [sys.executable, __file__, "--one", name, "--build", options.build, "--megabytes", str(options.megabytes),
-               "--rate", str(options.rate), "--connections", str(options.connections)]
-    result = subprocess.run([str(part) for part in command], text=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-    try:
-        return json.loads(result.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        return {"name": name, "ok": False, "error": f"ended with {result.returncode}: {result.stdout[-500:]}", "log": ""}
-
-
-def print_tap(number, outcome):
-    if outcome["ok"]:
-        print(f"ok {number} - {outcome['name']}: {outcome['bytes'] / 1e6:,.0f} MB on {outcome['connections']} connections, event from"
-              f" {outcome['event_begin_bytes'] / 1e6:,.0f} to {outcome['event_end_bytes'] / 1e6:,.0f} MB, {outcome['errors']} errors; pairs"
-              f" {outcome['pairs_during']} during, {outcome['pairs_after']} after; {outcome['new_connections']} more connections;"
-              f" {outcome['seconds']} s", flush=True)
-        return
-    print(f"not ok {number} - {outcome['name']}")
-    for line in (outcome["error"] + "\n" + outcome["log"]).splitlines():
-        print(f"# {line}")
-    sys.stdout.flush()
-
-
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
-    parser.add_argument("--megabytes", type=float, default=10, help="at least, on live connections, in each scenario")
-    parser.add_argument("--rate", type=int, default=10, help="megabytes a second of all live connections")
-    parser.add_argument("--connections", type=int, default=100, help="live ones")
-    parser.add_argument("-o", "--output", choices=("tap", "json"), default="tap")
-    parser.add_argument("--list", action="store_true", help="print the scenarios")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO")
-    options = parser.parse_args()
-    unknown = set(options.scenarios) - set(SCENARIOS)
-    if unknown:
-        parser.error(f"unknown scenario {', '.join(sorted(unknown))}")
-    return options
+def tell(outcome):
+    return (f"{outcome['bytes'] / 1e6:,.0f} MB on {outcome['connections']} connections, event from"
+            f" {outcome['event_begin_bytes'] / 1e6:,.0f} to {outcome['event_end_bytes'] / 1e6:,.0f} MB, {outcome['errors']} errors; pairs"
+            f" {outcome['pairs_during']} during, {outcome['pairs_after']} after; {outcome['new_connections']} more connections;"
+            f" {outcome['seconds']} s")
 
 
 def main():
-    options = parse()
-    if options.list:
-        print("\n".join(SCENARIOS))
-        return 0
-    if options.one:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        print(json.dumps(run_one(options.one, options)))
-        return 0
-    names = options.scenarios or list(SCENARIOS)
-    outcomes = []
-    if options.output == "tap":
-        print(f"1..{len(names)}", flush=True)
-    for number, name in enumerate(names, start=1):
-        outcomes.append(in_child(name, options))
-        if options.output == "tap":
-            print_tap(number, outcomes[-1])
-    if options.output == "json":
-        print(json.dumps(outcomes, indent=2))
-    return 0 if all(outcome["ok"] for outcome in outcomes) else 1
+    settings = (("megabytes", float, 10, "at least, on live connections, in each scenario"),
+                ("rate", int, 10, "megabytes a second of all live connections"), ("connections", int, 100, "live ones"))
+    scenarios = Scenarios("life", lambda lab, one, options: Run(lab, options).go(one), tell, settings)
+    scenarios.all = SCENARIOS
+    return scenarios.main(__doc__)
 
 
 if __name__ == "__main__":

@@ -7,42 +7,23 @@ The Star Wars demo of the Cilium documentation on plain processes. Each scenario
 recorder is a server that writes down every byte it reads: what it never read was stopped before it.
 """
 
-import argparse
-import contextlib
 import json
 import os
 import pathlib
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools/lib"))
 sys.dont_write_bytecode = True
 
 from galaxy import PATIENCE_S, POLICY, Galaxy  # noqa: E402
-from lab import Lab, LabError  # noqa: E402
+from scenarios import Scenarios, eventually, expect  # noqa: E402
 
 CURL_CANNOT_CONNECT = 7
-SCENARIOS = {}
-
-class Broken(Exception):
-    """What was promised does not hold."""
-
-
-def expect(holds, what):
-    if not holds:
-        raise Broken(what)
-
-
-def eventually(condition, what, seconds=PATIENCE_S):
-    end = time.monotonic() + seconds
-    while not condition():
-        expect(time.monotonic() < end, f"not within {seconds} s: {what() if callable(what) else what}")
-        time.sleep(0.05)
+SCENARIOS = Scenarios("policy", lambda lab, function, _: function(Galaxy(lab)), lambda outcome: f"{outcome['seconds']} s")
 
 
 def head(method, path, *headers, body=""):
@@ -63,7 +44,7 @@ FORCE = head("PUT", "/v1/exhaust-port", "X-Has-Force: true", "Content-Length: 0"
 
 def scenario(name):
     def add(function):
-        SCENARIOS[name] = function
+        SCENARIOS.all[name] = function
         return function
     return add
 
@@ -294,72 +275,5 @@ def namespaces(galaxy):
     expect(galaxy.read() == before and not result["got"], f"somebody elsewhere: {result}")
 
 
-def run_one(name, options):
-    """A scenario in a process of its own, as private mounts and cgroups are the process's; its outcome as a document."""
-    began = time.monotonic()
-    try:
-        with Lab(options.build, "policy") as lab:
-            try:
-                SCENARIOS[name](Galaxy(lab))
-                return {"name": name, "ok": True, "seconds": round(time.monotonic() - began, 1)}
-            except (Broken, LabError) as error:
-                log = lab.folder / "shuntd.log"
-                return {"name": name, "ok": False, "error": str(error), "log": log.read_text()[-1500:] if log.is_file() else ""}
-    except Exception as error:  # noqa: BLE001  # whatever went wrong with one scenario, the others still run
-        return {"name": name, "ok": False, "error": f"{type(error).__name__}: {error}", "log": ""}
-
-
-def in_child(name, options):
-    result = subprocess.run([sys.executable, __file__, "--one", name, "--build", str(options.build)], text=True,
-                            stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-    with contextlib.suppress(ValueError, IndexError):
-        return json.loads(result.stdout.splitlines()[-1])
-    return {"name": name, "ok": False, "error": f"ended with {result.returncode}: {result.stdout[-500:]}", "log": ""}
-
-
-def print_tap(number, outcome):
-    print(f"{'ok' if outcome['ok'] else 'not ok'} {number} - {outcome['name']}" + (f": {outcome['seconds']} s" if outcome["ok"] else ""))
-    if not outcome["ok"]:
-        for line in (outcome["error"] + "\n" + outcome["log"]).splitlines():
-            print(f"# {line}")
-    sys.stdout.flush()
-
-
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build")
-    parser.add_argument("--list", action="store_true", help="print the scenarios")
-    parser.add_argument("-o", "--output", choices=("tap", "json"), default="tap")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO")
-    options = parser.parse_args()
-    unknown = set(options.scenarios) - set(SCENARIOS)
-    if unknown:
-        parser.error(f"unknown scenario {', '.join(sorted(unknown))}")
-    return options
-
-
-def main():
-    options = parse()
-    if options.list:
-        print("\n".join(SCENARIOS))
-        return 0
-    if options.one:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        print(json.dumps(run_one(options.one, options)))
-        return 0
-    names = options.scenarios or list(SCENARIOS)
-    outcomes = []
-    if options.output == "tap":
-        print(f"1..{len(names)}", flush=True)
-    for number, name in enumerate(names, start=1):
-        outcomes.append(in_child(name, options))
-        if options.output == "tap":
-            print_tap(number, outcomes[-1])
-    if options.output == "json":
-        print(json.dumps(outcomes, indent=2))
-    return 0 if all(outcome["ok"] for outcome in outcomes) else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(SCENARIOS.main(__doc__))

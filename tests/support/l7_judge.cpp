@@ -1,9 +1,9 @@
 #include "support/l7_judge.hpp"
 
-#include <llhttp/llhttp.h>
-
 #include <algorithm>
 #include <vector>
+
+#include "support/llhttp_head.hpp"
 
 namespace shunt::test {
 namespace {
@@ -12,52 +12,18 @@ namespace {
 constexpr size_t kBodyBytesMax = 65536;
 
 // What llhttp has read.
-struct Reading {
+struct Reading : LlhttpHead {
   llhttp_t parser = {};
   bool response_to_head = false;
-  std::string method;
-  std::string target;
-  std::vector<std::pair<std::string, std::string>> headers;
-  bool name_ended = true;
   size_t body_bytes = 0;
   // When the head was complete.
-  bool head_complete = false;
   uint64_t content_length = 0;
   unsigned flags = 0;
   bool needs_eof = false;
   bool keep_alive = false;
-  bool message_complete = false;
 };
 
-Reading& reading(llhttp_t* parser) { return *static_cast<Reading*>(parser->data); }
-
-int on_method(llhttp_t* parser, const char* at, size_t length) {
-  reading(parser).method.append(at, length);
-  return 0;
-}
-
-int on_url(llhttp_t* parser, const char* at, size_t length) {
-  reading(parser).target.append(at, length);
-  return 0;
-}
-
-int on_name(llhttp_t* parser, const char* at, size_t length) {
-  Reading& read = reading(parser);
-  if (read.name_ended) read.headers.emplace_back();
-  read.name_ended = false;
-  read.headers.back().first.append(at, length);
-  return 0;
-}
-
-int on_name_end(llhttp_t* parser) {
-  reading(parser).name_ended = true;
-  return 0;
-}
-
-int on_value(llhttp_t* parser, const char* at, size_t length) {
-  reading(parser).headers.back().second.append(at, length);
-  return 0;
-}
+Reading& reading(llhttp_t* parser) { return static_cast<Reading&>(LlhttpHead::of(parser)); }
 
 int on_head_end(llhttp_t* parser) {
   Reading& read = reading(parser);
@@ -75,23 +41,12 @@ int on_body(llhttp_t* parser, const char*, size_t length) {
   return 0;
 }
 
-int on_message_end(llhttp_t* parser) {
-  reading(parser).message_complete = true;
-  return HPE_PAUSED;
-}
-
 const llhttp_settings_t& settings() {
   static const llhttp_settings_t all = [] {
     llhttp_settings_t made;
-    llhttp_settings_init(&made);
-    made.on_method = on_method;
-    made.on_url = on_url;
-    made.on_header_field = on_name;
-    made.on_header_field_complete = on_name_end;
-    made.on_header_value = on_value;
+    LlhttpHead::take(made);
     made.on_headers_complete = on_head_end;
     made.on_body = on_body;
-    made.on_message_complete = on_message_end;
     return made;
   }();
   return all;
@@ -171,7 +126,7 @@ std::string l7_judge(const l7::Http1Head& head, std::string_view bytes) {
   Differences found;
   const l7_http1& raw = head.raw();
   llhttp_init(&read.parser, raw.kind == L7_HTTP1_REQUEST ? HTTP_REQUEST : HTTP_RESPONSE, &settings());
-  read.parser.data = &read;
+  read.parser.data = static_cast<LlhttpHead*>(&read);
   read.response_to_head = raw.kind == L7_HTTP1_RESPONSE_TO_HEAD;
   const llhttp_errno_t error = llhttp_execute(&read.parser, bytes.data(), bytes.size());
   if (error != HPE_PAUSED || !read.head_complete) {

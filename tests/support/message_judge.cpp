@@ -1,8 +1,8 @@
 #include "support/message_judge.hpp"
 
-#include <llhttp/llhttp.h>
-
 #include <fallback-proxy/body.hpp>
+
+#include "support/llhttp_head.hpp"
 
 namespace shunt::test {
 namespace {
@@ -15,71 +15,21 @@ using proxy::HeadState;
 
 constexpr size_t kHeadBytesMax = 64 << 10;
 
-struct Reading {
-  std::string method, target, body;
-  std::vector<std::pair<std::string, std::string>> fields;
-  bool name_ended = true;
-  bool head_done = false;
-  bool complete = false;
+struct Reading : LlhttpHead {
+  std::string body;
 };
-
-Reading& reading(llhttp_t* parser) { return *static_cast<Reading*>(parser->data); }
-
-int on_method(llhttp_t* parser, const char* at, size_t length) {
-  reading(parser).method.append(at, length);
-  return 0;
-}
-
-int on_url(llhttp_t* parser, const char* at, size_t length) {
-  reading(parser).target.append(at, length);
-  return 0;
-}
-
-int on_name(llhttp_t* parser, const char* at, size_t length) {
-  Reading& read = reading(parser);
-  if (read.head_done) return 0;  // a trailer
-  if (read.name_ended) read.fields.emplace_back();
-  read.name_ended = false;
-  read.fields.back().first.append(at, length);
-  return 0;
-}
-
-int on_name_end(llhttp_t* parser) {
-  reading(parser).name_ended = true;
-  return 0;
-}
-
-int on_value(llhttp_t* parser, const char* at, size_t length) {
-  if (!reading(parser).head_done) reading(parser).fields.back().second.append(at, length);
-  return 0;
-}
-
-int on_head_end(llhttp_t* parser) {
-  reading(parser).head_done = true;
-  return 0;
-}
-
-int on_body(llhttp_t* parser, const char* at, size_t length) {
-  reading(parser).body.append(at, length);
-  return 0;
-}
-
-int on_end(llhttp_t* parser) {
-  reading(parser).complete = true;
-  return HPE_PAUSED;
-}
 
 llhttp_settings_t settings() {
   llhttp_settings_t made;
-  llhttp_settings_init(&made);
-  made.on_method = on_method;
-  made.on_url = on_url;
-  made.on_header_field = on_name;
-  made.on_header_field_complete = on_name_end;
-  made.on_header_value = on_value;
-  made.on_headers_complete = on_head_end;
-  made.on_body = on_body;
-  made.on_message_complete = on_end;
+  LlhttpHead::take(made);
+  made.on_headers_complete = [](llhttp_t* parser) {
+    LlhttpHead::of(parser).head_complete = true;
+    return 0;
+  };
+  made.on_body = [](llhttp_t* parser, const char* at, size_t length) {
+    static_cast<Reading&>(LlhttpHead::of(parser)).body.append(at, length);
+    return 0;
+  };
   return made;
 }
 
@@ -126,7 +76,7 @@ std::string judge_message(const WholeRequest& request, std::string_view bytes) {
   llhttp_t parser;
   Reading read;
   llhttp_init(&parser, HTTP_REQUEST, &all);
-  parser.data = &read;
+  parser.data = static_cast<LlhttpHead*>(&read);
   const llhttp_errno_t error = llhttp_execute(&parser, bytes.data(), bytes.size());
   // It knows a list of methods, and has a narrower grammar of what stands behind the size of a chunk, which the proxy
   // does not forward.
@@ -134,7 +84,7 @@ std::string judge_message(const WholeRequest& request, std::string_view bytes) {
   const bool extension = why.find("chunk extension") != std::string::npos ||
                          (why.find("chunk size") != std::string::npos && bytes.find(';') != std::string_view::npos);
   if (error == HPE_INVALID_METHOD || extension) return {};
-  if (error != HPE_PAUSED || !read.complete)
+  if (error != HPE_PAUSED || !read.message_complete)
     return std::string("llhttp sees no end: ") + llhttp_errno_name(error) + " " + why;
   if (static_cast<size_t>(llhttp_get_error_pos(&parser) - bytes.data()) != request.bytes)
     return "the request ends elsewhere";
@@ -142,11 +92,11 @@ std::string judge_message(const WholeRequest& request, std::string_view bytes) {
   if (read.target != request.raw_target) return "another target: " + read.target;
   if (parser.http_minor != request.minor) return "another version";
   if (read.body != request.body) return "another body";
-  if (read.fields.size() != request.fields.size()) return "other fields";
-  for (size_t i = 0; i < read.fields.size(); i++) {
-    if (read.fields[i].first != request.fields[i].first) return "another name: " + read.fields[i].first;
-    if (proxy::trim(read.fields[i].second) != request.fields[i].second)
-      return "another value: " + read.fields[i].second;
+  if (read.headers.size() != request.fields.size()) return "other fields";
+  for (size_t i = 0; i < read.headers.size(); i++) {
+    if (read.headers[i].first != request.fields[i].first) return "another name: " + read.headers[i].first;
+    if (proxy::trim(read.headers[i].second) != request.fields[i].second)
+      return "another value: " + read.headers[i].second;
   }
   return {};
 }
