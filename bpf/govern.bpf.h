@@ -4,7 +4,7 @@
  *   connect()            on_connect_to      what can be known by then fails at once, with EPERM
  *   active ESTABLISHED   sh_govern_active   leaves who it is under the sequence numbers
  *   passive ESTABLISHED  sh_govern_passive  asks the policy; a forbidden connection is reset by the daemon
- *   each packet          sh_guard           in the folders of governed cgroups: nothing forbidden or unjudged is delivered
+ *   each packet          sh_gate            in the folders of governed cgroups: nothing forbidden or unjudged is delivered
  *
  * A connection's ends are known by the sequence numbers, as for pairs, so an identity is right through any NAT.
  * The daemon only ends what is forbidden sooner: without it, such a connection carries nothing until it times out. */
@@ -139,7 +139,7 @@ static __always_inline void sh_govern_passive(struct bpf_sock_ops *ops, struct s
 	struct sh_policy_client *client = bpf_map_lookup_elem(&sh_pol_clients, &key);
 	struct sh_sock *st = sh_storage(tp, 0);
 
-	if (!policed) /* the guard takes it for one that is older than the policy */
+	if (!policed) /* the gate takes it for one that is older than the policy */
 		return;
 	policed->port = sh_local_port(tp);
 	policed->elsewhere = !client && !sh_is_through_lo(tp);
@@ -176,7 +176,7 @@ static __always_inline void on_passive(struct bpf_sock_ops *ops, struct sh_confi
 		bpf_map_update_elem(&sh_answers, &peer.cookie, &me, BPF_ANY);
 }
 
-/* ---- the guard ---- */
+/* ---- the gate ---- */
 
 /* Does somebody listen where this socket's own end is? Asked of the kernel: our record of listeners may not know it. */
 static __always_inline bool sh_is_server_end(struct __sk_buff *skb, struct tcp_sock *tp)
@@ -306,7 +306,7 @@ static __always_inline bool sh_tells_again(struct sh_policed *policed)
 }
 
 /* 1: deliver; 0: drop. */
-static __always_inline int sh_guard(struct __sk_buff *skb, bool ingress)
+static __always_inline int sh_gate(struct __sk_buff *skb, bool ingress)
 {
 	struct sh_policy_head *policy = sh_policy();
 	struct bpf_sock *sk = skb->sk;

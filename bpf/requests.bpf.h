@@ -4,7 +4,7 @@
  * The client's program judges. What is allowed is one whole request, which may be redirected; or the bytes of one request, which
  * go through TCP from its head on: PASS appends under the socket's lock, so no other writer comes between verdict and append. How
  * many bytes are allowed is kept as a position in TCP's stream (l7_seq, l7_left), for two reasons: a PASS that fails repeats its
- * verdict for the next bytes without a run, and the server's guard drops whatever goes beyond it (govern.bpf.h).
+ * verdict for the next bytes without a run, and the server's gate drops whatever goes beyond it (govern.bpf.h).
  *
  * The server's program counts the responses that are complete, so that an answer of ours (403, 503) never overtakes one.
  *
@@ -151,7 +151,7 @@ static __always_inline bool sh_await_server(struct sh_sock *st)
 	return wait.ready && sh_adopt_answer(st);
 }
 
-/* The client asks what its requests must pass. Without a server's end nothing is known: the guard drops what is sent then, if the
+/* The client asks what its requests must pass. Without a server's end nothing is known: the gate drops what is sent then, if the
  * server is governed, and the next message asks again. */
 static __always_inline void sh_ask_client(struct sh_policy_head *policy, struct tcp_sock *tp, struct sh_sock *st)
 {

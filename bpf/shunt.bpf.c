@@ -124,10 +124,10 @@ int sh_connect6(struct bpf_sock_addr *ctx)
 }
 
 SEC("cgroup_skb/ingress")
-int sh_guard_in(struct __sk_buff *skb) { return sh_guard(skb, true); }
+int sh_gate_in(struct __sk_buff *skb) { return sh_gate(skb, true); }
 
 SEC("cgroup_skb/egress")
-int sh_guard_out(struct __sk_buff *skb) { return sh_guard(skb, false); }
+int sh_gate_out(struct __sk_buff *skb) { return sh_gate(skb, false); }
 
 /* A workload's folder is made anew: who enters it is known from the first moment. */
 SEC("raw_tp/cgroup_mkdir")

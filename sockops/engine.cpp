@@ -198,8 +198,8 @@ Result<void> Engine::State::pin_programs() const {
 
 PolicyPrograms Engine::State::policy_programs() const {
   const auto& progs = skeleton->progs;
-  return {bpf_program__fd(progs.sh_connect4), bpf_program__fd(progs.sh_connect6), bpf_program__fd(progs.sh_guard_in),
-          bpf_program__fd(progs.sh_guard_out), bpf_program__fd(progs.sh_on_mkdir)};
+  return {bpf_program__fd(progs.sh_connect4), bpf_program__fd(progs.sh_connect6), bpf_program__fd(progs.sh_gate_in),
+          bpf_program__fd(progs.sh_gate_out), bpf_program__fd(progs.sh_on_mkdir)};
 }
 
 // The programs of sockets that are enrolled from now on, and the programs behind the dispatcher, which live sockets run

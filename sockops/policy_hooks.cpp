@@ -11,8 +11,8 @@ namespace {
 
 constexpr const char* kConnect4 = "con4";
 constexpr const char* kConnect6 = "con6";
-constexpr const char* kGuardIn = "gin";
-constexpr const char* kGuardOut = "gout";
+constexpr const char* kGateIn = "gin";
+constexpr const char* kGateOut = "gout";
 constexpr const char* kOnMkdir = "mkdir";
 
 std::string mkdir_pin(const Paths& paths) { return links_dir(paths) + "/" + kOnMkdir; }
@@ -52,11 +52,11 @@ Result<PolicyHooks> attach_policy_hooks(const Paths& paths, const PolicyPrograms
     hooks.connect.insert(*v6);
   }
   for (const std::string& cgroup : governed) {
-    auto in = attach_link(paths, cgroup, programs.guard_in, BPF_CGROUP_INET_INGRESS, kGuardIn);
+    auto in = attach_link(paths, cgroup, programs.gate_in, BPF_CGROUP_INET_INGRESS, kGateIn);
     if (!in) return unexpected(in.error());
-    auto out = attach_link(paths, cgroup, programs.guard_out, BPF_CGROUP_INET_EGRESS, kGuardOut);
+    auto out = attach_link(paths, cgroup, programs.gate_out, BPF_CGROUP_INET_EGRESS, kGateOut);
     if (!out) return unexpected(out.error());
-    hooks.guard.insert(*out);
+    hooks.gate.insert(*out);
   }
   return hooks;
 }
@@ -66,16 +66,16 @@ Result<PolicyHooks> renew_policy_hooks(const Paths& paths, const PolicyPrograms&
   if (auto made = attach_on_mkdir(paths, programs.on_mkdir); !made) return unexpected(made.error());
   if (auto done = renew(paths, kConnect4, programs.connect4, hooks.connect); !done) return unexpected(done.error());
   if (auto done = renew(paths, kConnect6, programs.connect6, hooks.connect); !done) return unexpected(done.error());
-  if (auto done = renew(paths, kGuardIn, programs.guard_in, hooks.guard); !done) return unexpected(done.error());
-  if (auto done = renew(paths, kGuardOut, programs.guard_out, hooks.guard); !done) return unexpected(done.error());
+  if (auto done = renew(paths, kGateIn, programs.gate_in, hooks.gate); !done) return unexpected(done.error());
+  if (auto done = renew(paths, kGateOut, programs.gate_out, hooks.gate); !done) return unexpected(done.error());
   return hooks;
 }
 
 void keep_policy_hooks(const Paths& paths, const PolicyHooks& wanted) {
   detach_links(paths, kConnect4, wanted.connect);
   detach_links(paths, kConnect6, wanted.connect);
-  detach_links(paths, kGuardIn, wanted.guard);
-  detach_links(paths, kGuardOut, wanted.guard);
+  detach_links(paths, kGateIn, wanted.gate);
+  detach_links(paths, kGateOut, wanted.gate);
 }
 
 void detach_policy_hooks(const Paths& paths) {

@@ -11,15 +11,15 @@ namespace shunt {
 // Descriptors of a loaded generation's programs. They stay the caller's.
 struct PolicyPrograms {
   int connect4 = -1, connect6 = -1;  // judge what a client connects to
-  int guard_in = -1;                 // delivers nothing of a forbidden connection
-  int guard_out = -1;                // and sends nothing
+  int gate_in = -1;                 // delivers nothing of a forbidden connection
+  int gate_out = -1;                // and sends nothing
   int on_mkdir = -1;                 // gives a cgroup that is made again its identity
 };
 
 // Which links are to stay: ids of cgroups.
 struct PolicyHooks {
   std::set<uint64_t> connect;
-  std::set<uint64_t> guard;
+  std::set<uint64_t> gate;
 };
 
 // Attaches the programs, or puts them into the links that are there; every other link stays as it is.

@@ -67,7 +67,7 @@ class PolicyLoader {
   bool known_ = false;                // the policy in force was put in force by this loader
   std::vector<PolicyRows::Workload> workloads_;
   WorkloadRows written_;                                 // of the half in force
-  std::set<std::pair<std::string, uint64_t>> governed_;  // folders that the guard is attached to, with their ids
+  std::set<std::pair<std::string, uint64_t>> governed_;  // folders that the gate is attached to, with their ids
   PolicyHooks hooks_;
   PolicyReport report_;
   std::vector<uint8_t> judged_;  // as it lies in the map; empty: not read yet

@@ -307,11 +307,11 @@ TEST_F(PolicyLoading, FoldersOfOthersAreNotSearched) {
 
 TEST_F(PolicyLoading, ProgramsAreAttachedWhereTheyAreNeededAndNothingIsLeft) {
   const std::string name = shortcut_.cgroup().name();
-  const auto expect = [&](uint32_t connect, uint32_t guard, size_t pinned) {
+  const auto expect = [&](uint32_t connect, uint32_t gate, size_t pinned) {
     EXPECT_EQ(attached(BPF_CGROUP_INET4_CONNECT), connect);
     EXPECT_EQ(attached(BPF_CGROUP_INET6_CONNECT), connect);
-    EXPECT_EQ(attached(BPF_CGROUP_INET_INGRESS), guard);
-    EXPECT_EQ(attached(BPF_CGROUP_INET_EGRESS), guard);
+    EXPECT_EQ(attached(BPF_CGROUP_INET_INGRESS), gate);
+    EXPECT_EQ(attached(BPF_CGROUP_INET_EGRESS), gate);
     EXPECT_EQ(links(), pinned);
   };
   expect(0, 0, 0);
