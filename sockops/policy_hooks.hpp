@@ -11,8 +11,8 @@ namespace shunt {
 // Descriptors of a loaded generation's programs. They stay the caller's.
 struct PolicyPrograms {
   int connect4 = -1, connect6 = -1;  // judge what a client connects to
-  int gate_in = -1;                 // delivers nothing of a forbidden connection
-  int gate_out = -1;                // and sends nothing
+  int gate_in = -1;                  // delivers nothing of a forbidden connection
+  int gate_out = -1;                 // and sends nothing
   int on_mkdir = -1;                 // gives a cgroup that is made again its identity
 };
 
