@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "tools/lib"))
 sys.dont_write_bytecode = True
 
 from lab import cgroup_mount  # noqa: E402
-from scenarios import PATIENCE_S, Scenarios, expect, eventually  # noqa: E402
+from scenarios import PATIENCE_S, Broken, Scenarios, expect, eventually  # noqa: E402
 
 RECEIVERS = "receivers: {add: [shunt-traffic]}\nprofile: {enabled: false}\n"
 CHANGED = "spill: {bytes: 64KiB, messages: 64}\nfirewall: {interval: 200ms}\n"
