@@ -54,7 +54,7 @@ class LiveEnd {
   void start(uint64_t conversation_seed);
   uint64_t may_send() const;
   bool turn_is_over() const;
-  void between_turns();
+  bool between_turns();  // whether a turn has been let begin
   bool at_turn_begin() const;
   void pause(std::chrono::microseconds time);
   void fail(const std::string& what);
@@ -117,10 +117,13 @@ uint32_t LiveEnd::events() const {
 
 void LiveEnd::fail(const std::string& what) {
   if (!error_.empty()) return;
-  error_ =
-      fmt::format("number {}, {} end, ports {} -> {}: {} (received {}, sent {}{}{}{})", index_,
-                  asks_ ? "connecting" : "accepting", local_endpoint(fd()).port(), peer_port_, what, in_.received(),
-                  out_.sent(), edge_triggered_ ? ", edge-triggered" : "", slow_ ? ", slow" : "", shut_ ? ", shut" : "");
+  const std::string turn = !talk_ ? ""
+                                  : fmt::format(", turn: request {} to {}, response {} to {}", talk_->request_begin(),
+                                                talk_->request_end(), talk_->response_begin(), talk_->response_end());
+  error_ = fmt::format("number {}, {} end, ports {} -> {}: {} (received {}, sent {}{}{}{}{}{})", index_,
+                       asks_ ? "connecting" : "accepting", local_endpoint(fd()).port(), peer_port_, what,
+                       in_.received(), out_.sent(), turn, edge_triggered_ ? ", edge-triggered" : "",
+                       write_blocked_ ? ", blocked" : "", slow_ ? ", slow" : "", shut_ ? ", shut" : "");
 }
 
 bool LiveEnd::at_turn_begin() const {
@@ -144,8 +147,8 @@ uint64_t LiveEnd::may_send() const {
 
 // The connecting end begins the next turn, or ends the connection, only when the whole answer is there: whatever was
 // lost on the way stalls it.
-void LiveEnd::between_turns() {
-  if (!talk_ || shut_) return;
+bool LiveEnd::between_turns() {
+  if (!talk_ || shut_) return false;
   if (turn_is_over()) {
     talk_->next_turn();
     const uint64_t rate = config_.live ? config_.live_bytes_per_second / config_.live : 0;
@@ -155,15 +158,17 @@ void LiveEnd::between_turns() {
     }
     waits_for_turn_ = asks_;
   }
-  if (!asks_ || !at_turn_begin()) return;
+  if (!waits_for_turn_ || !at_turn_begin()) return false;
   if (ledger_.finish.load()) {
     shut_ = true;
     if (shutdown(fd(), SHUT_WR) != 0) fail(fmt::format("shutdown: {}", std::strerror(errno)));
     touch();
-  } else if (Clock::now() >= next_turn_at_) {
-    waits_for_turn_ = false;
-    touch();  // a planned silence is no stall
+    return false;
   }
+  if (Clock::now() < next_turn_at_) return false;
+  waits_for_turn_ = false;
+  touch();  // a planned silence is no stall
+  return true;
 }
 
 // Silence between two turns is the connecting end's right.
@@ -248,11 +253,11 @@ EndState LiveEnd::step() {
     const bool in = !eof_ && !waits_to_read_ && read_some();
     if (error_.empty() && !eof_) between_turns();
     const bool out = error_.empty() && !eof_ && write_some();
-    if (error_.empty() && !eof_) between_turns();
+    const bool begun = error_.empty() && !eof_ && between_turns();
     if (!error_.empty()) return EndState::failed;
     if (eof_) return EndState::done;
     if (in && slow_ && one_in(rng_, 4)) pause(std::chrono::microseconds(pick(rng_, 0, 3000)));
-    if (!in && !out) break;
+    if (!in && !out && !begun) break;  // whoever has just been let begin writes: no event and no time would call again
     if (steps < kStepsMax) continue;
     if (!waits_to_read_) pause(std::chrono::microseconds(0));  // no event brings back who was not blocked
     break;
