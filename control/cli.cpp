@@ -294,6 +294,18 @@ ExitCode Cli::policy_get() {
              [this](const Json& policy) { options_.json ? print_json(policy) : print(render_policy(policy, style_)); });
 }
 
+ExitCode Cli::policy_trace(TraceQuery query, const std::vector<std::string>& headers) {
+  if (auto added = add_headers(headers, query.request); !added) return fail(ExitCode::usage, added.error());
+  std::string verdict;
+  const ExitCode exit = ask(Request{.command = Command::trace, .trace = std::move(query)}, [&](const Json& trace) {
+    verdict = trace.value("verdict", "");
+    options_.json ? print_json(trace) : print(render_trace(trace, style_));
+  });
+  if (exit != ExitCode::ok) return exit;
+  if (verdict == policy::verdict_name(SH_POLICY_DENY)) return ExitCode::denied;
+  return verdict == policy::verdict_name(SH_POLICY_PUNT) ? ExitCode::punted : ExitCode::ok;
+}
+
 Reply Cli::ask_daemon(Command command) {
   auto client = connect();
   if (client) return client->request(Request{.command = command});

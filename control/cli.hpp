@@ -32,6 +32,7 @@ class Cli {
   ExitCode cleanup(const std::string& timeout);
   ExitCode validate(const std::string& file);
   ExitCode policy_get();
+  ExitCode policy_trace(TraceQuery query, const std::vector<std::string>& headers);
   ExitCode policy_import(const std::vector<std::string>& files, bool replace);
 
  private:

@@ -7,7 +7,7 @@ constexpr size_t kWhyRowsMax = 1000;
 
 ExitCode exit_code_of(const Error& error, Command command) {
   if (error.code == EPERM || error.code == EACCES) return ExitCode::permission;
-  if (command == Command::reload && error.code == EINVAL) return ExitCode::usage;
+  if ((command == Command::reload || command == Command::trace) && error.code == EINVAL) return ExitCode::usage;
   return ExitCode::error;
 }
 
@@ -81,6 +81,8 @@ void ControlServer::serve(Connection& connection, const Request& request) {
       return reply(connection, backend_.reload(), request.command);
     case Command::policy:
       return reply(connection, backend_.policy(), request.command);
+    case Command::trace:
+      return reply(connection, backend_.trace(request.trace), request.command);
     case Command::why:
       return serve_why(connection, request);
     case Command::list:

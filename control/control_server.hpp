@@ -24,6 +24,7 @@ class ControlBackend {
   virtual Result<void> turn_off(std::chrono::milliseconds deadline) = 0;
   virtual Result<Json> reload() = 0;
   virtual Result<Json> policy() = 0;
+  virtual Result<Json> trace(const TraceQuery& query) = 0;
   // Adds to an event's document what only the daemon knows.
   virtual void describe(const sh_event& event, Json& document) = 0;
   virtual void monitors_changed(size_t count) = 0;

@@ -8,6 +8,7 @@
 #include <base/log.hpp>
 #include <base/mounts.hpp>
 #include <control/daemon.hpp>
+#include <control/policy_trace.hpp>
 #include <csignal>
 #include <fstream>
 #include <utility>
@@ -157,6 +158,11 @@ Result<Json> Daemon::policy() {
   Json document = policy_.document(engine_->policy(), config_.policy);
   document["error"] = policy_error_.empty() ? workloads_error_ : policy_error_;
   return document;
+}
+
+Result<Json> Daemon::trace(const TraceQuery& query) {
+  if (draining()) return unexpected(Error{EBUSY, "shunt is draining", "no policy is in force any more"});
+  return trace_policy(*engine_, policy_, query);
 }
 
 Result<void> Daemon::accelerate() {

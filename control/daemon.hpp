@@ -55,6 +55,7 @@ class Daemon : private ControlBackend {
   Result<void> turn_off(std::chrono::milliseconds deadline) override;
   Result<Json> reload() override;
   Result<Json> policy() override;
+  Result<Json> trace(const TraceQuery& query) override;
   void describe(const sh_event& event, Json& document) override { policy_.describe(event, document); }
   void monitors_changed(size_t count) override;
 

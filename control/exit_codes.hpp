@@ -11,8 +11,8 @@
   X(4, not_running, "shuntd is not running, and the command needs it")                                                 \
   X(5, kernel_unusable, "this kernel cannot run the shortcut; `shunt check` names what is missing")                    \
   X(6, permission, "not permitted: become root")                                                                       \
-  X(7, denied, "policy explain: denied")                                                                               \
-  X(8, punted, "policy explain: the proxy decides")
+  X(7, denied, "policy explain and trace: denied")                                                                     \
+  X(8, punted, "policy explain and trace: the proxy decides")
 
 namespace shunt {
 

@@ -60,19 +60,20 @@ ExitCode policy_validate(const std::vector<std::string>& files, bool json) {
   return loaded.ok() ? ExitCode::ok : ExitCode::usage;
 }
 
+Result<void> add_headers(const std::vector<std::string>& headers, std::optional<policy::HttpRequest>& request) {
+  for (const std::string& header : headers) {
+    const auto parsed = policy::parse_header(header);
+    if (!parsed || !request)
+      return unexpected(Error{EINVAL, "the header '" + header + "' belongs to no request",
+                              "give METHOD and PATH, and 'Name: value'"});
+    request->headers.push_back(*parsed);
+  }
+  return {};
+}
+
 ExitCode policy_explain(const std::vector<std::string>& files, policy::Question question,
                         const std::vector<std::string>& headers, bool json) {
-  for (const std::string& header : headers) {
-    const size_t colon = header.find(':');
-    if (colon == 0 || colon == std::string::npos || !question.request) {
-      return refuse(
-          {EINVAL, "the header '" + header + "' belongs to no request", "give METHOD and PATH, and 'Name: value'"},
-          json);
-    }
-    const size_t value = header.find_first_not_of(' ', colon + 1);
-    question.request->headers.emplace_back(header.substr(0, colon),
-                                           value == std::string::npos ? "" : header.substr(value));
-  }
+  if (auto added = add_headers(headers, question.request); !added) return refuse(added.error(), json);
   policy::Loader loader;
   const policy::Loaded loaded = loader.load_files(files);
   for (const Problem& problem : loaded.problems) std::fprintf(stderr, "%s\n", problem.to_string().c_str());

@@ -13,6 +13,9 @@ ExitCode policy_problems(const std::vector<Problem>& problems, bool json);
 
 ExitCode policy_validate(const std::vector<std::string>& files, bool json);
 
+// Adds what the command line says of headers, as "Name: value"; the error says which one is none.
+Result<void> add_headers(const std::vector<std::string>& headers, std::optional<policy::HttpRequest>& request);
+
 // `request` without a method: the connection alone. Headers as "Name: value".
 ExitCode policy_explain(const std::vector<std::string>& files, policy::Question question,
                         const std::vector<std::string>& headers, bool json);

@@ -115,25 +115,31 @@ Json PolicyState::document(const PolicyReport& report, const PolicySettings& set
   return document;
 }
 
+std::string PolicyState::identity_name(uint32_t number) const {
+  if (number == SH_IDENTITY_HOST) return "host";
+  if (number == SH_IDENTITY_WORLD) return "world";
+  const policy::Identity* identity = prepared_ ? prepared_->tables.identity(number) : nullptr;
+  return identity != nullptr ? identity->title : "identity " + std::to_string(number);
+}
+
+Json PolicyState::rules_of(uint32_t origin, uint32_t rule) const {
+  Json rules = Json::array();
+  const auto entry = origins_.find(origin);
+  if (origin == 0 || entry == origins_.end()) return rules;
+  for (const std::string& text : policy::rules_of(prepared_->loaded.model, *entry->second, rule)) {
+    if (rules.size() < kRulesShownMax) rules.push_back(text);
+  }
+  return rules;
+}
+
 void PolicyState::describe(const sh_event& event, Json& document) const {
   if (!is_policy_event(event.kind)) return;
-  const auto name = [this](uint32_t number) {
-    const policy::Identity* identity = prepared_ ? prepared_->tables.identity(number) : nullptr;
-    return identity != nullptr ? identity->title : "identity " + std::to_string(number);
-  };
   document["verdict"] = event.kind == SH_EV_REQUEST_PUNTED ? "punted" : "denied";
   document["policy_reason"] = policy::why_name(event.l7_reason);
   document["policy_text"] = policy::why_text(event.l7_reason);
-  document["client"] = name(event.identity);
-  document["server"] = name(event.peer_identity);
-  Json rules = Json::array();
-  const auto entry = origins_.find(event.l7_origin);
-  if (event.l7_origin != 0 && entry != origins_.end()) {
-    for (const std::string& rule : policy::rules_of(prepared_->loaded.model, *entry->second, event.l7_rule)) {
-      if (rules.size() < kRulesShownMax) rules.push_back(rule);
-    }
-  }
-  document["rules"] = rules;
+  document["client"] = identity_name(event.identity);
+  document["server"] = identity_name(event.peer_identity);
+  document["rules"] = rules_of(event.l7_origin, event.l7_rule);
 }
 
 }  // namespace shunt

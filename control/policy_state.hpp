@@ -31,6 +31,9 @@ class PolicyState {
 
   Json summary(const PolicyReport& report) const;
   Json document(const PolicyReport& report, const PolicySettings& settings) const;
+  std::string identity_name(uint32_t number) const;
+  // "POLICY PATH (FILE:LINE)" of the rules behind an entry: one of its http rules, or all; the first few.
+  Json rules_of(uint32_t origin, uint32_t rule) const;
   // Adds names to a policy's event: who, why, by which rule.
   void describe(const sh_event& event, Json& document) const;
 

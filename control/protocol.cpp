@@ -19,6 +19,7 @@ constexpr CommandEntry kCommands[] = {
     {Command::check, "check", false},   {Command::version, "version", false},
     {Command::on, "on", true},          {Command::off, "off", true},
     {Command::reload, "reload", true},  {Command::policy, "policy", false},
+    {Command::trace, "trace", false},
 };
 
 constexpr size_t kFilterWordsMax = SH_REASON_COUNT;
@@ -54,6 +55,31 @@ bool read_text(const Json& value, std::string& text) {
   return true;
 }
 
+bool read_headers(const Json& value, policy::HttpRequest& request) {
+  std::vector<std::string> lines;
+  if (!read_words(value, lines)) return false;
+  for (const std::string& line : lines) {
+    auto header = policy::parse_header(line);
+    if (!header) return false;
+    request.headers.push_back(std::move(*header));
+  }
+  return true;
+}
+
+// Any of these fields makes it a question about a request.
+policy::HttpRequest& request_of(TraceQuery& trace) { return trace.request ? *trace.request : trace.request.emplace(); }
+
+// As read_field().
+std::optional<bool> read_trace_field(const std::string& key, const Json& value, TraceQuery& trace) {
+  if (key == "from") return read_text(value, trace.from);
+  if (key == "to") return read_text(value, trace.to);
+  if (key == "method") return read_text(value, request_of(trace).method);
+  if (key == "path") return read_text(value, request_of(trace).path);
+  if (key == "host") return read_text(value, request_of(trace).host);
+  if (key == "headers") return read_headers(value, request_of(trace));
+  return std::nullopt;
+}
+
 // False: the value is of the wrong kind. Nothing: the key is unknown.
 std::optional<bool> read_field(const std::string& key, const Json& value, Request& request) {
   constexpr uint32_t kTimeoutMsMax = 600'000;
@@ -66,7 +92,17 @@ std::optional<bool> read_field(const std::string& key, const Json& value, Reques
   if (key == "limit") return read_number(value, UINT32_MAX, request.limit);
   if (key == "timeout_ms") return read_number(value, kTimeoutMsMax, request.timeout_ms);
   if (key == "addr") return read_text(value, request.why.addr);
-  return std::nullopt;
+  return read_trace_field(key, value, request.trace);
+}
+
+void add_trace(const TraceQuery& trace, Json& document) {
+  document["from"] = trace.from;
+  document["to"] = trace.to;
+  if (!trace.request) return;
+  document["method"] = trace.request->method;
+  document["path"] = trace.request->path;
+  if (!trace.request->host.empty()) document["host"] = trace.request->host;
+  for (const auto& [name, value] : trace.request->headers) document["headers"].push_back(name + ": " + value);
 }
 
 bool contains(const std::vector<std::string>& words, std::string_view word) {
@@ -151,6 +187,8 @@ Result<Request> parse_request(std::string_view line) {
       if (query->tgid != 0) return refused("\"addr\" is not an address");
     }
   }
+  if (request.command == Command::trace && (request.trace.from.empty() || request.trace.to.empty()))
+    return refused("trace takes \"from\" and \"to\"");
   auto checked = check_filter(request.filter, request.command == Command::monitor);
   if (!checked) return unexpected(checked.error());
   return request;
@@ -168,6 +206,7 @@ Json request_document(const Request& request) {
   if (request.limit != 0) document["limit"] = request.limit;
   if (request.timeout_ms != 0) document["timeout_ms"] = request.timeout_ms;
   if (!request.why.addr.empty()) document["addr"] = request.why.addr;
+  if (request.command == Command::trace) add_trace(request.trace, document);
   return document;
 }
 

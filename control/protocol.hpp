@@ -9,6 +9,7 @@
 #include <control/documents.hpp>
 #include <control/exit_codes.hpp>
 #include <optional>
+#include <policy/explain.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,7 +19,7 @@ namespace shunt {
 inline constexpr size_t kRequestBytesMax = 4096;  // a longer line ends the connection
 inline constexpr size_t kReplyLineBytesMax = 1 << 20;
 
-enum class Command { status, list, why, monitor, check, version, on, off, reload, policy };
+enum class Command { status, list, why, monitor, check, version, on, off, reload, policy, trace };
 
 // What changes anything needs root.
 bool needs_root(Command command);
@@ -35,12 +36,20 @@ struct Filter {
   bool matches(const sh_event& event) const;
 };
 
+// Who asks whom, as people write it, and what for.
+struct TraceQuery {
+  std::string from;
+  std::string to;
+  std::optional<policy::HttpRequest> request;
+};
+
 struct Request {
   Command command = Command::status;
   Filter filter;
   uint32_t limit = 0;       // list: rows at most; 0: all
   uint32_t timeout_ms = 0;  // off: how long to drain; 0: as configured
   WhyQuery why;
+  TraceQuery trace;
 };
 
 // The names of the kinds, states and reasons that a filter may have are checked here. Never throws, whatever the line

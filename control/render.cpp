@@ -30,6 +30,11 @@ std::string coloured_state(const std::string& state, const Style& style) {
   return state == "stopped" ? style.red(state) : style.yellow(state);
 }
 
+std::string coloured_verdict(const std::string& verdict, const Style& style) {
+  if (verdict.starts_with("allowed")) return style.green(verdict);
+  return verdict == "denied" ? style.red(verdict) : style.yellow(verdict);
+}
+
 std::string field(const char* name, const std::string& value) { return fmt::format("  {:<14} {}\n", name, value); }
 
 // The two ends of a pair stand together, the active one first; busy pairs come first.
@@ -108,6 +113,32 @@ std::string policy_text(const Json& event, const Style& style) {
       fmt::format(" {} -> {}: {}: {}", printable(text_of(event, "client")), printable(text_of(event, "server")),
                   style.red(text_of(event, "policy_reason")), text_of(event, "policy_text"));
   for (const Json& rule : event.value("rules", Json::array())) text += "\n    " + printable(rule.get<std::string>());
+  return text;
+}
+
+// "default/web (identity 256), 10.0.0.1:80, nginx[4711], /system.slice/nginx.service"
+std::string end_text(const Json& end) {
+  std::string text = fmt::format("{} (identity {})", printable(text_of(end, "name")), number_of(end, "identity"));
+  if (end.contains("local")) text += ", " + text_of(end, "local");
+  if (end.contains("pid")) text += fmt::format(", {}[{}]", printable(text_of(end, "program")), number_of(end, "pid"));
+  if (end.contains("cgroup")) text += ", " + or_dash(printable(text_of(end, "cgroup")));
+  if (end.contains("uid")) text += fmt::format(", uid {}", number_of(end, "uid"));
+  return text;
+}
+
+// What decided one direction: the table's entry and the rules behind it.
+std::string side_text(const char* name, const Json& side, const Style& style) {
+  std::string text = fmt::format("  {} of {}: {}: {}\n", name, printable(text_of(side, "subject")),
+                                 coloured_verdict(text_of(side, "verdict"), style), text_of(side, "text"));
+  if (const auto entry = side.find("entry"); entry != side.end()) {
+    const uint64_t port = number_of(*entry, "port");
+    text += fmt::format("    table {}: peer {}, {}", number_of(*entry, "table"), printable(text_of(*entry, "peer")),
+                        port == 0 ? "any port" : fmt::format("ports from {}", port));
+    if (entry->contains("set")) text += fmt::format(", set {}", number_of(*entry, "set"));
+    text += "\n";
+  }
+  for (const Json& rule : side.value("rules", Json::array()))
+    text += "    " + printable(rule.get<std::string>()) + "\n";
   return text;
 }
 
@@ -283,6 +314,17 @@ std::string render_policy(const Json& policy, const Style& style) {
   const uint64_t total = number_of(policy, "workloads");
   if (places.size() < total) text += style.yellow(fmt::format("{} of {} workloads shown\n", places.size(), total));
   return text;
+}
+
+std::string render_trace(const Json& trace, const Style& style) {
+  std::string text = "from " + end_text(trace.value("from", Json::object())) + "\nto   " +
+                     end_text(trace.value("to", Json::object())) + fmt::format(", port {}\n", number_of(trace, "port"));
+  if (trace.contains("request")) text += printable(text_of(trace, "request")) + "\n";
+  text += fmt::format("{} by the {}, policy generation {}", coloured_verdict(text_of(trace, "verdict"), style),
+                      text_of(trace, "by"), number_of(trace, "generation"));
+  if (trace.contains("reason")) text += fmt::format(": {}: {}", text_of(trace, "reason"), text_of(trace, "text"));
+  text += "\n" + side_text("egress", trace.value("egress", Json::object()), style);
+  return text + side_text("ingress", trace.value("ingress", Json::object()), style);
 }
 
 std::string render_drain(const Json& report, bool removed, const Style& style) {

@@ -51,6 +51,7 @@ std::string render_why(const Json& why, const Style& style);
 std::string render_check(const Json& probe, const Style& style);
 std::string render_drain(const Json& report, bool removed, const Style& style);
 std::string render_policy(const Json& policy, const Style& style);
+std::string render_trace(const Json& trace, const Style& style);
 std::string render_event(const Json& event, const Style& style);
 
 }  // namespace shunt

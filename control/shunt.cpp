@@ -44,6 +44,19 @@ void add_filter(CLI::App* command, Arguments& arguments, const char* kinds, cons
 
 using Run = std::function<ExitCode(Cli&)>;
 
+// Who asks whom, and perhaps what for: there is a request if the option that is returned was given.
+const CLI::Option* add_question(CLI::App* command, Arguments& arguments, const char* from, const char* to) {
+  command->add_option("from", arguments.question.from, from)->required();
+  command->add_option("to", arguments.question.to, to)->required();
+  auto* method = command->add_option("method", arguments.request.method, "of the request");
+  command->add_option("path", arguments.request.path, "of the request, with its query")->needs(method);
+  command->add_option("--host", arguments.request.host, "the Host header of the request")->needs(method);
+  command->add_option("-H,--header", arguments.headers, "'Name: value', any number of times")
+      ->allow_extra_args(false)
+      ->needs(method);
+  return method;
+}
+
 void add_policy(CLI::App& app, Arguments& arguments, std::vector<std::pair<CLI::App*, Run>>& commands) {
   auto* policy = app.add_subcommand("policy", "policy documents, and the policy in force");
   policy->require_subcommand(1);
@@ -60,17 +73,20 @@ void add_policy(CLI::App& app, Arguments& arguments, std::vector<std::pair<CLI::
   auto* explain =
       policy->add_subcommand("explain", "would this be allowed, by which rule, in the kernel or by the proxy?");
   explain->add_option("-f,--file", arguments.files, "files and folders")->required()->allow_extra_args(false);
-  explain->add_option("from", arguments.question.from, "a workload, an address, host or world")->required();
-  explain->add_option("to", arguments.question.to, "TARGET:PORT, a service, a workload or an address")->required();
-  auto* method = explain->add_option("method", arguments.request.method, "of the request");
-  explain->add_option("path", arguments.request.path, "of the request, with its query")->needs(method);
-  explain->add_option("--host", arguments.request.host, "the Host header of the request")->needs(method);
-  explain->add_option("--header", arguments.headers, "'Name: value', any number of times")
-      ->allow_extra_args(false)
-      ->needs(method);
-  commands.emplace_back(explain, [&arguments, method](Cli&) {
-    if (method->count() > 0) arguments.question.request = arguments.request;
+  const auto* explained = add_question(explain, arguments, "a workload, an address, host or world",
+                                       "TARGET:PORT, a service, a workload or an address");
+  commands.emplace_back(explain, [&arguments, explained](Cli&) {
+    if (explained->count() > 0) arguments.question.request = arguments.request;
     return policy_explain(arguments.files, arguments.question, arguments.headers, arguments.options.json);
+  });
+  auto* trace = policy->add_subcommand("trace", "the same, asked of the kernel's tables about who is there now");
+  const auto* traced =
+      add_question(trace, arguments, "PID, unit, /CGROUP, ADDR:PORT of a connection, or as for explain",
+                   "the same with a port, or ADDR:PORT of the other end");
+  commands.emplace_back(trace, [&arguments, traced](Cli& cli) {
+    if (traced->count() > 0) arguments.question.request = arguments.request;
+    return cli.policy_trace({arguments.question.from, arguments.question.to, arguments.question.request},
+                            arguments.headers);
   });
 }
 

@@ -1,6 +1,7 @@
 #include <bpf/abi/shunt.h>
 #include <l7parsers/core/reasons.h>
 #include <policy/core/both.h>
+#include <strings.h>
 
 #include <algorithm>
 #include <base/parse.hpp>
@@ -121,6 +122,8 @@ Side ask(const Model& model, const Tables& tables, sh_policy_direction direction
   return side;
 }
 
+}  // namespace
+
 const char* verdict_name(sh_policy_verdict verdict) {
   constexpr const char* kNames[] = {"denied", "allowed", "allowed-by-request", "punted"};
   return kNames[verdict];
@@ -130,8 +133,6 @@ const char* verdict_text(sh_policy_verdict verdict) {
   constexpr const char* kTexts[] = {"denied", "allowed", "allowed, and each request is judged", "decided by the proxy"};
   return kTexts[verdict];
 }
-
-}  // namespace
 
 std::string describe(const Model& model, const RuleOrigin& origin) {
   std::string text = origin.policy->title() + " " + origin.rule->path;
@@ -164,23 +165,49 @@ std::vector<std::string> rules_of(const Model& model, const Entry& entry, uint32
   return rules;
 }
 
-Result<Answer> explain(const Model& model, const Tables& tables, const Question& question) {
-  const size_t colon = question.to.rfind(':');
-  if (colon == std::string::npos) return invalid(in_quotes(question.to) + " has no port", "write TARGET:PORT");
-  std::string target = question.to.substr(0, colon);
+Result<Target> find_target(const Model& model, const Tables& tables, const std::string& text) {
+  const size_t colon = text.rfind(':');
+  if (colon == std::string::npos) return invalid(in_quotes(text) + " has no port", "write TARGET:PORT");
+  std::string target = text.substr(0, colon);
   if (target.starts_with('[') && target.ends_with(']')) target = target.substr(1, target.size() - 2);
+  const auto end = find_end(model, tables, target, true);
+  if (!end) return unexpected(end.error());
+  const auto port = find_port(*end, text.substr(colon + 1));
+  if (!port) return unexpected(port.error());
+  return Target{end->identity, *port};
+}
+
+std::optional<std::pair<std::string, std::string>> parse_header(const std::string& text) {
+  const size_t colon = text.find(':');
+  if (colon == 0 || colon == std::string::npos) return std::nullopt;
+  const size_t value = text.find_first_not_of(' ', colon + 1);
+  return std::pair(text.substr(0, colon), value == std::string::npos ? "" : text.substr(value));
+}
+
+std::string head_of(const HttpRequest& request) {
+  const auto frames = [](const auto& header) {
+    return strcasecmp(header.first.c_str(), "content-length") == 0 ||
+           strcasecmp(header.first.c_str(), "transfer-encoding") == 0;
+  };
+  std::string head = request.method + " " + request.path;
+  head += request.host.empty() ? " HTTP/1.0\r\n" : " HTTP/1.1\r\nHost: " + request.host + "\r\n";
+  if (request.host.empty() && std::none_of(request.headers.begin(), request.headers.end(), frames))
+    head += "Content-Length: 0\r\n";
+  for (const auto& [name, value] : request.headers) head += name + ": " + value + "\r\n";
+  return head + "\r\n";
+}
+
+Result<Answer> explain(const Model& model, const Tables& tables, const Question& question) {
   const auto from = find_end(model, tables, question.from, false);
   if (!from) return unexpected(from.error());
-  const auto to = find_end(model, tables, target, true);
+  const auto to = find_target(model, tables, question.to);
   if (!to) return unexpected(to.error());
-  const auto port = find_port(*to, question.to.substr(colon + 1));
-  if (!port) return unexpected(port.error());
   Answer answer;
   answer.from = tables.identity(from->identity)->title;
   answer.to = tables.identity(to->identity)->title;
-  answer.port = *port;
-  answer.egress = ask(model, tables, SH_POLICY_EGRESS, from->identity, to->identity, *port, question.request);
-  answer.ingress = ask(model, tables, SH_POLICY_INGRESS, to->identity, from->identity, *port, question.request);
+  answer.port = to->port;
+  answer.egress = ask(model, tables, SH_POLICY_EGRESS, from->identity, to->identity, to->port, question.request);
+  answer.ingress = ask(model, tables, SH_POLICY_INGRESS, to->identity, from->identity, to->port, question.request);
   const auto plain = [](sh_policy_verdict verdict) {
     return static_cast<sh_u8>(verdict == SH_POLICY_RULES ? SH_POLICY_ALLOW : verdict);
   };

@@ -32,6 +32,8 @@ struct Answer {
   Side egress, ingress;
 };
 
+const char* verdict_name(sh_policy_verdict verdict);
+const char* verdict_text(sh_policy_verdict verdict);
 const char* reason_name(sh_policy_reason reason);
 const char* reason_text(sh_policy_reason reason);
 
@@ -46,6 +48,18 @@ std::string describe(const Model& model, const RuleOrigin& origin);
 
 // Of a workload ([NAMESPACE/]NAME), an address that is not on this host, host or world.
 Result<uint32_t> find_identity(const Model& model, const Tables& tables, const std::string& text);
+
+// Of "TARGET:PORT", as in a question.
+struct Target {
+  uint32_t identity = SH_IDENTITY_WORLD;
+  uint16_t port = 0;  // where the workloads listen
+};
+Result<Target> find_target(const Model& model, const Tables& tables, const std::string& text);
+
+// "Name: value"; absent: it has no name.
+std::optional<std::pair<std::string, std::string>> parse_header(const std::string& text);
+// The request as a client sends it, without a body; HTTP/1.0 where it has no host.
+std::string head_of(const HttpRequest& request);
 
 // An error says which name is not known.
 Result<Answer> explain(const Model& model, const Tables& tables, const Question& question);

@@ -16,7 +16,9 @@
 #include <sockops/namespaces.hpp>
 #include <sockops/owners.hpp>
 #include <sockops/pins.hpp>
+#include <sockops/policy_ends.hpp>
 #include <sockops/policy_loader.hpp>
+#include <sockops/policy_tables.hpp>
 #include <utility>
 
 #ifdef SHUNT_SKELETON  // a test's variant
@@ -301,6 +303,17 @@ Result<void> Engine::set_policy(const PolicyRows* rows, sh_policy_existing exist
 }
 Result<void> Engine::refresh_policy() { return state_->policy->refresh(); }
 PolicyReport Engine::policy() const { return state_->policy->report(); }
+std::unique_ptr<PolicyTables> Engine::policy_tables() const {
+  return read_policy_tables([state = state_.get()](const std::string& name) { return state->map(name); });
+}
+
+Result<PolicyEnd> Engine::end_of_process(uint32_t tgid) const { return shunt::end_of_process(state_->paths, tgid); }
+Result<PolicyEnd> Engine::end_of_cgroup(const std::string& name) const {
+  return shunt::end_of_cgroup(state_->paths, name);
+}
+Result<PolicyPair> Engine::find_pair(const std::string& local, const std::string& remote) const {
+  return shunt::find_pair(state_->paths, state_->generation, local, remote);
+}
 
 Result<Status> Engine::status() const { return pinned_status(state_->paths); }
 Result<std::vector<Row>> Engine::list() const { return pinned_list(state_->paths); }

@@ -7,6 +7,7 @@
 #include <base/result.hpp>
 #include <base/unique_fd.hpp>
 #include <bpf/abi/policy_rows.hpp>
+#include <bpf/abi/policy_source.hpp>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -78,6 +79,30 @@ struct PolicyReport {
   std::vector<WorkloadPlace> workloads;
 };
 
+// One end of a connection, or who could be one: what the kernel side tells its identity by.
+struct PolicyEnd {
+  std::string path;               // of its cgroup below the mount; empty: the cgroup is gone
+  std::vector<uint64_t> cgroups;  // the ids of this one and those above it
+  uint32_t netns = 0;             // inode; 0: not known
+  uint32_t uid = SH_POLICY_UID_ANY;
+  uint32_t tgid = 0;  // 0: nobody
+  std::string program;
+  std::string local;  // of a connection: "127.0.0.1:80"
+  uint16_t port = 0;  // likewise
+  uint64_t cookie = 0;
+};
+
+struct PolicyPair {
+  PolicyEnd client, server;
+};
+
+// The policy in force, as the kernel side reads it.
+class PolicyTables : public PolicySource {
+ public:
+  virtual uint32_t generation() const = 0;  // 0: there is no policy
+  virtual sh_u32 identity_of_end(const PolicyEnd& end) const = 0;
+};
+
 struct ProfileRow {
   uint64_t id = 0;
   sh_profile value;
@@ -122,6 +147,14 @@ class Engine {
   Result<void> refresh_policy();
   // Its generation alone is known of a policy that an earlier process put in force.
   PolicyReport policy() const;
+  std::unique_ptr<PolicyTables> policy_tables() const;  // not for longer than the policy is in force
+
+  Result<PolicyEnd> end_of_process(uint32_t tgid) const;
+  // A unit ("api.service") or a path below the mount. Namespace and user are those of a process in it, if there is one.
+  Result<PolicyEnd> end_of_cgroup(const std::string& name) const;
+  // A live connection by the addresses of one of its ends ("127.0.0.1:80"); its other end is found by cookie, through
+  // any NAT. An enrolled end says who is the client; else it is `local`.
+  Result<PolicyPair> find_pair(const std::string& local, const std::string& remote) const;
 
   // Events. The ring is read by one reader at a time; `on_event` gets each record, but for those that the engine
   // answers itself: SH_EV_ABANDONED by resetting the socket, SH_EV_GUARD by watching over the cgroup. SH_EV_FORBIDDEN

@@ -41,7 +41,7 @@ _shunt() {
             _filedir
             return
             ;;
-        --port | --program | --reason | --limit | --host | --header)
+        --port | --program | --reason | --limit | --host | -H | --header)
             return
             ;;
     esac
@@ -78,7 +78,7 @@ _shunt() {
         fi
     elif [[ $command == policy ]]; then
         if [[ $prev == policy ]]; then
-            COMPREPLY=($(compgen -W 'validate explain import get' -- "$cur"))
+            COMPREPLY=($(compgen -W 'validate explain trace import get' -- "$cur"))
         else
             _filedir
         fi

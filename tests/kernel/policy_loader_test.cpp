@@ -6,7 +6,8 @@
 #include <policy/rows.hpp>
 #include <sockops/pins.hpp>
 #include <sockops/policy_loader.hpp>
-#include <support/policy_walk.hpp>
+#include <sockops/policy_tables.hpp>
+#include <support/policy_agrees.hpp>
 
 #include "support/accelerated.hpp"
 
@@ -14,49 +15,15 @@ namespace shunt::test {
 namespace {
 
 // The maps of the newest generation.
-class MapSource : public PolicySource {
+class MapSource {
  public:
-  explicit MapSource(const Paths& paths) : paths_(paths) {
+  explicit MapSource(const Paths& paths) : paths_(paths), tables_(read_policy_tables(finder())) {
     const auto head = read_policy_head(map("sh_pol_heads"));
     EXPECT_TRUE(head);
     if (head) head_ = *head;
   }
+  const PolicyTables& tables() const { return *tables_; }
   const sh_policy_head& head() const { return head_; }
-  sh_u8 half() const override { return head_.generation & 1; }
-  bool subject(const sh_policy_subject_key& key, sh_policy_subject& value) const override {
-    return find("sh_pol_subjects", key, value);
-  }
-  bool entry(const sh_policy_key& key, sh_policy_entry& value) const override {
-    return find("sh_pol_entries", key, value);
-  }
-  sh_u16 first_port(sh_u16 port) const override {
-    return block("sh_pol_ports", half() * (SH_POLICY_PORT_BLOCKS / 2U) + port / SH_POLICY_BLOCK_CELLS)
-        .cells[port % SH_POLICY_BLOCK_CELLS];
-  }
-  bool judged(sh_u16 port) const override {
-    sh_u8 bits = 0;
-    return find("sh_pol_judged", sh_u32{port}, bits) && (bits >> half() & 1) != 0;
-  }
-  sh_policy_set set(sh_u32 number) const override {
-    sh_policy_set found = {};
-    EXPECT_TRUE(find("sh_pol_sets", number, found)) << number;
-    return found;
-  }
-  const struct sh_policy_block* block(sh_u32 number) const override { return &block("sh_pol_blocks", number); }
-  sh_policy_result result(sh_u32 index) const override {
-    sh_policy_result found = {};
-    EXPECT_TRUE(find("sh_pol_results", index, found)) << index;
-    return found;
-  }
-  sh_u32 identity_of(const Address& address) const override {
-    sh_policy_cidr_key key = {};
-    key.prefix_bits = 32 + 128;
-    key.half = half();
-    memcpy(key.addr, address.data(), address.size());
-    sh_u32 identity = SH_IDENTITY_WORLD;
-    find("sh_pol_cidrs", key, identity);
-    return identity;
-  }
   sh_u32 workload(uint64_t cgroup, uint32_t netns = 0, uint32_t uid = SH_POLICY_UID_ANY) const {
     sh_u32 identity = 0;
     find("sh_pol_workload", sh_policy_workload_key{cgroup, netns, uid, half(), 0}, identity);
@@ -71,29 +38,30 @@ class MapSource : public PolicySource {
   }
 
  private:
-  int map(const std::string& name) const {
-    UniqueFd& fd = maps_[name];
-    if (!fd) {
-      auto opened = open_map(paths_, generations(paths_).back(), name);
-      EXPECT_TRUE(opened) << name;
-      if (opened) fd = std::move(*opened);
-    }
-    return fd.get();
+  using Maps = std::map<std::string, UniqueFd>;
+
+  sh_u8 half() const { return head_.generation & 1; }
+  int map(const std::string& name) const { return finder()(name); }
+  MapFinder finder() const {
+    return [paths = paths_, maps = maps_](const std::string& name) {
+      UniqueFd& fd = (*maps)[name];
+      if (!fd) {
+        auto opened = open_map(paths, generations(paths).back(), name);
+        EXPECT_TRUE(opened) << name;
+        if (opened) fd = std::move(*opened);
+      }
+      return fd.get();
+    };
   }
   template <typename K, typename V>
   bool find(const char* name, const K& key, V& value) const {
     return bpf_map_lookup_elem(map(name), &key, &value) == 0;
   }
-  const struct sh_policy_block& block(const char* name, sh_u32 index) const {
-    const auto [known, fresh] = blocks_.try_emplace({name, index});
-    EXPECT_TRUE(!fresh || find(name, index, known->second)) << name << " " << index;
-    return known->second;
-  }
 
   Paths paths_;
+  std::shared_ptr<Maps> maps_ = std::make_shared<Maps>();
   sh_policy_head head_ = {};
-  mutable std::map<std::string, UniqueFd> maps_;
-  mutable std::map<std::pair<std::string, sh_u32>, struct sh_policy_block> blocks_;
+  std::unique_ptr<PolicyTables> tables_;
 };
 
 const char* const kPolicyMaps[] = {"sh_pol_workload", "sh_pol_paths",   "sh_pol_subjects",
@@ -176,7 +144,7 @@ TEST_F(PolicyLoading, TheMapsAnswerAsTheTables) {
     EXPECT_EQ(maps.head().generation, seed + 1);
     EXPECT_EQ(maps.head().requests, compiled.rows.requests);
     EXPECT_EQ(maps.head().existing, SH_POLICY_EXISTING_GRACE);
-    ASSERT_TRUE(agrees(maps, compiled.loaded.model, compiled.tables, random, 30, verdicts)) << "seed " << seed;
+    ASSERT_TRUE(agrees(maps.tables(), compiled.loaded.model, compiled.tables, random, 30, verdicts)) << "seed " << seed;
   }
   for (const size_t count : verdicts) EXPECT_GT(count, 0u);
 }
@@ -196,7 +164,8 @@ TEST_F(PolicyLoading, AHundredSwitches) {
                                         std::pair("/other/x", i % 2 == 0 ? SH_POLICY_DENY : SH_POLICY_ALLOW)}) {
       request.path = path;
       const uint32_t a = one.rows.workloads[0].identity;
-      ASSERT_EQ(walk(maps, SH_POLICY_INGRESS, a, SH_IDENTITY_HOST, 80, &request).verdict, verdict) << i << path;
+      ASSERT_EQ(walk(maps.tables(), SH_POLICY_INGRESS, a, SH_IDENTITY_HOST, 80, &request).verdict, verdict)
+          << i << path;
     }
   }
   ASSERT_TRUE(shortcut_.engine().set_policy(nullptr, SH_POLICY_EXISTING_RESET));
@@ -228,7 +197,8 @@ TEST_F(PolicyLoading, WhatDoesNotFitLeavesTheOldInForce) {
   EXPECT_EQ(rows_in_maps(), rows);
   policy::HttpRequest request;
   request.path = "/fits";
-  EXPECT_EQ(walk(source(), SH_POLICY_INGRESS, fits.rows.workloads[0].identity, SH_IDENTITY_HOST, 80, &request).verdict,
+  EXPECT_EQ(walk(source().tables(), SH_POLICY_INGRESS, fits.rows.workloads[0].identity, SH_IDENTITY_HOST, 80, &request)
+                .verdict,
             SH_POLICY_ALLOW);
 }
 
@@ -265,7 +235,7 @@ TEST_F(PolicyLoading, WorkloadsAreFoundWhenTheyComeAndComeBack) {
   for (const size_t missing : {0, 1, 3}) EXPECT_FALSE(report.workloads[missing].found()) << missing;
   EXPECT_TRUE(report.workloads[2].found());
   EXPECT_NE(report.workloads[3].note.find(netns_file), std::string::npos);
-  const uint32_t by = source().head().by[source().half()];
+  const uint32_t by = source().head().by[source().tables().half()];
   EXPECT_EQ(by, 1U << SH_POLICY_BY_UID);
 
   struct stat info = {};

@@ -76,6 +76,38 @@ def star_wars(galaxy):
            f"counted: {counters}")
 
 
+@scenario("a trace says what the kernel does")
+def trace(galaxy):
+    server = galaxy.recorder()
+
+    def ask(*arguments):
+        code, text = galaxy.lab.shunt("-o", "json", "policy", "trace", *map(str, arguments))
+        return code, json.loads(text)
+
+    def verdict(*arguments):
+        return ask(*arguments)[1]["verdict"]
+
+    target = f"deathstar:{galaxy.port}"
+    expect(ask(galaxy.path("xwing"), target)[0] == 7 and verdict("host", target) == "denied", "the alliance, or the host, may connect")
+    code, answer = ask(galaxy.path("tiefighter"), f"{server.pid}:{galaxy.port}", "PUT", "/v1/exhaust-port", "-H", "X-Has-Force: no")
+    expect(code == 7 and answer["ingress"]["reason"] == "no-matching-rule", f"no force: {code} {answer}")
+    code, answer = ask(galaxy.path("tiefighter"), target, "PUT", "/v1/exhaust-port", "-H", "X-Has-Force: true")
+    expect(code == 0 and "empire.yaml:" in answer["ingress"]["rules"][0], f"the force: {code} {answer}")
+    expect(ask("tiefighter", target, "GET", "/v1//x")[0] == 8, "a path that is not in its normal form is not punted")
+    # A live connection, by its addresses; the daemon no longer knows the documents that it reads.
+    client = galaxy.lab.serve(galaxy.client_command([["send", LANDING], ["responses", 1], ["sleep", 4]]),
+                              cgroup=galaxy.cgroups["tiefighter"])
+    eventually(lambda: "landing" in galaxy.read(), "the request arrives")
+    (galaxy.folder / "empire.yaml").write_text("nonsense")
+    row = next(row for row in json.loads(galaxy.shunt("-o", "json", "list"))["sockets"] if row["role"] == "active")
+    for ends in ((row["local"], row["remote"]), (row["remote"], row["local"])):
+        code, answer = ask(*ends, "POST", "/v1/request-landing")
+        expect(code == 0 and answer["from"]["name"] == "default/tiefighter" and answer["to"]["name"] == "default/deathstar"
+               and answer["from"]["pid"] == row["pid"] and answer["from"]["cookie"] == row["cookie"], f"{ends}: {code} {answer}")
+    client.communicate(timeout=PATIENCE_S)
+    expect(ask("127.0.0.1:1", "127.0.0.1:2")[0] == 2, "a connection that is not there")
+
+
 @scenario("one connection: allowed and denied in turns, in order")
 def in_turns(galaxy):
     galaxy.recorder()

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <tests/support/policy_row_source.hpp>
 #include <tests/unit/fake_engine.hpp>
 #include <thread>
 
@@ -36,6 +37,8 @@ class DaemonTest : public ::testing::Test {
     kernel.policy = {};
     kernel.policy_error.reset();
     kernel.policies_put = 0;
+    kernel.end = {};
+    kernel.no_end.reset();
     fs::create_directory(folder_ / "policy");
     configure("");
   }
@@ -258,6 +261,76 @@ TEST_F(DaemonTest, APolicyEndsWithOffAndComesBackWithOn) {
   EXPECT_EQ(fake_kernel().policies_put, 1u);
   EXPECT_EQ(ask({.command = Command::on}).exit, ExitCode::ok);
   EXPECT_EQ(fake_kernel().policies_put, 2u);
+}
+
+// The rows that the daemon handed over, as the kernel would answer.
+class FakeTables : public PolicyTables {
+ public:
+  uint32_t generation() const override { return fake_kernel().policy.generation; }
+  sh_u32 identity_of_end(const PolicyEnd& end) const override {
+    return end.uid == 7 ? fake_kernel().policy.workloads[0].identity : sh_u32{SH_IDENTITY_HOST};
+  }
+  sh_u8 half() const override { return rows_.half(); }
+  bool subject(const sh_policy_subject_key& key, sh_policy_subject& value) const override {
+    return rows_.subject(key, value);
+  }
+  bool entry(const sh_policy_key& key, sh_policy_entry& value) const override { return rows_.entry(key, value); }
+  sh_u16 first_port(sh_u16 port) const override { return rows_.first_port(port); }
+  bool judged(sh_u16 port) const override { return rows_.judged(port); }
+  bool set(sh_u32 number, sh_policy_set& value) const override { return rows_.set(number, value); }
+  const struct sh_policy_block* block(sh_u32 number) const override { return rows_.block(number); }
+  sh_policy_result result(sh_u32 index) const override { return rows_.result(index); }
+  sh_u32 identity_of(const Address& address) const override { return rows_.identity_of(address); }
+
+ private:
+  test::RowSource rows_{fake_kernel().policy_rows};
+};
+
+TEST_F(DaemonTest, ATraceAsksTheTablesInForce) {
+  write_policy("/v1");
+  ASSERT_FALSE(start());
+  fake_kernel().tables = [] { return std::make_unique<FakeTables>(); };
+  const auto trace = [&](const std::string& from, const std::string& to,
+                         std::optional<policy::HttpRequest> request = {}) {
+    return ask({.command = Command::trace, .trace = {from, to, std::move(request)}});
+  };
+  const std::string rule = "(" + (folder_ / "policy/web.yaml").string() + ":11)";
+  Json answer = trace("world", "web:80", policy::HttpRequest{.path = "/v1"}).data;
+  EXPECT_EQ(answer["verdict"], "allowed") << answer;
+  EXPECT_EQ(answer["by"], "kernel");
+  EXPECT_EQ(answer["ingress"]["entry"]["port"], 80);
+  EXPECT_EQ(answer["ingress"]["entry"]["peer"], "any");
+  EXPECT_NE(answer["ingress"]["rules"].dump().find(rule), std::string::npos) << answer;
+  EXPECT_EQ(answer["egress"]["reason"], "not-enforced");
+  EXPECT_EQ(trace("10.1.2.3", "web:80", policy::HttpRequest{.path = "/v2"}).data["ingress"]["reason"],
+            "no-matching-rule");
+  EXPECT_EQ(trace("4711", "web:81").data["verdict"], "denied");
+  EXPECT_EQ(trace("4711", "web:80").data["verdict"], "allowed-by-request");
+  answer = trace("host", "web:80", policy::HttpRequest{.path = "/v1//x"}).data;
+  EXPECT_EQ(answer["verdict"], "punted") << answer;
+  EXPECT_EQ(answer["by"], "proxy");
+  policy::HttpRequest chunked{
+      .method = "POST", .path = "/v1", .host = "web", .headers = {{"Transfer-Encoding", "chunked"}}};
+  EXPECT_EQ(trace("host", "web:80", chunked).data["verdict"], "punted");
+  EXPECT_EQ(trace("host", "web:80", policy::HttpRequest{.method = "PUT", .path = "/v1"}).data["verdict"], "denied");
+  // Documents that are not in force are not asked.
+  write_policy("/v2");
+  EXPECT_EQ(trace("world", "web:80", policy::HttpRequest{.path = "/v1"}).data["verdict"], "allowed");
+  fake_kernel().end.uid = 7;
+  fake_kernel().end.tgid = 4711;
+  answer = trace("127.0.0.1:4000", "127.0.0.1:80").data;
+  EXPECT_EQ(answer["from"]["name"], "default/web") << answer;
+  EXPECT_EQ(answer["from"]["local"], "127.0.0.1:4000");
+  EXPECT_EQ(answer["port"], 80);
+  EXPECT_EQ(trace("/any", "web.service:80").data["to"]["pid"], 4711);
+  EXPECT_EQ(trace("nobody", "web:80").exit, ExitCode::usage);
+  EXPECT_EQ(trace("host", "web").exit, ExitCode::usage);
+  EXPECT_EQ(trace("99999999999", "web:80").exit, ExitCode::usage);
+  EXPECT_EQ(trace("default/web.service", "web:80").error.message, "'default/web.service' is not known");
+  fake_kernel().no_end = Error{EINVAL, "there is no process 4711", ""};
+  EXPECT_EQ(trace("4711", "web:80").exit, ExitCode::usage);
+  fake_kernel().policy.generation = 0;
+  EXPECT_EQ(trace("host", "web:80").error.message, "no policy is in force");
 }
 
 TEST_F(DaemonTest, EventsOfAPolicySayWhoWhyAndByWhichRule) {

@@ -49,6 +49,8 @@ TEST(Protocol, RefusesWhatIsNoRequest) {
                            R"({"cmd":"why","addr":"x"})",
                            R"({"cmd":"why","addr":""})",
                            R"({"cmd":"off","timeout_ms":600001})",
+                           R"({"cmd":"trace","from":"host"})",
+                           R"({"cmd":"trace","from":"host","to":"web:80","headers":["none"]})",
                            "{\"cmd\":\"status\"}\xff",
                            R"({"cmd":"why","addr":"12"})"}) {
     EXPECT_FALSE(parse_request(line)) << line;
@@ -115,6 +117,21 @@ TEST(Log, LinesCannotBeForged) {
   const std::string json = format_log_line(LogFormat::json, LogLevel::error, "now", "m\n", {{"key", "\xff\""}});
   EXPECT_TRUE(Json::accept(json));
   EXPECT_EQ(json.find('\n'), std::string::npos);
+}
+
+TEST(Protocol, ATraceKeepsItsRequest) {
+  const policy::HttpRequest asked{.method = "PUT", .path = "/v1", .host = "web", .headers = {{"X-Force", "true"}}};
+  const auto parsed =
+      parse_request(request_document({.command = Command::trace, .trace = {"4711", "web:80", asked}}).dump());
+  ASSERT_TRUE(parsed) << parsed.error().to_string();
+  EXPECT_EQ(parsed->trace.from, "4711");
+  EXPECT_EQ(parsed->trace.to, "web:80");
+  ASSERT_TRUE(parsed->trace.request);
+  EXPECT_EQ(parsed->trace.request->method, "PUT");
+  EXPECT_EQ(parsed->trace.request->path, "/v1");
+  EXPECT_EQ(parsed->trace.request->host, "web");
+  EXPECT_EQ(parsed->trace.request->headers, asked.headers);
+  EXPECT_FALSE(parse_request(R"({"cmd":"trace","from":"a","to":"b:1"})")->trace.request);
 }
 
 }  // namespace

@@ -103,6 +103,33 @@ TEST(Render, APolicyAndItsWorkloads) {
   EXPECT_EQ(text.find('\033'), std::string::npos);
 }
 
+TEST(Render, ATraceShowsWhoAndWhatDecides) {
+  const Json trace{
+      {"generation", 3},
+      {"verdict", "denied"},
+      {"by", "kernel"},
+      {"request", "GET /\033[2J"},
+      {"port", 80},
+      {"from", {{"name", "default/shop"}, {"identity", 257}, {"pid", 42}, {"program", "curl"}, {"uid", 0}}},
+      {"to", {{"name", "default/web"}, {"identity", 256}, {"local", "127.0.0.1:80"}, {"cgroup", "/web"}}},
+      {"egress", {{"subject", "default/shop"}, {"verdict", "allowed"}, {"text", "nobody asks"}}},
+      {"ingress",
+       {{"subject", "default/web"},
+        {"verdict", "denied"},
+        {"text", "no http rule matches the request"},
+        {"entry", {{"peer", "any"}, {"port", 80}, {"table", 4}, {"set", 2}}},
+        {"rules", {"CiliumNetworkPolicy default/p (p.yaml:7)"}}}}};
+  EXPECT_EQ(render_trace(trace, kPlain),
+            "from default/shop (identity 257), curl[42], uid 0\n"
+            "to   default/web (identity 256), 127.0.0.1:80, /web, port 80\n"
+            "GET /?[2J\n"
+            "denied by the kernel, policy generation 3\n"
+            "  egress of default/shop: allowed: nobody asks\n"
+            "  ingress of default/web: denied: no http rule matches the request\n"
+            "    table 4: peer any, ports from 80, set 2\n"
+            "    CiliumNetworkPolicy default/p (p.yaml:7)\n");
+}
+
 TEST(Render, APolicysEventSaysWhoAndWhy) {
   sh_event event{};
   event.kind = SH_EV_REQUEST_DENIED;

@@ -66,6 +66,7 @@ Result<void> Engine::set_policy(const PolicyRows* rows, sh_policy_existing) {
   kernel.policy = {};
   if (rows == nullptr) return {};
   kernel.policy.generation = generation;
+  kernel.policy_rows = *rows;
   kernel.policy.entries = rows->entries.size();
   for (const PolicyRows::Workload& workload : rows->workloads) {
     WorkloadPlace place;
@@ -77,6 +78,20 @@ Result<void> Engine::set_policy(const PolicyRows* rows, sh_policy_existing) {
 }
 Result<void> Engine::refresh_policy() { return {}; }
 PolicyReport Engine::policy() const { return fake_kernel().policy; }
+std::unique_ptr<PolicyTables> Engine::policy_tables() const { return fake_kernel().tables(); }
+
+Result<PolicyEnd> Engine::end_of_process(uint32_t) const { return end_of_cgroup(""); }
+Result<PolicyEnd> Engine::end_of_cgroup(const std::string&) const {
+  const FakeKernel& kernel = fake_kernel();
+  return kernel.no_end ? Result<PolicyEnd>(unexpected(*kernel.no_end)) : kernel.end;
+}
+Result<PolicyPair> Engine::find_pair(const std::string& local, const std::string& remote) const {
+  PolicyPair pair{fake_kernel().end, fake_kernel().end};
+  pair.client.local = local;
+  pair.server.local = remote;
+  pair.server.port = 80;
+  return pair;
+}
 
 Result<Status> Engine::status() const { return pinned_status({}); }
 Result<std::vector<Row>> Engine::list() const { return pinned_list({}); }

@@ -27,6 +27,10 @@ struct FakeKernel {
   std::optional<Error> policy_error;
   PolicyReport policy;  // generation 0: none
   size_t policies_put = 0;
+  PolicyRows policy_rows;
+  std::function<std::unique_ptr<PolicyTables>()> tables;
+  PolicyEnd end;                // of every process and cgroup
+  std::optional<Error> no_end;  // or why there is none
 };
 
 FakeKernel& fake_kernel();
