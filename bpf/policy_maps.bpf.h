@@ -7,7 +7,7 @@
 
 #include <bpf/abi/policy.h>
 
-/* The user side makes the three arrays as large as the policy needs before it loads them. */
+/* The user side makes the arrays of results, blocks and hits as large as the policy needs before it loads them. */
 #define SH_POLICY_BLOCKS_DEFAULT 1024
 #define SH_POLICY_RESULTS_DEFAULT 65536
 
@@ -87,6 +87,15 @@ struct {
 	__type(value, struct sh_policy_block);
 } sh_pol_blocks SEC(".maps");
 
+/* Rules' counters: in memory that the user side maps. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, SH_POLICY_RESULTS_DEFAULT);
+	__type(key, __u32);
+	__type(value, struct sh_policy_hit);
+} sh_pol_hits SEC(".maps");
+
 /* Ports on which requests are judged: such connections are enrolled whatever was learned about them. A bit for each half. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -119,6 +128,16 @@ static __always_inline struct sh_policy_head *sh_policy(void)
 	__u32 zero = 0;
 
 	return bpf_map_lookup_elem(&sh_pol_heads, &zero);
+}
+
+/* A request was decided by this rule of an entry, or by none that has a number. */
+static __always_inline void sh_count_rule(__u32 origin, __u32 rule)
+{
+	__u32 number = origin + (rule == SH_POLICY_NO_RULE ? 0 : 2 * (rule + 1));
+	struct sh_policy_hit *hit = bpf_map_lookup_elem(&sh_pol_hits, &number);
+
+	if (hit)
+		__sync_fetch_and_add(&hit->hits, 1);
 }
 
 static __always_inline bool sh_port_is_judged(__u16 port)

@@ -235,6 +235,7 @@ static __noinline int sh_pass_set(struct sh_scratch *scratch, __u32 number, __u3
 		result = sh_policy_http1(&view, set, &scratch->http1);
 	else
 		result.name = SH_POLICY_R_TABLES;
+	sh_count_rule(origin, set ? result.rule : SH_POLICY_NO_RULE);
 	if (scratch->verdict == SH_POLICY_DENY || (scratch->verdict == SH_POLICY_PUNT && result.verdict != SH_POLICY_DENY))
 		return 0;
 	scratch->verdict = result.verdict;

@@ -134,9 +134,9 @@ Result<void> Daemon::put_policy(std::shared_ptr<const PolicyState::Prepared> pre
   const PolicyRows rows = prepared->any() ? prepared->rows() : PolicyRows{};
   auto set = engine_->set_policy(prepared->any() ? &rows : nullptr, config_.policy.existing);
   if (!set) return set;
-  policy_.put_in_force(std::move(prepared));
-  policy_error_.clear();
   const PolicyReport report = engine_->policy();
+  policy_.put_in_force(std::move(prepared), report.generation);
+  policy_error_.clear();
   if (report.generation != 0)
     log_info("policy in force", {{"generation", std::to_string(report.generation)},
                                  {"workloads", std::to_string(report.workloads.size())},
@@ -155,7 +155,9 @@ void Daemon::refresh_policy() {
 
 Result<Json> Daemon::policy() {
   if (draining()) return unexpected(Error{EBUSY, "shunt is draining", "no policy is in force any more"});
-  Json document = policy_.document(engine_->policy(), config_.policy);
+  const PolicyReport report = engine_->policy();
+  Json document = policy_.document(report, config_.policy);
+  if (report.generation != 0) policy_.add_hits(engine_->policy_hits(), document);
   document["error"] = policy_error_.empty() ? workloads_error_ : policy_error_;
   return document;
 }

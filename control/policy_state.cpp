@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <control/policy_state.hpp>
 #include <filesystem>
+#include <map>
 #include <policy/rows.hpp>
 
 namespace shunt {
@@ -11,6 +12,7 @@ namespace fs = std::filesystem;
 constexpr size_t kWorkloadsShownMax = 2000;  // a reply has at most a MiB
 constexpr size_t kFilesShownMax = 1000;
 constexpr size_t kRulesShownMax = 8;
+constexpr size_t kHitsShownMax = 500;
 
 bool has_documents(const std::string& directory, std::error_code& code) {
   for (fs::directory_iterator it(directory, code), end; !code && it != end; it.increment(code)) {
@@ -64,8 +66,9 @@ Result<std::shared_ptr<const PolicyState::Prepared>> PolicyState::prepare(const 
   return std::shared_ptr<const Prepared>(prepared);
 }
 
-void PolicyState::put_in_force(std::shared_ptr<const Prepared> prepared) {
+void PolicyState::put_in_force(std::shared_ptr<const Prepared> prepared, uint32_t generation) {
   prepared_ = std::move(prepared);
+  generation_ = generation;
   origins_.clear();
   for (const auto& [subject, table] : prepared_->tables.subjects) {
     for (const auto& [where, entry] : table->entries) origins_[entry.entry.origin] = &entry;
@@ -115,6 +118,35 @@ Json PolicyState::document(const PolicyReport& report, const PolicySettings& set
   return document;
 }
 
+void PolicyState::add_hits(const std::vector<uint64_t>& hits, Json& document) const {
+  if (!prepared_) return;
+  const auto at = [&](size_t number) { return number < hits.size() ? hits[number] : uint64_t{0}; };
+  struct Rule {
+    uint64_t hits = 0;
+    policy::RuleOrigin origin;
+  };
+  std::map<std::pair<const policy::Rule*, const policy::HttpRule*>, Rule> known;  // one may be in the entries of many
+  uint64_t others = 0;
+  for (const auto& [number, entry] : origins_) {
+    if (entry->entry.verdict != SH_POLICY_RULES) continue;
+    others += at(number);
+    for (size_t i = 0; i < entry->origins.size(); i++) {
+      Rule& rule = known[{entry->origins[i].rule, entry->origins[i].http}];
+      rule.hits += at(number + 1 + i);
+      rule.origin = entry->origins[i];
+    }
+  }
+  std::vector<Rule> rules;
+  for (const auto& item : known) rules.push_back(item.second);
+  std::stable_sort(rules.begin(), rules.end(), [](const Rule& a, const Rule& b) { return a.hits > b.hits; });
+  document["rules_total"] = rules.size();
+  document["hits_of_no_rule"] = others;
+  document["rules"] = Json::array();
+  for (size_t i = 0; i < std::min(rules.size(), kHitsShownMax); i++)
+    document["rules"].push_back(
+        {{"rule", policy::describe(prepared_->loaded.model, rules[i].origin)}, {"hits", rules[i].hits}});
+}
+
 std::string PolicyState::identity_name(uint32_t number) const {
   if (number == SH_IDENTITY_HOST) return "host";
   if (number == SH_IDENTITY_WORLD) return "world";
@@ -124,8 +156,8 @@ std::string PolicyState::identity_name(uint32_t number) const {
 
 Json PolicyState::rules_of(uint32_t origin, uint32_t rule) const {
   Json rules = Json::array();
-  const auto entry = origins_.find(origin);
-  if (origin == 0 || entry == origins_.end()) return rules;
+  const auto entry = origins_.find(origin >> 1);
+  if ((origin & 1) != (generation_ & 1) || entry == origins_.end()) return rules;
   for (const std::string& text : policy::rules_of(prepared_->loaded.model, *entry->second, rule)) {
     if (rules.size() < kRulesShownMax) rules.push_back(text);
   }

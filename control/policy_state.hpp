@@ -24,15 +24,18 @@ class PolicyState {
   // file and line of each problem.
   Result<std::shared_ptr<const Prepared>> prepare(const PolicySettings& settings);
 
-  void put_in_force(std::shared_ptr<const Prepared> prepared);
+  void put_in_force(std::shared_ptr<const Prepared> prepared, uint32_t generation);
   const Prepared* in_force() const {
     return prepared_.get();
   }  // what is, or would be if shunt were on; null: not known
 
   Json summary(const PolicyReport& report) const;
   Json document(const PolicyReport& report, const PolicySettings& settings) const;
+  // Adds how often each http rule decided a request (Engine::policy_hits); of many rules those with most.
+  void add_hits(const std::vector<uint64_t>& hits, Json& document) const;
   std::string identity_name(uint32_t number) const;
-  // "POLICY PATH (FILE:LINE)" of the rules behind an entry: one of its http rules, or all; the first few.
+  // "POLICY PATH (FILE:LINE)" of the rules behind an entry, whose origin is as the kernel side has it: one of its http
+  // rules, or all; the first few. Of another policy than the one in force nothing is known.
   Json rules_of(uint32_t origin, uint32_t rule) const;
   // Adds names to a policy's event: who, why, by which rule.
   void describe(const sh_event& event, Json& document) const;
@@ -41,6 +44,7 @@ class PolicyState {
   policy::Loader loader_;
   policy::Compiler compiler_;
   std::shared_ptr<const Prepared> prepared_;
+  uint32_t generation_ = 0;
   std::unordered_map<uint32_t, const policy::Entry*> origins_;
 };
 

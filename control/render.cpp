@@ -142,6 +142,18 @@ std::string side_text(const char* name, const Json& side, const Style& style) {
   return text;
 }
 
+// How often each http rule decided, and what none of them did.
+std::string hits_text(const Json& policy, const Style& style) {
+  const Json rules = policy.value("rules", Json::array());
+  Table table({{"HITS", Align::right}, {"HTTP RULE"}});
+  for (const Json& rule : rules) table.add({human_count(number_of(rule, "hits")), printable(text_of(rule, "rule"))});
+  if (table.empty()) return "";
+  table.add({human_count(number_of(policy, "hits_of_no_rule")), "(no single rule)"});
+  const uint64_t total = number_of(policy, "rules_total");
+  return "\n" + table.text(style) +
+         (rules.size() < total ? style.yellow(fmt::format("{} of {} rules shown\n", rules.size(), total)) : "");
+}
+
 std::string list_text(const Json& status, const char* key) {
   std::string text;
   for (const Json& item : status.value(key, Json::array())) {
@@ -313,7 +325,7 @@ std::string render_policy(const Json& policy, const Style& style) {
   if (!table.empty()) text += "\n" + table.text(style);
   const uint64_t total = number_of(policy, "workloads");
   if (places.size() < total) text += style.yellow(fmt::format("{} of {} workloads shown\n", places.size(), total));
-  return text;
+  return text + hits_text(policy, style);
 }
 
 std::string render_trace(const Json& trace, const Style& style) {

@@ -79,6 +79,24 @@ std::string key_of(const HttpRule& rule) {
   return key;
 }
 
+// FNV-1a. Of what is counted, in words, so that every build of every version finds it again.
+uint64_t counter_key(const std::string& words) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : words) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return hash == 0 ? 1 : hash;
+}
+
+uint32_t numbers_of(const Entry& entry) { return std::max(uint32_t{1}, static_cast<uint32_t>(entry.counters.size())); }
+
+// Who an identity is, whatever its number.
+std::string words_of(const Identity* identity) {
+  if (identity == nullptr) return "any";
+  if (identity->cidr) return format_cidr(*identity->cidr);
+  std::string words;
+  for (const auto& [key, value] : identity->labels) words += key + '=' + value + ',';
+  return words;
+}
+
 }  // namespace
 
 struct Compiler::ResolvedRule {
@@ -285,14 +303,16 @@ std::pair<std::shared_ptr<const Automaton>, uint32_t> Compiler::automaton(const 
   return {known, kept.number};
 }
 
-void Compiler::judge_requests(const std::vector<const ResolvedRule*>& rules, Entry& entry) {
+void Compiler::judge_requests(const std::vector<const ResolvedRule*>& rules, const std::string& where, Entry& entry) {
   std::vector<const HttpRule*> http;
+  entry.counters.push_back(counter_key(where));
   std::set<uint32_t> seen;
   for (const ResolvedRule* rule : rules) {
     for (const HttpRule& request : rule->origin.rule->http) {
       if (!seen.insert(http_number(request)).second) continue;
       http.push_back(&request);
       entry.origins.push_back({rule->origin.policy, rule->origin.rule, &request});
+      entry.counters.push_back(counter_key(where + rule->origin.policy->title() + '\0' + key_of(request)));
     }
   }
   const auto [known, number] = automaton(http);
@@ -303,11 +323,10 @@ void Compiler::judge_requests(const std::vector<const ResolvedRule*>& rules, Ent
 }
 
 // Denials win; then a rule that does not look at requests makes those that do void.
-Entry Compiler::decide(const std::vector<const ResolvedRule*>& rules) {
+Entry Compiler::decide(const std::vector<const ResolvedRule*>& rules, const std::string& where) {
   Entry entry;
   entry.entry.verdict = SH_POLICY_DENY;
   entry.entry.reason = SH_POLICY_R_DEFAULT;
-  entry.entry.origin = next_origin_++;
   const auto collect = [&](auto&& wanted) {
     for (const ResolvedRule* rule : rules) {
       if (wanted(*rule->origin.rule)) entry.origins.push_back(rule->origin);
@@ -320,9 +339,14 @@ Entry Compiler::decide(const std::vector<const ResolvedRule*>& rules) {
     entry.entry.verdict = SH_POLICY_ALLOW;
     entry.entry.reason = SH_POLICY_R_RULE;
   } else if (!rules.empty()) {
-    judge_requests(rules, entry);
+    judge_requests(rules, where, entry);
   }
+  entry.entry.origin = *origins_.take(numbers_of(entry));
   return entry;
+}
+
+void Compiler::give_back(const SubjectTable& table) {
+  for (const auto& [peer_and_port, entry] : table.entries) origins_.give_back(entry.entry.origin, numbers_of(entry));
 }
 
 // All entries of one peer; absent: of every peer that has none of its own.
@@ -350,7 +374,9 @@ void Compiler::add_peer(const Tables& tables, const std::vector<ResolvedRule>& r
     some_ports.emplace_back(&rule, std::move(ranges));
   }
   const uint32_t number = peer == nullptr ? SH_IDENTITY_ANY : peer->number;
-  made.entries.emplace(std::pair(number, uint16_t{0}), decide(any_port));
+  const std::string where =
+      words_of(&subject) + (direction == Direction::ingress ? " < " : " > ") + words_of(peer) + ' ';
+  made.entries.emplace(std::pair(number, uint16_t{0}), decide(any_port, where));
   for (const uint16_t port : ports) {
     std::vector<const ResolvedRule*> covering;
     for (const auto& [rule, ranges] : some_ports) {
@@ -358,7 +384,7 @@ void Compiler::add_peer(const Tables& tables, const std::vector<ResolvedRule>& r
                                       [&](const auto& range) { return range.first <= port && port <= range.second; });
       if (covers) covering.push_back(rule);
     }
-    made.entries.emplace(std::pair(number, port), decide(covering));
+    made.entries.emplace(std::pair(number, port), decide(covering, where + std::to_string(port) + ' '));
   }
 }
 
@@ -401,6 +427,7 @@ Tables Compiler::compile(const Model& model) {
     for (const ServicePort& port : service.ports) universe += port.name + std::to_string(port.target_port) + ";";
   }
   if (universe != universe_) {
+    for (const auto& [key, before] : kept_) give_back(*before);
     kept_.clear();
     selected_.clear();
     universe_ = std::move(universe);
@@ -431,6 +458,10 @@ Tables Compiler::compile(const Model& model) {
       const bool same = known != kept_.end() && known->second->policies == policies;
       tables.subjects[key] = same ? known->second : table(tables, subject, direction, std::move(policies));
     }
+  }
+  for (const auto& [key, before] : kept_) {
+    const auto now = tables.subjects.find(key);
+    if (now == tables.subjects.end() || now->second != before) give_back(*before);
   }
   kept_ = tables.subjects;
   selected_ = std::move(selected);

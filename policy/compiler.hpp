@@ -4,6 +4,7 @@
 #include <bpf/abi/policy.h>
 #include <l7parsers/core/http1.h>
 
+#include <base/number_ranges.hpp>
 #include <map>
 #include <memory>
 #include <optional>
@@ -37,6 +38,9 @@ struct Entry {
   // Denied by a rule, or allowed without looking at requests: those rules. Otherwise the http rules in the automaton's
   // order.
   std::vector<RuleOrigin> origins;
+  // With SH_POLICY_RULES: the keys under which hits are counted, of no rule in this entry and of each of `origins`.
+  // Equal from one compilation to the next, whatever the numbers are.
+  std::vector<uint64_t> counters;
 };
 
 // What one direction of one subject gets. Kept from one compilation to the next as long as nothing it is made of
@@ -101,15 +105,16 @@ class Compiler {
   std::vector<std::pair<uint16_t, uint16_t>> ports_of(const Rule& rule, const Labels* destination) const;
   void add_peer(const Tables& tables, const std::vector<ResolvedRule>& rules, const Identity* peer,
                 const Identity& subject, Direction direction, SubjectTable& made);
-  Entry decide(const std::vector<const ResolvedRule*>& rules);
-  void judge_requests(const std::vector<const ResolvedRule*>& rules, Entry& entry);
+  Entry decide(const std::vector<const ResolvedRule*>& rules, const std::string& where);
+  void judge_requests(const std::vector<const ResolvedRule*>& rules, const std::string& where, Entry& entry);
+  void give_back(const SubjectTable& table);
   std::pair<std::shared_ptr<const Automaton>, uint32_t> automaton(const std::vector<const HttpRule*>& rules);
   uint32_t http_number(const HttpRule& rule);
 
   uint32_t generation_ = 0;
   uint32_t next_table_ = 1;
   uint32_t next_set_ = 1;
-  uint32_t next_origin_ = 1;
+  NumberRanges origins_{1};  // an entry's, and one for each rule that is counted
   uint32_t next_workload_ = SH_IDENTITY_WORKLOADS;
   uint32_t next_cidr_ = SH_IDENTITY_CIDRS;
   ExpressionCache expressions_;

@@ -36,6 +36,7 @@ void add_entries(const SubjectTable& table, uint32_t number, Numbers<const Autom
       if (fresh) rows.sets.push_back({&automaton.set, cells_of(automaton), automaton.results});
       value.set = set;
       rows.requests = true;
+      rows.counted.push_back({value.origin, entry.counters});
     }
     rows.entries.push_back({{number, where.first, where.second, 0}, value});
   }

@@ -77,7 +77,8 @@ Result<Skeleton> open_skeleton(const Paths& paths, const std::string& dir) {
 // that are pinned already and larger stay as they are.
 Result<void> size_policy_maps(shunt_bpf* skeleton, const Settings& settings, const std::string& dir) {
   const std::pair<bpf_map*, uint32_t> sizes[] = {{skeleton->maps.sh_pol_blocks, settings.policy_blocks},
-                                                 {skeleton->maps.sh_pol_results, settings.policy_results}};
+                                                 {skeleton->maps.sh_pol_results, settings.policy_results},
+                                                 {skeleton->maps.sh_pol_hits, settings.policy_results}};
   for (const auto& [map, wanted] : sizes) {
     uint32_t size = wanted;
     bpf_map_info info = {};
@@ -303,6 +304,7 @@ Result<void> Engine::set_policy(const PolicyRows* rows, sh_policy_existing exist
 }
 Result<void> Engine::refresh_policy() { return state_->policy->refresh(); }
 PolicyReport Engine::policy() const { return state_->policy->report(); }
+std::vector<uint64_t> Engine::policy_hits() const { return state_->policy->hits(); }
 std::unique_ptr<PolicyTables> Engine::policy_tables() const {
   return read_policy_tables([state = state_.get()](const std::string& name) { return state->map(name); });
 }

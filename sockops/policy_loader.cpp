@@ -188,6 +188,7 @@ Result<void> PolicyLoader::write_tables(const PolicyRows& rows, uint32_t half) c
   }
   for (auto [key, value] : rows.entries) {
     key.table = in_half(key.table, half);
+    value.origin = in_half(value.origin, half);
     if (value.verdict == SH_POLICY_RULES) value.set = in_half(value.set, half);
     if (auto done = write(map_("sh_pol_entries"), key, value, "entries"); !done) return done;
   }
@@ -338,6 +339,7 @@ Result<void> PolicyLoader::attach_hooks(const std::vector<WorkloadPlace>& places
 
 Result<void> PolicyLoader::put(const PolicyRows& rows, sh_policy_existing existing) {
   if (auto room = check_room(rows); !room) return room;
+  if (auto opened = hits_.is_open() ? Result<void>{} : hits_.open(map_("sh_pol_hits")); !opened) return opened;
   auto places = find(rows.workloads, known_places(rows.workloads), true);
   if (auto checked = check_places(places); !checked) return checked;
   auto head = read_policy_head(map_("sh_pol_heads"));
@@ -349,6 +351,7 @@ Result<void> PolicyLoader::put(const PolicyRows& rows, sh_policy_existing existi
   auto workloads = workload_rows(places, half);
   if (!workloads) return unexpected(workloads.error());
   clear_half(half);  // what a daemon left that died here
+  hits_.begin(rows.counted, half);
   Result<void> done = write_half(rows, *workloads, half);
   if (done && attached_) done = attach_hooks(places);
   if (done) done = switch_to(next, rows, workloads->by, existing);
@@ -372,6 +375,7 @@ Result<void> PolicyLoader::put(const PolicyRows& rows, sh_policy_existing existi
              std::move(places)};
   wait_for_programs();
   clear_half(half ^ 1);
+  hits_.carry_over(half);
   if (attached_) keep_policy_hooks(paths_, hooks_);
   // Cgroups that were made meanwhile have their identity in the old half. What goes wrong here goes wrong at the next
   // look too, which tells it: the policy is in force.
@@ -459,6 +463,11 @@ void PolicyLoader::detached() {
 uint32_t PolicyLoader::generation() const {
   auto head = read_policy_head(map_("sh_pol_heads"));
   return head ? head->generation : 0;
+}
+
+std::vector<uint64_t> PolicyLoader::hits() const {
+  const uint32_t now = generation();
+  return known_ && now != 0 ? hits_.read(now & 1) : std::vector<uint64_t>{};
 }
 
 PolicyReport PolicyLoader::report() const {

@@ -11,6 +11,7 @@
 #include <functional>
 #include <sockops/engine.hpp>
 #include <sockops/install_settings.hpp>
+#include <sockops/policy_hits.hpp>
 #include <sockops/policy_hooks.hpp>
 #include <sockops/policy_places.hpp>
 #include <string>
@@ -37,6 +38,7 @@ class PolicyLoader {
 
   uint32_t generation() const;  // in force; 0: none
   PolicyReport report() const;
+  std::vector<uint64_t> hits() const;  // as Engine::policy_hits
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -70,6 +72,7 @@ class PolicyLoader {
   std::set<std::pair<std::string, uint64_t>> governed_;  // folders that the gate is attached to, with their ids
   PolicyHooks hooks_;
   PolicyReport report_;
+  PolicyHits hits_;
   std::vector<uint8_t> judged_;  // as it lies in the map; empty: not read yet
   Clock::time_point next_search_;
   uint32_t refreshes_ = 0;

@@ -133,7 +133,7 @@ struct sh_policy_key {
 
 struct sh_policy_entry {
 	sh_u32 set;    /* with SH_POLICY_RULES */
-	sh_u32 origin; /* for the user side: which rules made this entry */
+	sh_u32 origin; /* for the user side: which rules made this entry; the first of its counters, see sh_policy_hit */
 	sh_u8 verdict; /* enum sh_policy_verdict */
 	sh_u8 reason;  /* enum sh_policy_reason */
 	sh_u16 zero;
@@ -185,6 +185,13 @@ struct sh_policy_result {
 };
 
 #define SH_POLICY_NO_RULE 0xffff
+
+/* How often requests were decided by one rule of one entry that names a set. A half's counters are those of which the lowest bit is
+ * the half: sh_policy_entry.origin counts what no single rule decided, and every second one from there on the entry's rules. */
+struct sh_policy_hit {
+	sh_u64 hits;
+	sh_u64 rule; /* of the user side: what is counted, for whom, from policy to policy; 0: nothing */
+};
 
 struct sh_policy_block {
 	sh_u16 cells[SH_POLICY_BLOCK_CELLS];
@@ -243,6 +250,7 @@ SH_ASSERT_SIZE(sh_policy_entry, 12);
 SH_ASSERT_SIZE(sh_policy_cidr_key, 24);
 SH_ASSERT_SIZE(sh_policy_set, 312);
 SH_ASSERT_SIZE(sh_policy_result, 8);
+SH_ASSERT_SIZE(sh_policy_hit, 16);
 SH_ASSERT_SIZE(sh_policy_block, 8192);
 
 #endif

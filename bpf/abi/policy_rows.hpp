@@ -34,10 +34,17 @@ struct PolicyRows {
     bool has_cgroup() const { return !cgroup.empty() || !unit.empty() || !container_id.empty(); }
   };
 
+  // The counters of an entry that names a set: of no rule, and of each of its rules. The keys belong to the tables too.
+  struct Counted {
+    uint32_t origin = 0;
+    std::span<const uint64_t> keys;
+  };
+
   std::vector<std::pair<sh_policy_subject_key, sh_policy_subject>> subjects;
   std::vector<std::pair<sh_policy_key, sh_policy_entry>> entries;
   std::vector<std::pair<sh_policy_cidr_key, sh_u32>> cidrs;
-  std::vector<Set> sets;           // number i + 1
+  std::vector<Set> sets;  // number i + 1
+  std::vector<Counted> counted;
   std::vector<sh_u16> first_port;  // 65,536, as in Tables
   std::vector<bool> judged;        // 65,536: ports on which requests are judged
   std::vector<Workload> workloads;

@@ -175,6 +175,50 @@ TEST_F(PolicyLoading, AHundredSwitches) {
   EXPECT_EQ(source().head().generation, 101u);  // a number is never given twice: sockets remember it
 }
 
+// As the kernel side does for a request that rule `rule` of the entry decided.
+void count(const Accelerated& shortcut, uint32_t origin, uint32_t rule, uint64_t hits) {
+  auto map = open_map(shortcut.paths(), generations(shortcut.paths()).back(), "sh_pol_hits");
+  ASSERT_TRUE(map);
+  const uint32_t number = origin + (rule == SH_POLICY_NO_RULE ? 0 : 2 * (rule + 1));
+  sh_policy_hit hit = {};
+  ASSERT_EQ(bpf_map_lookup_elem(map->get(), &number, &hit), 0);
+  EXPECT_NE(hit.rule, 0u) << "nothing is counted at " << number;
+  hit.hits += hits;
+  ASSERT_EQ(bpf_map_update_elem(map->get(), &number, &hit, BPF_ANY), 0);
+}
+
+// A rule is found again by what it says, whatever its number and whoever compiled it; one that changed begins anew.
+TEST_F(PolicyLoading, CountersOfUnchangedRulesGoOn) {
+  const std::string people = workload("a", "cgroup: " + shortcut_.cgroup().name() + "/a");
+  const auto origin_in_force = [&](const Compiled& compiled) {
+    return policy::ask(source().tables(), SH_POLICY_INGRESS, compiled.rows.workloads[0].identity, SH_IDENTITY_HOST, 80)
+        .entry.origin;
+  };
+  const auto hits = [&](const Compiled& compiled, uint32_t rule) {
+    const uint32_t first = origin_in_force(compiled) >> 1;
+    return shortcut_.engine().policy_hits().at(rule == SH_POLICY_NO_RULE ? first : first + 1 + rule);
+  };
+  const std::string kept = policy("a", "/kept");
+  const std::string with_other = policy("b", "/other"), changed = policy("b", "/changed");
+  const auto on_a = [](std::string text) { return text.replace(text.rfind("app: b"), 6, "app: a"); };
+  const Compiled one(people + on_a(with_other) + kept, compiler_);
+  must_put(one);
+  count(shortcut_, origin_in_force(one), 0, 30);
+  count(shortcut_, origin_in_force(one), 1, 7);
+  count(shortcut_, origin_in_force(one), SH_POLICY_NO_RULE, 5);
+  policy::Compiler another;  // as after a restart
+  const Compiled two(people + kept + on_a(changed), another);
+  must_put(two);
+  EXPECT_EQ(hits(two, 0), 7u);
+  EXPECT_EQ(hits(two, 1), 0u);
+  EXPECT_EQ(hits(two, SH_POLICY_NO_RULE), 5u);
+  must_put(two);
+  EXPECT_EQ(hits(two, 0), 7u);
+  must_put(one);
+  EXPECT_EQ(hits(one, 0), 0u);
+  EXPECT_EQ(hits(one, 1), 7u);
+}
+
 TEST_F(PolicyLoading, WhatDoesNotFitLeavesTheOldInForce) {
   const std::string people = workload("a", "cgroup: " + shortcut_.cgroup().name() + "/a");
   const Compiled fits(people + policy("a", "/fits"), compiler_);

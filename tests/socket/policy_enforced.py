@@ -71,6 +71,14 @@ def star_wars(galaxy):
     seen = (galaxy.lab.folder / "nginx/access.log").read_text()
     expect(seen.count("POST /v1/request-landing HTTP") == 1 and seen.count("PUT") == 1 and len(seen.splitlines()) == 2,
            f"nginx saw {seen}")
+    policy = json.loads(galaxy.shunt("-o", "json", "policy", "get"))
+    # Those with an odd path are punted by the rule that may match them.
+    expect([rule["hits"] for rule in policy["rules"]] == [3, 1] and policy["hits_of_no_rule"] >= 4,
+           f"hits: {policy['rules']}, {policy['hits_of_no_rule']}")
+    galaxy.lab.stop(galaxy.daemon)
+    galaxy.daemon = galaxy.lab.run_daemon()
+    again = json.loads(galaxy.shunt("-o", "json", "policy", "get"))
+    expect(all(rule in again["rules"] for rule in policy["rules"]), f"a restarted daemon counts anew: {again['rules']}")
     counters = galaxy.counters()
     expect(counters["requests_denied"] >= 4 and counters["requests_punted"] >= 2 and counters["requests_allowed"] == 2,
            f"counted: {counters}")

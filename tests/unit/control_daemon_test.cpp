@@ -274,7 +274,11 @@ class FakeTables : public PolicyTables {
   bool subject(const sh_policy_subject_key& key, sh_policy_subject& value) const override {
     return rows_.subject(key, value);
   }
-  bool entry(const sh_policy_key& key, sh_policy_entry& value) const override { return rows_.entry(key, value); }
+  bool entry(const sh_policy_key& key, sh_policy_entry& value) const override {
+    const bool found = rows_.entry(key, value);
+    if (found) value.origin = value.origin << 1 | (generation() & 1);
+    return found;
+  }
   sh_u16 first_port(sh_u16 port) const override { return rows_.first_port(port); }
   bool judged(sh_u16 port) const override { return rows_.judged(port); }
   bool set(sh_u32 number, sh_policy_set& value) const override { return rows_.set(number, value); }
@@ -333,6 +337,19 @@ TEST_F(DaemonTest, ATraceAsksTheTablesInForce) {
   EXPECT_EQ(trace("host", "web:80").error.message, "no policy is in force");
 }
 
+TEST_F(DaemonTest, APolicyShowsHowOftenItsRulesDecided) {
+  write_policy("/v1");
+  ASSERT_FALSE(start());
+  fake_kernel().hits = {0, 100, 7, 42};  // the second entry names the set; see below
+  const Json policy = ask({.command = Command::policy}).data;
+  ASSERT_EQ(policy["rules"].size(), 1u) << policy.dump();
+  EXPECT_EQ(policy["rules"][0]["hits"], 42);
+  EXPECT_NE(policy["rules"][0]["rule"].get<std::string>().find("web.yaml:11"), std::string::npos) << policy.dump();
+  EXPECT_EQ(policy["hits_of_no_rule"], 7);
+  fake_kernel().hits.clear();  // there is no room to count
+  EXPECT_EQ(ask({.command = Command::policy}).data["rules"][0]["hits"], 0);
+}
+
 TEST_F(DaemonTest, EventsOfAPolicySayWhoWhyAndByWhichRule) {
   write_policy("/v1");
   ASSERT_FALSE(start());
@@ -341,7 +358,7 @@ TEST_F(DaemonTest, EventsOfAPolicySayWhoWhyAndByWhichRule) {
   event.identity = SH_IDENTITY_WORLD;
   event.peer_identity = fake_kernel().policy.workloads[0].identity;
   event.l7_reason = SH_POLICY_R_NO_REQUEST;
-  event.l7_origin = 2;  // of the entry that names the set: entries are numbered as they are made
+  event.l7_origin = 2 << 1 | 1;  // of the entry that names the set: entries are numbered as they are made
   event.l7_rule = SH_POLICY_NO_RULE;
   sh_event punted = event;
   punted.kind = SH_EV_REQUEST_PUNTED;

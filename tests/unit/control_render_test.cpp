@@ -96,7 +96,11 @@ TEST(Render, APolicyAndItsWorkloads) {
                                        {"found", false},
                                        {"cgroup", "/system.slice/web.service"},
                                        {"note", "no cgroup now"}}});
+  policy.update(
+      Json{{"rules", {{{"rule", "p.yaml:7\033[2J"}, {"hits", 12'345}}}}, {"rules_total", 2}, {"hits_of_no_rule", 6}});
   const std::string text = render_policy(policy, kPlain);
+  EXPECT_NE(text.find("12,345  p.yaml:7"), std::string::npos) << text;
+  EXPECT_NE(text.find("     6  (no single rule)\n1 of 2 rules shown"), std::string::npos) << text;
   EXPECT_NE(text.find("a.yaml:3:1: bad"), std::string::npos);
   EXPECT_NE(text.find("no     /system.slice/web.service  no cgroup now"), std::string::npos) << text;
   EXPECT_NE(text.find("1 of 5 workloads shown"), std::string::npos);

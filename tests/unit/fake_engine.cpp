@@ -78,6 +78,7 @@ Result<void> Engine::set_policy(const PolicyRows* rows, sh_policy_existing) {
 }
 Result<void> Engine::refresh_policy() { return {}; }
 PolicyReport Engine::policy() const { return fake_kernel().policy; }
+std::vector<uint64_t> Engine::policy_hits() const { return fake_kernel().hits; }
 std::unique_ptr<PolicyTables> Engine::policy_tables() const { return fake_kernel().tables(); }
 
 Result<PolicyEnd> Engine::end_of_process(uint32_t) const { return end_of_cgroup(""); }

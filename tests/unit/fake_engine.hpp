@@ -27,6 +27,7 @@ struct FakeKernel {
   std::optional<Error> policy_error;
   PolicyReport policy;  // generation 0: none
   size_t policies_put = 0;
+  std::vector<uint64_t> hits;
   PolicyRows policy_rows;
   std::function<std::unique_ptr<PolicyTables>()> tables;
   PolicyEnd end;                // of every process and cgroup
