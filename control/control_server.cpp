@@ -18,7 +18,7 @@ std::string lost_line(uint64_t count, const char* where) {
 }  // namespace
 
 struct ControlServer::ControlSession : Session {
-  enum class Activity { none, listing, monitoring, waiting_for_off };
+  enum class Activity { none, listing, monitoring, waiting_for_off, waiting_for_reload };
   Activity activity = Activity::none;
   Filter filter;
   SharedRows rows;
@@ -26,6 +26,7 @@ struct ControlServer::ControlSession : Session {
   size_t rows_left = 0;
   uint64_t rows_matching = 0;
   uint64_t lost = 0;
+  uint64_t reload = 0;  // waited for
 };
 
 ControlServer::ControlServer(EventLoop& loop, ControlBackend& backend)
@@ -78,7 +79,7 @@ void ControlServer::serve(Connection& connection, const Request& request) {
     case Command::on:
       return reply(connection, backend_.turn_on(), request.command);
     case Command::reload:
-      return reply(connection, backend_.reload(), request.command);
+      return start_reload(connection, request);
     case Command::policy:
       return reply(connection, backend_.policy(), request.command);
     case Command::trace:
@@ -152,6 +153,16 @@ void ControlServer::start_off(Connection& connection, const Request& request) {
   if (!started) return reply(connection, unexpected(started.error()), request.command);
   auto& session = static_cast<ControlSession&>(*connection.session);
   session.activity = ControlSession::Activity::waiting_for_off;
+  connection.paused = true;
+  connection.patient = true;
+}
+
+void ControlServer::start_reload(Connection& connection, const Request& request) {
+  const auto number = backend_.reload();
+  if (!number) return reply(connection, unexpected(number.error()), request.command);
+  auto& session = static_cast<ControlSession&>(*connection.session);
+  session.activity = ControlSession::Activity::waiting_for_reload;
+  session.reload = *number;
   connection.paused = true;
   connection.patient = true;
 }
@@ -230,6 +241,16 @@ void ControlServer::off_finished(const Result<Json>& report) {
     if (session.activity != ControlSession::Activity::waiting_for_off) return;
     finish(connection);
     reply(connection, report, Command::off);
+    server_.flush(connection);
+  });
+}
+
+void ControlServer::reload_finished(uint64_t number, const Result<Json>& report) {
+  server_.for_each([&](Connection& connection) {
+    const auto& session = static_cast<const ControlSession&>(*connection.session);
+    if (session.activity != ControlSession::Activity::waiting_for_reload || session.reload != number) return;
+    finish(connection);
+    reply(connection, report, Command::reload);
     server_.flush(connection);
   });
 }

@@ -22,7 +22,9 @@ class ControlBackend {
   virtual Result<Json> turn_on() = 0;
   // Starts; ControlServer::off_progress() and off_finished() are called later.
   virtual Result<void> turn_off(std::chrono::milliseconds deadline) = 0;
-  virtual Result<Json> reload() = 0;
+  // Starts, or will when the one that runs has ended; ControlServer::reload_finished() is called later, with the number
+  // that this returns.
+  virtual Result<uint64_t> reload() = 0;
   virtual Result<Json> policy() = 0;
   virtual Result<Json> trace(const TraceQuery& query) = 0;
   // Adds to an event's document what only the daemon knows.
@@ -42,6 +44,7 @@ class ControlServer : private StreamHandler {
   void publish_kernel_losses(uint64_t count);
   void off_progress(uint32_t remaining);
   void off_finished(const Result<Json>& report);
+  void reload_finished(uint64_t number, const Result<Json>& report);
 
   size_t monitors() const { return monitors_; }
   uint64_t events_lost() const { return events_lost_; }
@@ -60,6 +63,7 @@ class ControlServer : private StreamHandler {
   void start_list(Connection& connection, const Request& request);
   void start_monitor(Connection& connection, const Request& request);
   void start_off(Connection& connection, const Request& request);
+  void start_reload(Connection& connection, const Request& request);
   void stream_rows(Connection& connection);
   void reply(Connection& connection, const Result<Json>& result, Command command);
   void finish(Connection& connection);

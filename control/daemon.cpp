@@ -54,6 +54,7 @@ StartFailure failed(const Error& error) {
 }  // namespace
 
 Daemon::~Daemon() {
+  if (reload_ && reload_->thread.joinable()) reload_->thread.join();
   if (drain_ && drain_->thread.joinable()) drain_->thread.join();
 }
 
@@ -131,8 +132,7 @@ std::optional<StartFailure> Daemon::load_first_policy() {
 }
 
 Result<void> Daemon::put_policy(std::shared_ptr<const PolicyState::Prepared> prepared) {
-  const PolicyRows rows = prepared->any() ? prepared->rows() : PolicyRows{};
-  auto set = engine_->set_policy(prepared->any() ? &rows : nullptr, config_.policy.existing);
+  auto set = engine_->set_policy(prepared->any() ? &prepared->rows : nullptr, config_.policy.existing);
   if (!set) return set;
   const PolicyReport report = engine_->policy();
   policy_.put_in_force(std::move(prepared), report.generation);
@@ -227,7 +227,10 @@ Result<void> Daemon::watch_signals() {
 Result<void> Daemon::watch_engine() {
   drain_signal_.reset(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
   if (!drain_signal_) return unexpected(errno, "eventfd");
+  reload_signal_.reset(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  if (!reload_signal_) return unexpected(errno, "eventfd");
   auto watched = loop_->add(drain_signal_.get(), EPOLLIN, [this](uint32_t) { on_drain_signal(); });
+  if (watched) watched = loop_->add(reload_signal_.get(), EPOLLIN, [this](uint32_t) { on_reload_signal(); });
   if (!watched) return watched;
   return loop_->add(engine_->events_fd(), EPOLLIN, [this](uint32_t) { on_engine_events(); });
 }
@@ -260,7 +263,7 @@ void Daemon::on_signal() {
     if (info.ssi_signo != SIGHUP) {
       loop_->stop();
     } else {
-      (void)reload().has_value();  // logs
+      (void)reload().has_value();  // it logs how it ends
     }
   }
 }
@@ -375,6 +378,7 @@ Result<Json> Daemon::version() {
 // The policy ended with 'shunt off'.
 Result<void> Daemon::restore_policy() {
   if (engine_->policy().generation != 0) return {};
+  if (!waiting_ && reload_) end_reload();
   if (!waiting_) {
     auto prepared = policy_.prepare(config_.policy);
     if (!prepared) return unexpected(prepared.error());
@@ -455,13 +459,46 @@ Unexpected Daemon::reload_failed(const Error& error) {
   return unexpected(error);
 }
 
-// Configuration and documents are checked before either is touched.
-Result<Json> Daemon::reload() {
+Result<uint64_t> Daemon::reload() {
   if (draining()) return unexpected(Error{EBUSY, "shunt is draining", "try again when 'shunt off' has ended"});
+  reload_again_ = reload_ != nullptr;  // what it has read already may be older than this request
+  if (reload_) return reload_->number + 1;
+  begin_reload();
+  return reload_->number;
+}
+
+void Daemon::begin_reload() {
   sd_notify(0, "RELOADING=1");
-  ConfigOutcome outcome = load_config(options_.config_file, options_.config_required);
+  reload_ = std::make_unique<Reload>();
+  reload_->number = ++reloads_begun_;
+  reload_->thread = std::thread([this, reload = reload_.get()] {
+    reload->config = load_config(options_.config_file, options_.config_required);
+    if (reload->config.ok()) reload->policy.emplace(policy_.prepare(reload->config.config.policy));
+    reload->done = true;
+    const uint64_t one = 1;
+    if (::write(reload_signal_.get(), &one, sizeof(one)) < 0) return;  // the counter is full: the loop is woken anyway
+  });
+}
+
+void Daemon::on_reload_signal() {
+  uint64_t count = 0;
+  if (::read(reload_signal_.get(), &count, sizeof(count)) != sizeof(count)) return;
+  if (reload_ && reload_->done) end_reload();
+}
+
+void Daemon::end_reload() {
+  reload_->thread.join();
+  const std::unique_ptr<Reload> reload = std::move(reload_);
+  control_->reload_finished(reload->number, put_reloaded(*reload));
+  if (std::exchange(reload_again_, false)) begin_reload();
+}
+
+// Configuration and documents are checked before either is touched.
+Result<Json> Daemon::put_reloaded(Reload& reload) {
+  if (draining()) return reload_failed(Error{EBUSY, "shunt is draining", "try again when 'shunt off' has ended"});
+  ConfigOutcome& outcome = reload.config;
   if (!outcome.ok()) return reload_failed(Error{EINVAL, joined(outcome.problems), {}});
-  auto prepared = policy_.prepare(outcome.config.policy);
+  auto& prepared = *reload.policy;
   if (!prepared) return reload_failed(prepared.error());
   auto applied = engine_->apply(outcome.config.settings);
   if (!applied) return reload_failed(applied.error());

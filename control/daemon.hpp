@@ -46,6 +46,16 @@ class Daemon : private ControlBackend {
     std::optional<Result<DrainReport>> report;  // read after the thread has said that it is done
   };
 
+  // Configuration and documents are read and compiled beside the loop, which puts them in force.
+  struct Reload {
+    std::thread thread;
+    uint64_t number = 0;
+    std::atomic<bool> done{false};
+    // Read when it is done.
+    ConfigOutcome config;
+    std::optional<Result<std::shared_ptr<const PolicyState::Prepared>>> policy;  // of a good configuration
+  };
+
   Result<Json> status() override;
   Result<SharedRows> rows() override;
   Result<std::vector<WhyRow>> why(const WhyQuery& query) override;
@@ -53,7 +63,7 @@ class Daemon : private ControlBackend {
   Result<Json> version() override;
   Result<Json> turn_on() override;
   Result<void> turn_off(std::chrono::milliseconds deadline) override;
-  Result<Json> reload() override;
+  Result<uint64_t> reload() override;
   Result<Json> policy() override;
   Result<Json> trace(const TraceQuery& query) override;
   void describe(const sh_event& event, Json& document) override { policy_.describe(event, document); }
@@ -72,6 +82,10 @@ class Daemon : private ControlBackend {
   Result<void> put_policy(std::shared_ptr<const PolicyState::Prepared> prepared);
   Result<void> restore_policy();
   void refresh_policy();
+  void begin_reload();
+  void on_reload_signal();
+  void end_reload();  // waits for it; then begins the one that was asked for meanwhile
+  Result<Json> put_reloaded(Reload& reload);
   Json reloaded(Config config);  // what an accepted configuration changes in the daemon itself
   Unexpected reload_failed(const Error& error);
   void on_signal();
@@ -100,6 +114,10 @@ class Daemon : private ControlBackend {
   UniqueFd signals_;
   UniqueFd drain_signal_;  // eventfd: the drain's thread has news
   std::unique_ptr<Drain> drain_;
+  UniqueFd reload_signal_;  // eventfd: the reload's thread is done
+  std::unique_ptr<Reload> reload_;
+  bool reload_again_ = false;
+  uint64_t reloads_begun_ = 0;
   MetricsSource metrics_;
   DaemonNumbers numbers_;
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();

@@ -49,8 +49,6 @@ Json workload_document(const WorkloadPlace& place) {
 
 }  // namespace
 
-PolicyRows PolicyState::Prepared::rows() const { return policy::rows_of(loaded.model, tables); }
-
 Result<std::shared_ptr<const PolicyState::Prepared>> PolicyState::prepare(const PolicySettings& settings) {
   auto prepared = std::make_shared<Prepared>();
   std::error_code code;
@@ -62,7 +60,10 @@ Result<std::shared_ptr<const PolicyState::Prepared>> PolicyState::prepare(const 
   if (!any) return std::shared_ptr<const Prepared>(prepared);
   prepared->loaded = loader_.load_files({settings.directory});
   if (!prepared->loaded.ok()) return unexpected(problems_error(prepared->loaded.problems));
-  if (prepared->any()) prepared->tables = compiler_.compile(prepared->loaded.model);
+  if (prepared->any()) {
+    prepared->tables = compiler_.compile(prepared->loaded.model);
+    prepared->rows = policy::rows_of(prepared->loaded.model, prepared->tables);
+  }
   return std::shared_ptr<const Prepared>(prepared);
 }
 

@@ -15,13 +15,13 @@ class PolicyState {
   struct Prepared {
     policy::Loaded loaded;
     policy::Tables tables;
+    PolicyRows rows;  // of the tables
 
     bool any() const { return !loaded.model.policies.empty(); }
-    PolicyRows rows() const;  // valid as long as this is
   };
 
   // What the folder says. A folder that is not there or has no documents means that there is no policy. An error names
-  // file and line of each problem.
+  // file and line of each problem. May run in a thread of its own, beside all others of these but itself.
   Result<std::shared_ptr<const Prepared>> prepare(const PolicySettings& settings);
 
   void put_in_force(std::shared_ptr<const Prepared> prepared, uint32_t generation);
@@ -41,7 +41,7 @@ class PolicyState {
   void describe(const sh_event& event, Json& document) const;
 
  private:
-  policy::Loader loader_;
+  policy::Loader loader_;  // prepare()'s alone
   policy::Compiler compiler_;
   std::shared_ptr<const Prepared> prepared_;
   uint32_t generation_ = 0;

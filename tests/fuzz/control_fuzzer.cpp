@@ -23,7 +23,8 @@ class FuzzedBackend : public ControlBackend {
   Result<Json> version() override { return Json{{"version", "0"}}; }
   Result<Json> turn_on() override { return Json::object(); }
   Result<void> turn_off(std::chrono::milliseconds) override { return {}; }
-  Result<Json> reload() override { return Json::object(); }
+  Result<uint64_t> reload() override { return unexpected(Error{EBUSY, "busy", ""}); }
+  Result<Json> trace(const TraceQuery&) override { return Json::object(); }
   Result<Json> policy() override { return Json::object(); }
   void describe(const sh_event& event, Json& document) override { document["verdict"] = event.l7_reason; }
   void monitors_changed(size_t count) override { monitors = count; }

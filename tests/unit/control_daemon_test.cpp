@@ -62,6 +62,18 @@ class DaemonTest : public ::testing::Test {
         << "metadata: {name: p}\nspec:\n  endpointSelector: {matchLabels: {app: web}}\n"
         << "  ingress: [{toPorts: [{ports: [{port: '80'}], rules: {http: [{method: GET, path: " << path << "}]}}]}]\n";
   }
+  // Of 40,000 rules: about a second of work.
+  void write_slow_policy() {
+    write_policy("/v1");
+    std::ofstream file(folder_ / "policy/web.yaml", std::ios::app);
+    for (int i = 0; i < 800; i++) {
+      file
+          << "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: p" << i
+          << "}\nspec:\n  endpointSelector: {matchLabels: {app: web}}\n  ingress:\n  - toPorts:\n    - ports: [{port: '"
+          << 1000 + i << "'}]\n      rules:\n        http:\n";
+      for (int k = 0; k < 50; k++) file << "        - {path: '/" << i << "/" << k << "/[a-z]+'}\n";
+    }
+  }
   std::string socket() const { return folder_ / "run/shunt.sock"; }
 
   std::optional<StartFailure> start() {
@@ -146,6 +158,51 @@ TEST_F(DaemonTest, SighupReloads) {
   for (int i = 0; i < 100 && fake_kernel().applied.back().spill_messages != 55; i++)
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   EXPECT_EQ(fake_kernel().applied.back().spill_messages, 55u);
+}
+
+// One reload serves all that ask while another runs: it may have read what they changed already.
+TEST_F(DaemonTest, AnswersWhileItCompilesAndReadsAgainWhatChangedMeanwhile) {
+  ASSERT_FALSE(start());
+  write_slow_policy();
+  Reply replies[3];
+  std::atomic<bool> ended = false;
+  std::thread first([&] {
+    replies[0] = ask({.command = Command::reload});
+    ended = true;
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  write_policy("/v1");
+  std::thread second([&] { replies[1] = ask({.command = Command::reload}); });
+  std::thread third([&] { replies[2] = ask({.command = Command::reload}); });
+  for (int i = 0; i < 10; i++) EXPECT_EQ(ask({.command = Command::status}).exit, ExitCode::ok);
+  EXPECT_FALSE(ended) << "compiled before anybody could ask";
+  EXPECT_EQ(fake_kernel().policies_put, 0u);
+  for (std::thread* client : {&first, &second, &third}) client->join();
+  for (const Reply& reply : replies) EXPECT_EQ(reply.exit, ExitCode::ok) << reply.error.to_string();
+  EXPECT_EQ(fake_kernel().policies_put, 2u);
+  EXPECT_EQ(ask({.command = Command::policy}).data["rules"].size(), 1u);
+}
+
+TEST_F(DaemonTest, EndsWhileItCompiles) {
+  ASSERT_FALSE(start());
+  write_slow_policy();
+  std::thread client([&] { EXPECT_NE(ask({.command = Command::reload}).exit, ExitCode::ok); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  stop();
+  client.join();
+}
+
+TEST_F(DaemonTest, OffWhileItCompilesWins) {
+  write_policy("/v1");
+  ASSERT_FALSE(start());
+  write_slow_policy();
+  std::thread client([&] { ask({.command = Command::reload}); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  ask({.command = Command::off}, [](const Json&) { return true; });
+  client.join();
+  EXPECT_EQ(fake_kernel().policies_put, 1u);
+  EXPECT_EQ(ask({.command = Command::on}).exit, ExitCode::ok);
+  EXPECT_EQ(fake_kernel().policies_put, 2u);
 }
 
 TEST_F(DaemonTest, OffDrainsWithProgressAndStaysOffOverARestart) {

@@ -21,8 +21,9 @@ class ScriptedBackend : public ControlBackend {
     changes_.push_back("off " + std::to_string(deadline.count()));
     return {};
   }
-  Result<Json> reload() override { return unexpected(Error{EINVAL, "bad file", "mend it"}); }
+  Result<uint64_t> reload() override { return reload_number_; }
   Result<Json> policy() override { return Json{{"generation", 3}}; }
+  Result<Json> trace(const TraceQuery& query) override { return Json{{"from", query.from}, {"to", query.to}}; }
   void describe(const sh_event& event, Json& document) override { document["verdict"] = event.l7_reason; }
   void monitors_changed(size_t count) override { monitors_ = count; }
 
@@ -34,6 +35,7 @@ class ScriptedBackend : public ControlBackend {
   SharedRows rows_ = std::make_shared<const std::vector<Row>>();
   std::vector<std::string> changes_;
   size_t monitors_ = 0;
+  Result<uint64_t> reload_number_ = unexpected(Error{EINVAL, "bad file", "mend it"});
 };
 
 class Client {
@@ -122,6 +124,31 @@ TEST_F(ControlServerTest, SaysWhatIsWrongAndGoesOn) {
   EXPECT_EQ(failed["message"], "bad file");
   EXPECT_EQ(failed["exit"], static_cast<int>(ExitCode::usage));
   EXPECT_EQ(ask(one, R"({"cmd":"status"})")["ok"], true);
+}
+
+TEST_F(ControlServerTest, AReloadIsAnsweredWhenItHasEnded) {
+  Client first = client(), second = client(), third = client();
+  backend_.reload_number_ = 1;
+  first.say("{\"cmd\":\"reload\"}\n{\"cmd\":\"version\"}\n");
+  turn(first);
+  backend_.reload_number_ = 2;
+  second.say("{\"cmd\":\"reload\"}\n");
+  turn(second);
+  EXPECT_EQ(ask(third, R"({"cmd":"status"})")["data"]["mode"], "on");
+  EXPECT_TRUE(first.lines().empty());
+  server_.reload_finished(1, Json{{"files", 7}});
+  turn(first);
+  turn(second);
+  const std::vector<Json> lines = first.lines();
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[0]["data"]["files"], 7);
+  EXPECT_EQ(lines[1]["data"]["version"], "v");
+  EXPECT_TRUE(second.lines().empty());
+  server_.reload_finished(2, unexpected(Error{EINVAL, "bad file", "mend it"}));
+  turn(second);
+  const std::vector<Json> failed = second.lines();
+  ASSERT_EQ(failed.size(), 1u);
+  EXPECT_EQ(failed[0]["exit"], static_cast<int>(ExitCode::usage));
 }
 
 TEST_F(ControlServerTest, ALineWithoutEndEndsTheConnection) {
