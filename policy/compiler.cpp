@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <policy/compiler.hpp>
 #include <set>
+#include <unordered_set>
 
 // How the matcher reaches the tables in userspace.
 struct sh_policy_view {
@@ -79,12 +80,15 @@ std::string key_of(const HttpRule& rule) {
   return key;
 }
 
-// FNV-1a. Of what is counted, in words, so that every build of every version finds it again.
-uint64_t counter_key(const std::string& words) {
-  uint64_t hash = 0xcbf29ce484222325;
+// FNV-1a: every build of every version finds again what it counted.
+constexpr uint64_t kNoWords = 0xcbf29ce484222325;
+
+uint64_t hash_words(uint64_t hash, std::string_view words) {
   for (const char c : words) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-  return hash == 0 ? 1 : hash;
+  return hash;
 }
+
+uint64_t counter_key(uint64_t hash) { return hash == 0 ? 1 : hash; }  // 0 is no key
 
 uint32_t numbers_of(const Entry& entry) { return std::max(uint32_t{1}, static_cast<uint32_t>(entry.counters.size())); }
 
@@ -287,35 +291,36 @@ std::vector<Compiler::ResolvedRule> Compiler::resolve(const Tables& tables, cons
   return rules;
 }
 
-uint32_t Compiler::http_number(const HttpRule& rule) {
-  return http_numbers_.emplace(key_of(rule), http_numbers_.size()).first->second;
-}
-
-std::pair<std::shared_ptr<const Automaton>, uint32_t> Compiler::automaton(const std::vector<const HttpRule*>& rules) {
-  std::vector<uint32_t> key;
-  for (const HttpRule* rule : rules) key.push_back(http_number(*rule));
-  Kept& kept = sets_[key];
+std::pair<std::shared_ptr<const Automaton>, uint32_t> Compiler::automaton(const std::vector<const HttpRule*>& rules,
+                                                                          std::vector<uint32_t> numbers) {
+  Kept& kept = sets_[std::move(numbers)];
   std::shared_ptr<const Automaton> known = kept.automaton.lock();
   if (!known) {
     known = build_automaton(rules, expressions_);
-    kept = {known, next_set_++};
+    kept = {known, kept.number != 0 ? kept.number : *set_numbers_.take(1)};
   }
   return {known, kept.number};
 }
 
 void Compiler::judge_requests(const std::vector<const ResolvedRule*>& rules, const std::string& where, Entry& entry) {
   std::vector<const HttpRule*> http;
-  entry.counters.push_back(counter_key(where));
-  std::set<uint32_t> seen;
+  const uint64_t place = hash_words(kNoWords, where);
+  entry.counters.push_back(counter_key(place));
+  std::unordered_set<uint32_t> seen;
+  std::vector<uint32_t> numbers;
   for (const ResolvedRule* rule : rules) {
+    const uint64_t policy = hash_words(place, rule->origin.policy->title() + '\0');
     for (const HttpRule& request : rule->origin.rule->http) {
-      if (!seen.insert(http_number(request)).second) continue;
+      const std::string key = key_of(request);
+      const uint32_t number = http_numbers_.emplace(key, http_numbers_.size()).first->second;
+      if (!seen.insert(number).second) continue;
       http.push_back(&request);
+      numbers.push_back(number);
       entry.origins.push_back({rule->origin.policy, rule->origin.rule, &request});
-      entry.counters.push_back(counter_key(where + rule->origin.policy->title() + '\0' + key_of(request)));
+      entry.counters.push_back(counter_key(hash_words(policy, key)));
     }
   }
-  const auto [known, number] = automaton(http);
+  const auto [known, number] = automaton(http, std::move(numbers));
   entry.automaton = known;
   entry.entry.set = number;
   entry.entry.verdict = SH_POLICY_RULES;
@@ -346,6 +351,7 @@ Entry Compiler::decide(const std::vector<const ResolvedRule*>& rules, const std:
 }
 
 void Compiler::give_back(const SubjectTable& table) {
+  table_numbers_.give_back(table.number, 1);
   for (const auto& [peer_and_port, entry] : table.entries) origins_.give_back(entry.entry.origin, numbers_of(entry));
 }
 
@@ -391,7 +397,7 @@ void Compiler::add_peer(const Tables& tables, const std::vector<ResolvedRule>& r
 std::shared_ptr<const SubjectTable> Compiler::table(const Tables& tables, const Identity& subject, Direction direction,
                                                     std::vector<std::shared_ptr<const Policy>> policies) {
   auto made = std::make_shared<SubjectTable>();
-  made->number = next_table_++;
+  made->number = *table_numbers_.take(1);
   made->policies = std::move(policies);
   const std::vector<ResolvedRule> rules = resolve(tables, *made, direction);
   add_peer(tables, rules, nullptr, subject, direction, *made);
@@ -409,12 +415,8 @@ std::shared_ptr<const SubjectTable> Compiler::table(const Tables& tables, const 
   return made;
 }
 
-Tables Compiler::compile(const Model& model) {
-  Tables tables;
-  tables.generation = ++generation_;
-  model_ = &model;
-  find_identities(model, tables);
-  find_ports(model, tables);
+// What every table depends on: who there is, which ports can be told apart, and what named ports are.
+std::string Compiler::universe_of(const Model& model, const Tables& tables) {
   std::string universe;
   for (const Identity& identity : tables.identities) universe += std::to_string(identity.number) + ",";
   universe.append(reinterpret_cast<const char*>(tables.first_port.data()), tables.first_port.size() * sizeof(uint16_t));
@@ -426,46 +428,65 @@ Tables Compiler::compile(const Model& model) {
     }
     for (const ServicePort& port : service.ports) universe += port.name + std::to_string(port.target_port) + ";";
   }
+  return universe;
+}
+
+std::vector<uint32_t> Compiler::subjects_of(const Policy& policy, const Tables& tables) {
+  std::vector<uint32_t> subjects;
+  for (const Identity& identity : tables.identities) {
+    const bool workload = identity.number >= SH_IDENTITY_WORKLOADS && !identity.cidr;
+    if (workload && policy.subject.matches(identity.labels)) subjects.push_back(identity.number);
+  }
+  return subjects;
+}
+
+// By subject and direction, in the order of the model. Whom a policy selects is looked for once.
+Compiler::Selected Compiler::select(const Model& model, const Tables& tables) {
+  Selected selected;
+  std::unordered_map<std::shared_ptr<const Policy>, std::vector<uint32_t>> subjects;
+  for (const PlacedPolicy& placed : model.policies) {
+    const auto known = subjects_.find(placed.policy);
+    std::vector<uint32_t>& chosen = subjects[placed.policy];
+    chosen = known != subjects_.end() ? std::move(known->second) : subjects_of(*placed.policy, tables);
+    for (const uint32_t subject : chosen) {
+      if (placed.policy->ingress) selected[{subject, SH_POLICY_INGRESS}].push_back(placed.policy);
+      if (placed.policy->egress) selected[{subject, SH_POLICY_EGRESS}].push_back(placed.policy);
+    }
+  }
+  subjects_ = std::move(subjects);
+  return selected;
+}
+
+Tables Compiler::compile(const Model& model) {
+  Tables tables;
+  tables.generation = ++generation_;
+  model_ = &model;
+  find_identities(model, tables);
+  find_ports(model, tables);
+  std::string universe = universe_of(model, tables);
   if (universe != universe_) {
     for (const auto& [key, before] : kept_) give_back(*before);
     kept_.clear();
-    selected_.clear();
+    subjects_.clear();
     universe_ = std::move(universe);
   }
-  std::unordered_map<std::shared_ptr<const Policy>, std::vector<bool>> selected;
-  for (const PlacedPolicy& placed : model.policies) {
-    const auto known = selected_.find(placed.policy);
-    std::vector<bool>& subjects = selected[placed.policy];
-    if (known != selected_.end()) subjects = std::move(known->second);
-    for (size_t i = subjects.size(); i < tables.identities.size(); i++) {
-      const Identity& identity = tables.identities[i];
-      const bool workload = identity.number >= SH_IDENTITY_WORKLOADS && !identity.cidr;
-      subjects.push_back(workload && placed.policy->subject.matches(identity.labels));
-    }
-  }
-  for (size_t i = 0; i < tables.identities.size(); i++) {
-    for (const Direction direction : {Direction::ingress, Direction::egress}) {
-      std::vector<std::shared_ptr<const Policy>> policies;
-      for (const PlacedPolicy& placed : model.policies) {
-        const bool enforces = direction == Direction::ingress ? placed.policy->ingress : placed.policy->egress;
-        if (enforces && selected[placed.policy][i]) policies.push_back(placed.policy);
-      }
-      if (policies.empty()) continue;
-      const Identity& subject = tables.identities[i];
-      const auto key = std::pair(
-          subject.number, static_cast<int>(direction == Direction::ingress ? SH_POLICY_INGRESS : SH_POLICY_EGRESS));
-      const auto known = kept_.find(key);
-      const bool same = known != kept_.end() && known->second->policies == policies;
-      tables.subjects[key] = same ? known->second : table(tables, subject, direction, std::move(policies));
-    }
+  for (auto& [key, policies] : select(model, tables)) {
+    const auto known = kept_.find(key);
+    const bool same = known != kept_.end() && known->second->policies == policies;
+    const Direction direction = key.second == SH_POLICY_INGRESS ? Direction::ingress : Direction::egress;
+    tables.subjects[key] =
+        same ? known->second : table(tables, *tables.identity(key.first), direction, std::move(policies));
   }
   for (const auto& [key, before] : kept_) {
     const auto now = tables.subjects.find(key);
     if (now == tables.subjects.end() || now->second != before) give_back(*before);
   }
   kept_ = tables.subjects;
-  selected_ = std::move(selected);
-  std::erase_if(sets_, [](const auto& item) { return item.second.automaton.expired(); });
+  std::erase_if(sets_, [this](const auto& item) {
+    if (!item.second.automaton.expired()) return false;
+    set_numbers_.give_back(item.second.number, 1);
+    return true;
+  });
   model_ = nullptr;
   return tables;
 }

@@ -96,6 +96,10 @@ class Compiler {
 
  private:
   struct ResolvedRule;
+  using Selected = std::map<std::pair<uint32_t, int>, std::vector<std::shared_ptr<const Policy>>>;
+  static std::string universe_of(const Model& model, const Tables& tables);
+  static std::vector<uint32_t> subjects_of(const Policy& policy, const Tables& tables);
+  Selected select(const Model& model, const Tables& tables);
   void find_identities(const Model& model, Tables& tables);
   void find_ports(const Model& model, Tables& tables) const;
   std::shared_ptr<const SubjectTable> table(const Tables& tables, const Identity& subject, Direction direction,
@@ -108,12 +112,12 @@ class Compiler {
   Entry decide(const std::vector<const ResolvedRule*>& rules, const std::string& where);
   void judge_requests(const std::vector<const ResolvedRule*>& rules, const std::string& where, Entry& entry);
   void give_back(const SubjectTable& table);
-  std::pair<std::shared_ptr<const Automaton>, uint32_t> automaton(const std::vector<const HttpRule*>& rules);
-  uint32_t http_number(const HttpRule& rule);
+  std::pair<std::shared_ptr<const Automaton>, uint32_t> automaton(const std::vector<const HttpRule*>& rules,
+                                                                  std::vector<uint32_t> numbers);  // of the rules
 
   uint32_t generation_ = 0;
-  uint32_t next_table_ = 1;
-  uint32_t next_set_ = 1;
+  NumberRanges table_numbers_{1};
+  NumberRanges set_numbers_{1};
   NumberRanges origins_{1};  // an entry's, and one for each rule that is counted
   uint32_t next_workload_ = SH_IDENTITY_WORKLOADS;
   uint32_t next_cidr_ = SH_IDENTITY_CIDRS;
@@ -127,9 +131,9 @@ class Compiler {
   };
   std::map<std::vector<uint32_t>, Kept> sets_;
   const Model* model_ = nullptr;  // while it is being compiled
-  std::string universe_;          // identities, ports and services: what every table depends on
+  std::string universe_;
   std::map<std::pair<uint32_t, int>, std::shared_ptr<const SubjectTable>> kept_;
-  std::unordered_map<std::shared_ptr<const Policy>, std::vector<bool>> selected_;  // the subjects of each policy
+  std::unordered_map<std::shared_ptr<const Policy>, std::vector<uint32_t>> subjects_;  // whom each policy selects
 };
 
 }  // namespace shunt::policy

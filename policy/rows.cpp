@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <policy/rows.hpp>
+#include <set>
 
 namespace shunt::policy {
 namespace {
@@ -7,38 +8,23 @@ namespace {
 constexpr uint32_t kAddressBegins = 32;  // the bits of a key before the address
 constexpr uint8_t kV4MappedBits = 96;
 
-// Numbers from 1 in the order of the first use.
-template <typename Key>
-class Numbers {
- public:
-  std::pair<uint32_t, bool> of(const Key& key) {
-    const auto [known, fresh] = numbers_.emplace(key, static_cast<uint32_t>(numbers_.size()) + 1);
-    return {known->second, fresh};
-  }
-
- private:
-  std::map<Key, uint32_t> numbers_;
-};
-
 // Blocks lie one after the other without gaps, and so do their cells.
 std::span<const sh_u16> cells_of(const Automaton& automaton) {
   static_assert(sizeof(sh_policy_block) == SH_POLICY_BLOCK_CELLS * sizeof(sh_u16));
   return {reinterpret_cast<const sh_u16*>(automaton.blocks.data()), automaton.set.cells};
 }
 
-void add_entries(const SubjectTable& table, uint32_t number, Numbers<const Automaton*>& sets, PolicyRows& rows) {
+void add_entries(const SubjectTable& table, std::set<uint32_t>& sets, PolicyRows& rows) {
   for (const auto& [where, entry] : table.entries) {
-    sh_policy_entry value = entry.entry;
-    value.set = 0;
-    if (entry.entry.verdict == SH_POLICY_RULES) {
+    const sh_policy_entry& value = entry.entry;
+    if (value.verdict == SH_POLICY_RULES) {
       const Automaton& automaton = *entry.automaton;
-      const auto [set, fresh] = sets.of(&automaton);
-      if (fresh) rows.sets.push_back({&automaton.set, cells_of(automaton), automaton.results});
-      value.set = set;
+      if (sets.insert(value.set).second)
+        rows.sets.push_back({value.set, entry.automaton, &automaton.set, cells_of(automaton), automaton.results});
       rows.requests = true;
       rows.counted.push_back({value.origin, entry.counters});
     }
-    rows.entries.push_back({{number, where.first, where.second, 0}, value});
+    rows.entries.push_back({{table.number, where.first, where.second, 0}, value});
   }
 }
 
@@ -88,12 +74,10 @@ void find_judged(const Model& model, const Tables& tables, PolicyRows& rows) {
 
 PolicyRows rows_of(const Model& model, const Tables& tables) {
   PolicyRows rows;
-  Numbers<const SubjectTable*> numbers;
-  Numbers<const Automaton*> sets;
+  std::set<uint32_t> sets;
   for (const auto& [subject, table] : tables.subjects) {
-    const auto [number, fresh] = numbers.of(table.get());
-    rows.subjects.push_back({{subject.first, static_cast<sh_u8>(subject.second), 0, 0}, {number, 0}});
-    if (fresh) add_entries(*table, number, sets, rows);
+    rows.subjects.push_back({{subject.first, static_cast<sh_u8>(subject.second), 0, 0}, {table->number, 0}});
+    add_entries(*table, sets, rows);
   }
   add_cidrs(tables, rows);
   rows.first_port = tables.first_port;

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
+#include <sockops/policy_map.hpp>
 #include <thread>
 #include <tuple>
 
@@ -15,49 +15,16 @@ namespace shunt {
 namespace {
 
 constexpr size_t kPorts = 65536;
-constexpr uint32_t kPortBlocksOfHalf = SH_POLICY_PORT_BLOCKS / 2;
 constexpr auto kGrace = std::chrono::milliseconds(100);
 constexpr int kSearchShare = 100;  // a search may cost this part of the time
 constexpr uint32_t kSweepEvery = 16;
 constexpr uint32_t kFirstGeneration = 1;
-
-static_assert(kPorts == size_t{kPortBlocksOfHalf} * SH_POLICY_BLOCK_CELLS);
-
-// A number of the compiler's in a half: those of two halves never meet.
-uint32_t in_half(uint32_t number, uint32_t half) { return number << 1 | half; }
-
-uint32_t capacity(int map) {
-  bpf_map_info info = {};
-  uint32_t bytes = sizeof(info);
-  return bpf_obj_get_info_by_fd(map, &info, &bytes) == 0 ? info.max_entries : 0;
-}
 
 Result<size_t> value_bytes(int map) {
   bpf_map_info info = {};
   uint32_t bytes = sizeof(info);
   if (bpf_obj_get_info_by_fd(map, &info, &bytes) != 0) return unexpected(errno, "cannot look at the policy's head");
   return size_t{info.value_size};
-}
-
-template <typename K, typename V>
-Result<void> write(int map, const K& key, const V& value, const char* what) {
-  if (bpf_map_update_elem(map, &key, &value, BPF_ANY) == 0) return {};
-  return unexpected(errno, std::string("cannot write the policy's ") + what,
-                    errno == E2BIG ? "the kernel's table is full" : "");
-}
-
-// Removes the keys for which `stale` holds. The kernel side may add keys meanwhile.
-template <typename K, typename Stale>
-void remove_if(int map, Stale stale) {
-  std::vector<K> gone;
-  K key = {}, next = {};
-  uint64_t left = 2ULL * capacity(map);
-  for (int more = bpf_map_get_next_key(map, nullptr, &next); more == 0 && left > 0; left--) {
-    key = next;
-    if (stale(key)) gone.push_back(key);
-    more = bpf_map_get_next_key(map, &key, &next);
-  }
-  for (const K& one : gone) bpf_map_delete_elem(map, &one);
 }
 
 // Returns when every program that was running has ended: MEMBARRIER_CMD_GLOBAL waits for the readers of RCU, which
@@ -71,46 +38,6 @@ Unexpected too_big(const std::string& what, size_t wanted, size_t room, const st
   return unexpected(Error{E2BIG, fmt::format("the policy has {} {}, and there is room for {}", wanted, what, room),
                           remedy.empty() ? "write fewer rules" : remedy});
 }
-
-// Where a set's cells and results go next.
-struct Cursor {
-  uint32_t cell = 0;
-  uint32_t result = 0;
-};
-
-// Cells one after the other into an array of blocks, whose last one is filled up with zeroes.
-class BlockWriter {
- public:
-  BlockWriter(int map, uint32_t first_block) : map_(map), block_(first_block) {}
-
-  Result<void> add(std::span<const sh_u16> cells) {
-    while (!cells.empty()) {
-      const size_t part = std::min(cells.size(), std::size(buffer_.cells) - used_);
-      std::copy_n(cells.begin(), part, buffer_.cells + used_);
-      used_ += part;
-      cells = cells.subspan(part);
-      if (used_ < std::size(buffer_.cells)) return {};
-      if (auto flushed = flush(); !flushed) return flushed;
-    }
-    return {};
-  }
-  Result<void> skip(size_t cells) {
-    constexpr sh_u16 kUnused[SH_POLICY_COLUMNS_MAX] = {};
-    return add(std::span(kUnused, cells));
-  }
-  Result<void> flush() {
-    if (used_ == 0) return {};
-    std::fill(buffer_.cells + used_, std::end(buffer_.cells), sh_u16{0});
-    used_ = 0;
-    return write(map_, block_++, buffer_, "cells");
-  }
-
- private:
-  int map_;
-  uint32_t block_;
-  sh_policy_block buffer_ = {};
-  size_t used_ = 0;
-};
 
 size_t blocks_for(size_t cells) { return (cells + SH_POLICY_BLOCK_CELLS - 1) / SH_POLICY_BLOCK_CELLS; }
 
@@ -143,7 +70,7 @@ Result<void> end_policy(int heads_map) {
   sh_policy_head none = {};
   none.version = SH_POLICY_VERSION;
   none.by[0] = head->generation;
-  return write(heads_map, uint32_t{0}, none, "head");
+  return write_row(heads_map, uint32_t{0}, none, "head");
 }
 
 Result<void> PolicyLoader::check_room(const PolicyRows& rows) const {
@@ -180,52 +107,6 @@ Result<void> PolicyLoader::check_places(const std::vector<WorkloadPlace>& places
   return {};
 }
 
-Result<void> PolicyLoader::write_tables(const PolicyRows& rows, uint32_t half) const {
-  for (auto [key, value] : rows.subjects) {
-    key.half = static_cast<sh_u8>(half);
-    value.table = in_half(value.table, half);
-    if (auto done = write(map_("sh_pol_subjects"), key, value, "subjects"); !done) return done;
-  }
-  for (auto [key, value] : rows.entries) {
-    key.table = in_half(key.table, half);
-    value.origin = in_half(value.origin, half);
-    if (value.verdict == SH_POLICY_RULES) value.set = in_half(value.set, half);
-    if (auto done = write(map_("sh_pol_entries"), key, value, "entries"); !done) return done;
-  }
-  for (auto [key, identity] : rows.cidrs) {
-    key.half = static_cast<sh_u8>(half);
-    if (auto done = write(map_("sh_pol_cidrs"), key, identity, "networks"); !done) return done;
-  }
-  return {};
-}
-
-// All sets are written: here is where those that the half in force has already could be taken over.
-Result<void> PolicyLoader::write_sets(const PolicyRows& rows, uint32_t half) const {
-  const uint32_t first_block = half * (capacity(map_("sh_pol_blocks")) / 2);
-  BlockWriter blocks(map_("sh_pol_blocks"), first_block);
-  Cursor next{first_block * SH_POLICY_BLOCK_CELLS, half * (capacity(map_("sh_pol_results")) / 2)};
-  for (size_t i = 0; i < rows.sets.size(); i++) {
-    const PolicyRows::Set& set = rows.sets[i];
-    sh_policy_set placed = *set.set;
-    placed.first_cell = static_cast<uint32_t>(PolicyRows::first_cell(next.cell, set));
-    placed.first_result = next.result;
-    if (auto done = blocks.skip(placed.first_cell - next.cell); !done) return done;
-    next.cell = placed.first_cell + static_cast<uint32_t>(set.cells.size());
-    if (auto done = blocks.add(set.cells); !done) return done;
-    for (const sh_policy_result& result : set.results)
-      if (auto done = write(map_("sh_pol_results"), next.result++, result, "results"); !done) return done;
-    const uint32_t number = in_half(static_cast<uint32_t>(i) + 1, half);
-    if (auto done = write(map_("sh_pol_sets"), number, placed, "sets"); !done) return done;
-  }
-  return blocks.flush();
-}
-
-Result<void> PolicyLoader::write_ports(const PolicyRows& rows, uint32_t half) {
-  BlockWriter blocks(map_("sh_pol_ports"), half * kPortBlocksOfHalf);
-  if (auto done = blocks.add(rows.first_port); !done) return done;
-  return write_judged(rows.judged, half);
-}
-
 Result<void> PolicyLoader::write_judged(const std::vector<bool>& judged, uint32_t half) {
   const int map = map_("sh_pol_judged");
   if (judged_.empty()) {
@@ -238,7 +119,7 @@ Result<void> PolicyLoader::write_judged(const std::vector<bool>& judged, uint32_
   for (uint32_t port = 0; port < kPorts; port++) {
     const auto wanted = static_cast<uint8_t>((judged_[port] & ~bit) | (judged[port] ? bit : 0));
     if (wanted == judged_[port]) continue;
-    if (auto done = write(map, port, wanted, "ports"); !done) return done;
+    if (auto done = write_row(map, port, wanted, "ports"); !done) return done;
     judged_[port] = wanted;
   }
   return {};
@@ -246,27 +127,29 @@ Result<void> PolicyLoader::write_judged(const std::vector<bool>& judged, uint32_
 
 Result<void> PolicyLoader::write_workloads(const WorkloadRows& rows) const {
   for (const auto& [key, path] : rows.paths)
-    if (auto done = write(map_("sh_pol_paths"), key, path, "workloads"); !done) return done;
+    if (auto done = write_row(map_("sh_pol_paths"), key, path, "workloads"); !done) return done;
   for (const auto& [key, identity] : rows.keys)
-    if (auto done = write(map_("sh_pol_workload"), key, identity, "workloads"); !done) return done;
+    if (auto done = write_row(map_("sh_pol_workload"), key, identity, "workloads"); !done) return done;
   return {};
 }
 
 Result<void> PolicyLoader::write_half(const PolicyRows& rows, const WorkloadRows& workloads, uint32_t half) {
-  if (auto done = write_tables(rows, half); !done) return done;
-  if (auto done = write_sets(rows, half); !done) return done;
-  if (auto done = write_ports(rows, half); !done) return done;
+  hits_.begin(rows.counted, half);
+  if (auto done = halves_[half].write(rows); !done) return done;
+  if (auto done = write_judged(rows.judged, half); !done) return done;
   return write_workloads(workloads);
 }
 
-void PolicyLoader::clear_half(uint32_t half) {
+// Small, and the kernel side adds to them: they are written anew each time.
+void PolicyLoader::clear_workloads(uint32_t half) {
   const auto of_half = [half](const auto& key) { return key.half == half; };
   remove_if<sh_policy_workload_key>(map_("sh_pol_workload"), of_half);
   remove_if<sh_policy_path_key>(map_("sh_pol_paths"), of_half);
-  remove_if<sh_policy_subject_key>(map_("sh_pol_subjects"), of_half);
-  remove_if<sh_policy_cidr_key>(map_("sh_pol_cidrs"), of_half);
-  remove_if<sh_policy_key>(map_("sh_pol_entries"), [half](const auto& key) { return (key.table & 1) == half; });
-  remove_if<uint32_t>(map_("sh_pol_sets"), [half](uint32_t number) { return (number & 1) == half; });
+}
+
+void PolicyLoader::clear_half(uint32_t half) {
+  clear_workloads(half);
+  halves_[half].clear();
 }
 
 // The head is more than the kernel copies at once. What belongs to the new half alone goes first, then its number; what
@@ -281,12 +164,12 @@ Result<void> PolicyLoader::switch_to(uint32_t generation, const PolicyRows& rows
   head->by[generation & 1] = by;
   head->requests = (!first && head->requests) || rows.requests;
   if (first) head->existing = existing;
-  if (auto done = write(map, uint32_t{0}, *head, "head"); !done) return done;
+  if (auto done = write_row(map, uint32_t{0}, *head, "head"); !done) return done;
   head->generation = generation;
-  if (auto done = write(map, uint32_t{0}, *head, "head"); !done) return done;
+  if (auto done = write_row(map, uint32_t{0}, *head, "head"); !done) return done;
   head->requests = rows.requests;
   head->existing = existing;
-  return write(map, uint32_t{0}, *head, "head");
+  return write_row(map, uint32_t{0}, *head, "head");
 }
 
 std::vector<WorkloadPlace> PolicyLoader::find(const std::vector<PolicyRows::Workload>& workloads,
@@ -350,8 +233,7 @@ Result<void> PolicyLoader::put(const PolicyRows& rows, sh_policy_existing existi
   const uint32_t half = next & 1;
   auto workloads = workload_rows(places, half);
   if (!workloads) return unexpected(workloads.error());
-  clear_half(half);  // what a daemon left that died here
-  hits_.begin(rows.counted, half);
+  clear_workloads(half);  // what a daemon left that died here
   Result<void> done = write_half(rows, *workloads, half);
   if (done && attached_) done = attach_hooks(places);
   if (done) done = switch_to(next, rows, workloads->by, existing);
@@ -373,8 +255,9 @@ Result<void> PolicyLoader::put(const PolicyRows& rows, sh_policy_existing existi
              rows.results(),
              capacity(map_("sh_pol_results")) / 2,
              std::move(places)};
+  // What is in the other half now differs little from what will be written there next.
   wait_for_programs();
-  clear_half(half ^ 1);
+  clear_workloads(half ^ 1);
   hits_.carry_over(half);
   if (attached_) keep_policy_hooks(paths_, hooks_);
   // Cgroups that were made meanwhile have their identity in the old half. What goes wrong here goes wrong at the next
@@ -422,7 +305,7 @@ Result<void> PolicyLoader::refresh() {
     auto head = read_policy_head(heads);
     if (!head) return unexpected(head.error());
     head->by[half] |= rows->by;
-    if (auto done = write(heads, uint32_t{0}, *head, "head"); !done) return done;
+    if (auto done = write_row(heads, uint32_t{0}, *head, "head"); !done) return done;
     if (auto done = write_workloads(*rows); !done) return done;
     written_ = std::move(*rows);
   }

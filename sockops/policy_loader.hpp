@@ -1,8 +1,9 @@
 // Puts compiled policies in force: the maps of bpf/abi/policy.h of one generation of the programs.
 //
-// A policy is written whole into the half that is not in force; then the head switches. Its tables and sets have
-// numbers of which the lowest bit is the half, its cells and results lie in the half's part of the arrays: nothing that
-// is in force is touched. What was in force before is removed when no program can be looking at it any more.
+// A policy is written into the half that is not in force, as far as it differs from what lies there; then the head
+// switches. Its tables and sets have numbers of which the lowest bit is the half, its cells and results lie in the
+// half's part of the arrays: nothing that is in force is touched. What was in force before stays until the next policy
+// is written over it, when no program can be looking at it any more.
 #pragma once
 
 #include <base/result.hpp>
@@ -11,6 +12,7 @@
 #include <functional>
 #include <sockops/engine.hpp>
 #include <sockops/install_settings.hpp>
+#include <sockops/policy_half.hpp>
 #include <sockops/policy_hits.hpp>
 #include <sockops/policy_hooks.hpp>
 #include <sockops/policy_places.hpp>
@@ -24,7 +26,11 @@ class PolicyLoader {
   // `watch` has the socket options of a cgroup watched, by its id: where requests are judged no connection may be left
   // out because that comes too late.
   PolicyLoader(Paths paths, MapFinder map, PolicyPrograms programs, std::function<Result<void>(uint64_t)> watch)
-      : paths_(std::move(paths)), map_(std::move(map)), programs_(programs), watch_(std::move(watch)) {}
+      : paths_(std::move(paths)),
+        map_(std::move(map)),
+        programs_(programs),
+        watch_(std::move(watch)),
+        halves_{{map_, 0}, {map_, 1}} {}
 
   // As Engine::set_policy. Attaches what it needs, if attach() was called before.
   Result<void> put(const PolicyRows& rows, sh_policy_existing existing);
@@ -46,12 +52,10 @@ class PolicyLoader {
   Result<void> check_room(const PolicyRows& rows) const;
   Result<void> check_places(const std::vector<WorkloadPlace>& places) const;
   Result<void> write_half(const PolicyRows& rows, const WorkloadRows& workloads, uint32_t half);
-  Result<void> write_tables(const PolicyRows& rows, uint32_t half) const;
-  Result<void> write_sets(const PolicyRows& rows, uint32_t half) const;
-  Result<void> write_ports(const PolicyRows& rows, uint32_t half);
   Result<void> write_judged(const std::vector<bool>& judged, uint32_t half);
   Result<void> write_workloads(const WorkloadRows& rows) const;
   Result<void> remove_workloads(const WorkloadRows& rows, uint32_t half);
+  void clear_workloads(uint32_t half);
   void clear_half(uint32_t half);
   Result<void> switch_to(uint32_t generation, const PolicyRows& rows, uint32_t by, sh_policy_existing existing) const;
   Result<void> attach_hooks(const std::vector<WorkloadPlace>& places);
@@ -73,6 +77,7 @@ class PolicyLoader {
   PolicyHooks hooks_;
   PolicyReport report_;
   PolicyHits hits_;
+  PolicyHalf halves_[2];
   std::vector<uint8_t> judged_;  // as it lies in the map; empty: not read yet
   Clock::time_point next_search_;
   uint32_t refreshes_ = 0;

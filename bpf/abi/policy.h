@@ -13,9 +13,8 @@
  * one of ZERO and ONE for each condition, and ends in a result with the verdict. A field that is not simple text (a path that
  * is not in its normal form, bytes above 127, too many of them) is read as one ODD. Much of this need not be read: decision 31.
  *
- * Generations: subjects, ports and networks exist twice, in the half of the generation in force and in the one being written;
- * sh_policy_head.generation switches all at once. Tables and sets are never changed: a new generation takes the old ones over
- * where they are equal, and the rest is freed when no generation in the two halves names it. */
+ * Generations: everything exists twice, in the half of the generation in force and in the other, which holds what was in force before
+ * and is made the next; sh_policy_head.generation switches all at once. */
 #ifndef SHUNT_ABI_POLICY_H
 #define SHUNT_ABI_POLICY_H
 

@@ -1,8 +1,10 @@
-// A compiled policy as rows in the layout of policy.h: what the compiler hands to whoever puts it in force. Everything
-// is numbered from 1 and has half 0; which half it goes to, and where its cells lie, is for who installs it.
+// A compiled policy as rows in the layout of policy.h: what the compiler hands to whoever puts it in force. Tables,
+// sets and origins keep their numbers from one policy to the next as long as they are the same, and have half 0; which
+// half it goes to, and where its cells lie, is for who installs it.
 #ifndef SHUNT_ABI_POLICY_ROWS_HPP
 #define SHUNT_ABI_POLICY_ROWS_HPP
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -14,8 +16,10 @@
 namespace shunt {
 
 struct PolicyRows {
-  // One set. The spans belong to the tables that the rows were made of, which must outlive them.
+  // One set.
   struct Set {
+    uint32_t number = 0;
+    std::shared_ptr<const void> owner;   // of all below: as long as it lives, the same address is the same set
     const sh_policy_set* set = nullptr;  // with first_cell and first_result 0
     std::span<const sh_u16> cells;
     std::span<const sh_policy_result> results;
@@ -34,7 +38,8 @@ struct PolicyRows {
     bool has_cgroup() const { return !cgroup.empty() || !unit.empty() || !container_id.empty(); }
   };
 
-  // The counters of an entry that names a set: of no rule, and of each of its rules. The keys belong to the tables too.
+  // The counters of an entry that names a set: of no rule, and of each of its rules. The keys belong to the tables that
+  // the rows were made of, which must outlive them.
   struct Counted {
     uint32_t origin = 0;
     std::span<const uint64_t> keys;
@@ -43,7 +48,7 @@ struct PolicyRows {
   std::vector<std::pair<sh_policy_subject_key, sh_policy_subject>> subjects;
   std::vector<std::pair<sh_policy_key, sh_policy_entry>> entries;
   std::vector<std::pair<sh_policy_cidr_key, sh_u32>> cidrs;
-  std::vector<Set> sets;  // number i + 1
+  std::vector<Set> sets;  // different numbers
   std::vector<Counted> counted;
   std::vector<sh_u16> first_port;  // 65,536, as in Tables
   std::vector<bool> judged;        // 65,536: ports on which requests are judged

@@ -29,6 +29,13 @@ class MapSource {
     find("sh_pol_workload", sh_policy_workload_key{cgroup, netns, uid, half(), 0}, identity);
     return identity;
   }
+  // Of the half in force: subjects, entries, networks and sets.
+  size_t rows() const {
+    const auto of_half = [this](const auto& key) { return key.half == half(); };
+    return keys<sh_policy_subject_key>("sh_pol_subjects", of_half) + keys<sh_policy_cidr_key>("sh_pol_cidrs", of_half) +
+           keys<sh_policy_key>("sh_pol_entries", [&](const auto& key) { return (key.table & 1) == half(); }) +
+           keys<sh_u32>("sh_pol_sets", [&](sh_u32 number) { return (number & 1) == half(); });
+  }
   std::optional<struct sh_policy_path> path(const std::string& name) const {
     sh_policy_path_key key = {};
     struct sh_policy_path value = {};
@@ -52,6 +59,17 @@ class MapSource {
       }
       return fd.get();
     };
+  }
+  template <typename K, typename Wanted>
+  size_t keys(const char* name, Wanted wanted) const {
+    size_t count = 0;
+    K key = {}, next = {};
+    for (int more = bpf_map_get_next_key(map(name), nullptr, &next); more == 0;
+         more = bpf_map_get_next_key(map(name), &key, &next)) {
+      key = next;
+      count += wanted(key);
+    }
+    return count;
   }
   template <typename K, typename V>
   bool find(const char* name, const K& key, V& value) const {
@@ -142,6 +160,7 @@ TEST_F(PolicyLoading, TheMapsAnswerAsTheTables) {
     must_put(compiled);
     const MapSource maps = source();
     EXPECT_EQ(maps.head().generation, seed + 1);
+    EXPECT_EQ(maps.rows(), rows_of(compiled)) << "seed " << seed;
     EXPECT_EQ(maps.head().requests, compiled.rows.requests);
     EXPECT_EQ(maps.head().existing, SH_POLICY_EXISTING_GRACE);
     ASSERT_TRUE(agrees(maps.tables(), compiled.loaded.model, compiled.tables, random, 30, verdicts)) << "seed " << seed;
@@ -154,18 +173,22 @@ TEST_F(PolicyLoading, AHundredSwitches) {
   const std::string people = workload("a", "cgroup: " + shortcut_.cgroup().name() + "/a");
   const Compiled one(people + policy("a", "/one/.*"), compiler_);
   const Compiled other(people + policy("a", "/other/.*") + policy("a-not", "/x"), compiler_);
+  const Compiled third(people + policy("a", "/third/.*") + policy("a-not", "/x"), compiler_);
+  const Compiled* const policies[] = {&one, &other, &third};
   policy::HttpRequest request;
   for (int i = 1; i <= 100; i++) {
-    must_put(i % 2 == 0 ? one : other);
+    must_put(*policies[i % 3]);
     const MapSource maps = source();
     ASSERT_EQ(maps.head().generation, static_cast<uint32_t>(i));
-    ASSERT_EQ(rows_in_maps(), rows_of(i % 2 == 0 ? one : other) + 1) << i;  // and the path of a
-    for (const auto& [path, verdict] : {std::pair("/one/x", i % 2 == 0 ? SH_POLICY_ALLOW : SH_POLICY_DENY),
-                                        std::pair("/other/x", i % 2 == 0 ? SH_POLICY_DENY : SH_POLICY_ALLOW)}) {
-      request.path = path;
+    const Compiled& now = *policies[i % 3];
+    ASSERT_EQ(maps.rows(), rows_of(now)) << i;
+    const char* const paths[] = {"/one/x", "/other/x", "/third/x"};
+    for (int path = 0; path < 3; path++) {
+      const sh_policy_verdict verdict = path == i % 3 ? SH_POLICY_ALLOW : SH_POLICY_DENY;
+      request.path = paths[path];
       const uint32_t a = one.rows.workloads[0].identity;
       ASSERT_EQ(walk(maps.tables(), SH_POLICY_INGRESS, a, SH_IDENTITY_HOST, 80, &request).verdict, verdict)
-          << i << path;
+          << i << request.path;
     }
   }
   ASSERT_TRUE(shortcut_.engine().set_policy(nullptr, SH_POLICY_EXISTING_RESET));
@@ -212,8 +235,14 @@ TEST_F(PolicyLoading, CountersOfUnchangedRulesGoOn) {
   EXPECT_EQ(hits(two, 0), 7u);
   EXPECT_EQ(hits(two, 1), 0u);
   EXPECT_EQ(hits(two, SH_POLICY_NO_RULE), 5u);
-  must_put(two);
+  must_put(two);  // over `one`, whose sets have the same numbers
   EXPECT_EQ(hits(two, 0), 7u);
+  policy::HttpRequest request;
+  for (const auto& [path, verdict] : {std::pair("/other", SH_POLICY_DENY), std::pair("/changed", SH_POLICY_ALLOW)}) {
+    request.path = path;
+    const uint32_t a = two.rows.workloads[0].identity;
+    EXPECT_EQ(walk(source().tables(), SH_POLICY_INGRESS, a, SH_IDENTITY_HOST, 80, &request).verdict, verdict) << path;
+  }
   must_put(one);
   EXPECT_EQ(hits(one, 0), 0u);
   EXPECT_EQ(hits(one, 1), 7u);
@@ -244,6 +273,40 @@ TEST_F(PolicyLoading, WhatDoesNotFitLeavesTheOldInForce) {
   EXPECT_EQ(walk(source().tables(), SH_POLICY_INGRESS, fits.rows.workloads[0].identity, SH_IDENTITY_HOST, 80, &request)
                 .verdict,
             SH_POLICY_ALLOW);
+}
+
+// Three sets fill the half; of them the middle one stays, and what comes fits on neither side of it.
+TEST_F(PolicyLoading, WhatFindsNoPlaceBetweenOthersIsPlacedAnewWithThem) {
+  const std::string people = workload("a", "cgroup: " + shortcut_.cgroup().name() + "/a");
+  const auto rules = [&](const std::string& name, const std::string& port, int count) {
+    std::string one = policy("a", "/" + name + "/0/[a-w]{1,200}x");
+    one.replace(one.find("name: a"), 7, "name: " + name);
+    one.replace(one.find("'80'"), 4, "'" + port + "'");
+    for (int i = 1; i < count; i++)
+      one.insert(one.rfind("]}}]}]"), ", {path: '/" + name + "/" + std::to_string(i) + "/[a-w]{1,200}x'}");
+    return one;
+  };
+  const auto blocks = [](const Compiled& compiled) { return compiled.rows.cells() / SH_POLICY_BLOCK_CELLS; };
+  int count = 1;
+  while (blocks(Compiled(people + rules("k", "80", count), compiler_)) < 9) count++;
+  const std::string middle = rules("middle", "81", count);
+  const Compiled full(people + rules("first", "80", count) + middle + rules("third", "82", count), compiler_);
+  const Compiled small(people + policy("a", "/"), compiler_);
+  const Compiled large(people + middle + rules("large", "80", 2 * count - 1), compiler_);
+  ASSERT_LE(blocks(full), 31u);
+  ASSERT_LE(blocks(large), 31u);
+  ASSERT_GT(blocks(large) - blocks(full) / 3, 31 - 2 * (blocks(full) / 3)) << "it fits behind the middle one";
+  policy::HttpRequest request;
+  request.path = "/middle/0/ax";
+  for (const Compiled* compiled : {&full, &small, &large}) must_put(*compiled);
+  const uint32_t a = large.rows.workloads[0].identity;
+  const MapSource maps = source();
+  EXPECT_EQ(maps.rows(), rows_of(large));
+  EXPECT_EQ(walk(maps.tables(), SH_POLICY_INGRESS, a, SH_IDENTITY_HOST, 81, &request).verdict, SH_POLICY_ALLOW);
+  request.path = "/large/1/ax";
+  EXPECT_EQ(walk(maps.tables(), SH_POLICY_INGRESS, a, SH_IDENTITY_HOST, 80, &request).verdict, SH_POLICY_ALLOW);
+  request.path = "/first/1/ax";
+  EXPECT_EQ(walk(maps.tables(), SH_POLICY_INGRESS, a, SH_IDENTITY_HOST, 80, &request).verdict, SH_POLICY_DENY);
 }
 
 TEST_F(PolicyLoading, TwoWorkloadsOfTheSameProcessesAreRefused) {

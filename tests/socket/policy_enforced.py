@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools/lib"))
@@ -95,19 +96,23 @@ def trace(galaxy):
     def verdict(*arguments):
         return ask(*arguments)[1]["verdict"]
 
+    def clients():
+        return [row for row in json.loads(galaxy.shunt("-o", "json", "list"))["sockets"] if row["role"] == "active"]
+
     target = f"deathstar:{galaxy.port}"
     expect(ask(galaxy.path("xwing"), target)[0] == 7 and verdict("host", target) == "denied", "the alliance, or the host, may connect")
     code, answer = ask(galaxy.path("tiefighter"), f"{server.pid}:{galaxy.port}", "PUT", "/v1/exhaust-port", "-H", "X-Has-Force: no")
     expect(code == 7 and answer["ingress"]["reason"] == "no-matching-rule", f"no force: {code} {answer}")
     code, answer = ask(galaxy.path("tiefighter"), target, "PUT", "/v1/exhaust-port", "-H", "X-Has-Force: true")
     expect(code == 0 and "empire.yaml:" in answer["ingress"]["rules"][0], f"the force: {code} {answer}")
-    expect(ask("tiefighter", target, "GET", "/v1//x")[0] == 8, "a path that is not in its normal form is not punted")
+    expect(ask("tiefighter", target, "POST", "/v1//request-landing")[0] == 8, "a path that is not in its normal form is not punted")
     # A live connection, by its addresses; the daemon no longer knows the documents that it reads.
     client = galaxy.lab.serve(galaxy.client_command([["send", LANDING], ["responses", 1], ["sleep", 4]]),
                               cgroup=galaxy.cgroups["tiefighter"])
     eventually(lambda: "landing" in galaxy.read(), "the request arrives")
     (galaxy.folder / "empire.yaml").write_text("nonsense")
-    row = next(row for row in json.loads(galaxy.shunt("-o", "json", "list"))["sockets"] if row["role"] == "active")
+    eventually(clients, "the client is listed")
+    row = clients()[0]
     for ends in ((row["local"], row["remote"]), (row["remote"], row["local"])):
         code, answer = ask(*ends, "POST", "/v1/request-landing")
         expect(code == 0 and answer["from"]["name"] == "default/tiefighter" and answer["to"]["name"] == "default/deathstar"
@@ -229,6 +234,48 @@ def changes(galaxy):
     (galaxy.folder / "empire.yaml").unlink()
     galaxy.reload()
     expect(galaxy.curl("xwing", "GET", "/any")[:2] == (0, "200"), "without a policy everything passes")
+
+
+def many_rules(galaxy, sets, rules):
+    """Documents with `sets` sets of `rules` http rules, each for another pair of workloads and port."""
+    workloads = [f"apiVersion: shunt.dev/v1\nkind: Workload\nmetadata: {{name: w{i}, labels: {{app: w{i}}}}}\n"
+                 f"spec: {{match: {{cgroup: {galaxy.path(f'w{i}')}}}}}\n" for i in range(40)]
+    policies = []
+    for i in range(sets):
+        paths = "".join(f"        - {{method: GET, path: '/api/v{i}/items{k}/[a-z0-9]+'}}\n" for k in range(rules))
+        policies.append(f"apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: p{i}}}\nspec:\n"
+                        f"  endpointSelector: {{matchLabels: {{app: w{i % 20}}}}}\n  ingress:\n"
+                        f"  - fromEndpoints: [{{matchLabels: {{app: w{20 + i // 20 % 20}}}}}]\n    toPorts:\n"
+                        f"    - ports: [{{port: '{8000 + i // 400}'}}]\n      rules:\n        http:\n{paths}")
+    return "---\n".join(workloads + policies)
+
+
+@scenario("a large policy: the daemon answers while it compiles, and one rule among many changes")
+def large(galaxy):
+    galaxy.recorder()
+    galaxy.lab.stop(galaxy.daemon)
+    galaxy.lab.configure(galaxy.more.replace("}", ", blocks: 8192, results: 131072}"))
+    galaxy.daemon = galaxy.lab.run_daemon()
+    (galaxy.folder / "many.yaml").write_text(many_rules(galaxy, 400, 50))
+    began = time.monotonic()
+    reload = subprocess.Popen([galaxy.lab.build / "control/shunt", "-c", galaxy.lab.folder / "shunt.yaml", "reload"],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    waits = []
+    while reload.poll() is None:
+        asked = time.monotonic()
+        galaxy.lab.status()
+        waits.append(time.monotonic() - asked)
+    took = time.monotonic() - began
+    expect(reload.returncode == 0, f"reload: {reload.stdout.read()}")
+    expect(len(waits) > 2 and max(waits) < max(1, took / 2), f"of {took:.2f} s the daemon did not answer for {max(waits):.2f} s")
+    status = galaxy.lab.status()["policy"]
+    expect(status["sets"] == 401, f"in force: {status}")
+    for path, wanted in (("/v1/other", ["403", "200"]), ("/v1/request-landing", ["200", "403"])):
+        galaxy.write_policy(POLICY.replace("/v1/request-landing", path))
+        galaxy.reload()
+        statuses = statuses_of(galaxy.client("tiefighter", ["send", LANDING], ["responses", 1], ["send", head("POST", "/v1/other")],
+                                             ["responses", 1]))
+        expect(statuses == wanted, f"after the change to {path}: {statuses}")
 
 
 @scenario("a policy begins: older connections end")

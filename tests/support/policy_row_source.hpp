@@ -20,10 +20,10 @@ class RowSource : public PolicySource {
     EXPECT_EQ(subjects_.size(), rows.subjects.size());
     EXPECT_EQ(entries_.size(), rows.entries.size());
     for (const PolicyRows::Set& set : rows.sets) {
-      sets_.push_back(*set.set);
+      sh_policy_set& placed = sets_[set.number] = *set.set;
       cells_.resize(PolicyRows::first_cell(cells_.size(), set));
-      sets_.back().first_cell = static_cast<sh_u32>(cells_.size());
-      sets_.back().first_result = static_cast<sh_u32>(results_.size());
+      placed.first_cell = static_cast<sh_u32>(cells_.size());
+      placed.first_result = static_cast<sh_u32>(results_.size());
       cells_.insert(cells_.end(), set.cells.begin(), set.cells.end());
       results_.insert(results_.end(), set.results.begin(), set.results.end());
     }
@@ -46,9 +46,9 @@ class RowSource : public PolicySource {
   sh_u16 first_port(sh_u16 port) const override { return rows_.first_port[port]; }
   bool judged(sh_u16 port) const override { return rows_.judged[port]; }
   bool set(sh_u32 number, sh_policy_set& value) const override {
-    if (number == 0 || number > sets_.size()) return false;
-    value = sets_[number - 1];
-    return true;
+    const auto found = sets_.find(number);
+    if (found != sets_.end()) value = found->second;
+    return found != sets_.end();
   }
   const struct sh_policy_block* block(sh_u32 number) const override {
     return number < blocks_.size() ? &blocks_[number] : nullptr;
@@ -76,7 +76,7 @@ class RowSource : public PolicySource {
   const PolicyRows& rows_;
   std::map<std::pair<sh_u32, int>, sh_policy_subject> subjects_;
   std::map<std::tuple<sh_u32, sh_u32, sh_u16>, sh_policy_entry> entries_;
-  std::vector<sh_policy_set> sets_;
+  std::map<sh_u32, sh_policy_set> sets_;
   std::vector<sh_u16> cells_;
   std::vector<struct sh_policy_block> blocks_;
   std::vector<sh_policy_result> results_;

@@ -1,8 +1,12 @@
 // Rows for the kernel against the tables that they were made of.
 #include <arpa/inet.h>
 
+#include <algorithm>
+#include <base/number_ranges.hpp>
+#include <cstring>
 #include <map>
 #include <policy/rows.hpp>
+#include <set>
 #include <tests/support/policy_agrees.hpp>
 #include <tests/support/policy_row_source.hpp>
 #include <tuple>
@@ -90,6 +94,73 @@ TEST(PolicyRows, NumberFromOneAndNameTheWorkloads) {
   EXPECT_EQ(rows.workloads[0].unit, "web.service");
   EXPECT_EQ(rows.workloads[0].uid, 7u);
   EXPECT_EQ(rows.workloads[0].identity, rows.subjects[0].first.identity);
+}
+
+// Two workloads with a policy each; the paths are those of the second one's rules.
+std::string two_policies(const std::vector<std::string>& paths) {
+  std::string text;
+  for (const std::string name : {"a", "b"}) {
+    text += "---\napiVersion: shunt.dev/v1\nkind: Workload\nmetadata: {name: " + name + ", labels: {app: " + name +
+            "}}\nspec: {match: {unit: " + name +
+            ".service}}\n---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: " + name +
+            "}\nspec:\n  endpointSelector: {matchLabels: {app: " + name +
+            "}}\n  ingress: [{toPorts: [{ports: [{port: '80'}], rules: {http: [";
+    for (const std::string& path : name == "a" ? std::vector<std::string>{"/a"} : paths)
+      text += "{path: '" + path + "'},";
+    text += "]}}]}]\n";
+  }
+  return text;
+}
+
+TEST(PolicyRows, WhatDidNotChangeKeepsItsNumbers) {
+  policy::Loader loader;
+  policy::Compiler compiler;
+  const auto compile = [&](const std::vector<std::string>& paths) {
+    const policy::Loaded loaded = loader.load({{"test.yaml", two_policies(paths)}});
+    EXPECT_TRUE(loaded.ok());
+    auto tables = std::make_shared<policy::Tables>(compiler.compile(loaded.model));
+    return std::pair(tables, policy::rows_of(loaded.model, *tables));
+  };
+  const auto entry_of = [](const PolicyRows& rows, size_t subject) {
+    const auto found = std::find_if(rows.entries.begin(), rows.entries.end(), [&](const auto& item) {
+      return item.first.table == rows.subjects[subject].second.table && item.second.verdict == SH_POLICY_RULES;
+    });
+    return *found;
+  };
+  const auto first = compile({"/b"});
+  const auto same = [](const auto& a, const auto& b) {
+    return memcmp(&a.first, &b.first, sizeof(a.first)) == 0 && memcmp(&a.second, &b.second, sizeof(a.second)) == 0;
+  };
+  for (size_t i = 0; i < 50; i++) {
+    std::vector<std::string> paths;
+    for (size_t k = 0; k <= i % 7; k++) paths.push_back("/" + std::to_string(i) + "-" + std::to_string(k));
+    const auto next = compile(paths);
+    ASSERT_TRUE(same(entry_of(next.second, 0), entry_of(first.second, 0))) << i;
+    EXPECT_FALSE(same(entry_of(next.second, 1), entry_of(first.second, 1))) << i;
+    EXPECT_EQ(next.second.sets[0].set, first.second.sets[0].set);
+    std::set<uint32_t> counters;
+    size_t count = 0;
+    for (const PolicyRows::Counted& entry : next.second.counted)
+      for (size_t k = 0; k < entry.keys.size(); k++, count++) counters.insert(entry.origin + static_cast<uint32_t>(k));
+    EXPECT_EQ(counters.size(), count) << "two count in one place";
+    EXPECT_LT(*counters.rbegin(), 30u) << "numbers do not come back";
+  }
+}
+
+TEST(NumberRanges, AreGivenAgainWhenTheyCameBack) {
+  NumberRanges numbers(1, 20);
+  EXPECT_EQ(numbers.take(3), 1u);
+  EXPECT_EQ(numbers.take(8, 8), 8u);
+  EXPECT_EQ(numbers.take(4), 4u);
+  EXPECT_EQ(numbers.take(5), std::nullopt);
+  EXPECT_EQ(numbers.take(4), 16u);
+  numbers.give_back(1, 3);
+  numbers.give_back(8, 8);
+  EXPECT_EQ(numbers.take(8), 8u);
+  numbers.give_back(8, 8);
+  numbers.give_back(4, 4);
+  EXPECT_EQ(numbers.take(15), 1u);
+  EXPECT_EQ(numbers.take(1), std::nullopt);
 }
 
 }  // namespace

@@ -1,0 +1,43 @@
+// Rows of a policy's maps, written and removed.
+#pragma once
+
+#include <bpf/bpf.h>
+
+#include <base/result.hpp>
+#include <string>
+#include <vector>
+
+namespace shunt {
+
+// How many entries a map has room for.
+inline uint32_t capacity(int map) {
+  bpf_map_info info = {};
+  uint32_t bytes = sizeof(info);
+  return bpf_obj_get_info_by_fd(map, &info, &bytes) == 0 ? info.max_entries : 0;
+}
+
+// A number of the compiler's in a half: those of two halves never meet.
+inline uint32_t in_half(uint32_t number, uint32_t half) { return number << 1 | half; }
+
+template <typename K, typename V>
+Result<void> write_row(int map, const K& key, const V& value, const char* what) {
+  if (bpf_map_update_elem(map, &key, &value, BPF_ANY) == 0) return {};
+  return unexpected(errno, std::string("cannot write the policy's ") + what,
+                    errno == E2BIG ? "the kernel's table is full" : "");
+}
+
+// Removes the keys for which `stale` holds. The kernel side may add keys meanwhile.
+template <typename K, typename Stale>
+void remove_if(int map, Stale stale) {
+  std::vector<K> gone;
+  K key = {}, next = {};
+  uint64_t left = 2ULL * capacity(map);
+  for (int more = bpf_map_get_next_key(map, nullptr, &next); more == 0 && left > 0; left--) {
+    key = next;
+    if (stale(key)) gone.push_back(key);
+    more = bpf_map_get_next_key(map, &key, &next);
+  }
+  for (const K& one : gone) bpf_map_delete_elem(map, &one);
+}
+
+}  // namespace shunt
