@@ -18,6 +18,8 @@ using Address = std::array<uint8_t, 16>;
 struct Cidr {
   uint8_t addr[16] = {};      // network order, IPv4 as v4-mapped IPv6
   uint8_t prefix_bits = 128;  // of the 128-bit form: an IPv4 /24 is 120
+
+  bool operator==(const Cidr&) const = default;
 };
 
 inline constexpr uint8_t kV4MappedPrefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};

@@ -292,7 +292,7 @@ void Daemon::on_second() {
   metrics_server_->sweep();
   if (control_->monitors() > 0) report_kernel_losses();
   if (!draining()) refresh_policy();
-  if (++seconds_ % kStatusEverySeconds == 0) notify_status();
+  if (++seconds_ % kStatusEverySeconds == 0 || status_line_is_old_) notify_status();
 }
 
 void Daemon::report_kernel_losses() {
@@ -304,6 +304,7 @@ void Daemon::report_kernel_losses() {
 }
 
 void Daemon::notify_status() {
+  status_line_is_old_ = false;
   const auto status = draining() ? pinned_status(config_.paths) : engine_->status();
   if (!status) return;
   const std::string line = std::string("STATUS=") + mode_name(status->mode) + ", " + std::to_string(status->pairs) +
@@ -455,7 +456,7 @@ Unexpected Daemon::reload_failed(const Error& error) {
   numbers_.reloads_failed++;
   config_error_ = error.to_string();
   log_failure("reload failed", error, "the old configuration stays in force");
-  notify_status();
+  status_line_is_old_ = true;
   return unexpected(error);
 }
 
@@ -538,7 +539,7 @@ Json Daemon::reloaded(Config config) {
     if (!listening) notes.push_back("no metrics: " + listening.error().to_string());
   }
   log_info("reloaded", {{"files", std::to_string(config_.files.size())}});
-  notify_status();
+  status_line_is_old_ = true;
   return Json{{"files", config_.files}, {"notes", notes}};
 }
 

@@ -125,6 +125,7 @@ class Daemon : private ControlBackend {
   Snapshot snapshot_;
   uint64_t kernel_losses_ = 0;
   uint32_t seconds_ = 0;
+  bool status_line_is_old_ = false;  // what systemd shows; looking costs as much as a list
   std::unique_ptr<ControlServer> control_;
   std::unique_ptr<MetricsServer> metrics_server_;
 };

@@ -1,8 +1,11 @@
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <base/printable.hpp>
+#include <base/unique_fd.hpp>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <policy/document_reader.hpp>
 #include <policy/documents.hpp>
 #include <set>
@@ -38,15 +41,25 @@ std::vector<Part> split_documents(const std::string& text) {
   return parts;
 }
 
+// A pipe is not waited for.
 Result<std::string> read_text(const std::string& file) {
-  std::error_code code;
-  const auto status = fs::status(file, code);
-  if (code || !fs::exists(status)) return unexpected(ENOENT, "cannot read it");
-  if (!fs::is_regular_file(status)) return invalid("this is not a file", "name files, or folders with them");
-  if (fs::file_size(file, code) > kFileBytesMax) return invalid("a file of more than 64 MiB", "split it");
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream) return unexpected(errno, "cannot read it");
-  return std::string(std::istreambuf_iterator<char>(stream), {});
+  const UniqueFd fd(open(file.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  struct stat info = {};
+  if (!fd || fstat(fd.get(), &info) != 0) return unexpected(errno, "cannot read it");
+  if (!S_ISREG(info.st_mode)) return invalid("this is not a file", "name files, or folders with them");
+  std::string text;
+  const size_t expected = std::min(static_cast<size_t>(info.st_size), kFileBytesMax);
+  for (size_t at = 0; at <= kFileBytesMax;) {
+    text.resize(std::max(expected, at) + 1);
+    const ssize_t count = ::read(fd.get(), text.data() + at, text.size() - at);
+    if (count < 0 && errno != EINTR) return unexpected(errno, "cannot read it");
+    if (count == 0) {
+      text.resize(at);
+      return text;
+    }
+    at += static_cast<size_t>(std::max(count, ssize_t{0}));
+  }
+  return invalid("a file of more than 64 MiB", "split it");
 }
 
 std::vector<std::string> files_of(const std::string& folder, std::vector<Problem>& problems) {
@@ -114,11 +127,8 @@ void Loader::load_source(const TextSource& source, Loaded& loaded) {
     return;
   }
   for (Part& part : split_documents(source.text)) {
+    if (auto known = known_.extract(part.text)) used_.insert(std::move(known));
     std::shared_ptr<const Document>& kept = used_[part.text];
-    if (!kept) {
-      const auto known = known_.find(part.text);
-      if (known != known_.end()) kept = known->second;
-    }
     if (!kept) {
       auto document = std::make_shared<Document>();
       YamlReader yaml(loaded.problems);

@@ -154,9 +154,11 @@ namespace {
 
 // A pinned generation without sockets, other than the one in force, has nothing left to do.
 void remove_empty_generations(const Paths& paths, const Generation& in_force) {
+  const auto pinned = generations(paths);
+  if (pinned.size() <= 1) return;
   auto rows = pinned_list(paths);
   if (!rows) return;
-  for (const auto& generation : generations(paths)) {
+  for (const auto& generation : pinned) {
     if (generation.number == in_force.number) continue;
     bool used = false;
     for (const auto& row : *rows) used |= row.generation == generation.number && row.raw.tail.in_map;
@@ -261,11 +263,13 @@ Result<std::unique_ptr<Engine>> Engine::open(const Paths& wanted, const ProbeRep
   return engine;
 }
 
+// What is in force already is not written again: a policy that changed is a reload too.
 Result<void> Engine::apply(const Settings& settings) {
-  if (auto installed = state_->install(settings); !installed) return installed;
-  state_->settings = settings;
-  auto status = this->status();
-  return status && status->attached ? attach() : Result<void>{};
+  if (!(settings == state_->settings)) {
+    if (auto installed = state_->install(settings); !installed) return installed;
+    state_->settings = settings;
+  }
+  return linked_cgroups(state_->paths, "ops").empty() ? Result<void>{} : attach();
 }
 
 // The socket map comes first, and with it programs that know the policy: what is enrolled meanwhile is judged by them.

@@ -12,6 +12,8 @@ namespace shunt {
 struct PortRange {
   uint16_t first = 0;  // host order, inclusive
   uint16_t last = 0;
+
+  bool operator==(const PortRange&) const = default;
 };
 
 // A program that may receive redirected bytes, by the base name of its executable.
@@ -21,6 +23,8 @@ struct ProgramEntry {
   bool verify = false;         // the daemon inspects the process first (Go, splicing options)
   bool may_block =
       false;  // may call recv() on a blocking socket: only sockets that are non-blocking at connect() or listen()
+
+  bool operator==(const ProgramEntry&) const = default;
 };
 
 // One selector. An empty include list includes everything; exclude wins over include.
@@ -28,6 +32,8 @@ template <typename T>
 struct InOut {
   std::vector<T> include;
   std::vector<T> exclude;
+
+  bool operator==(const InOut&) const = default;
 };
 
 struct Selection {
@@ -36,6 +42,8 @@ struct Selection {
   InOut<Cidr> cidrs;            // the destination as connect() sees it
   InOut<std::string> programs;  // base names of executables
   InOut<uint32_t> users;        // uids
+
+  bool operator==(const Selection&) const = default;
 };
 
 struct Settings {
@@ -56,6 +64,8 @@ struct Settings {
   // Room for policies in the kernel, of which one has half: take effect when the maps are made.
   uint32_t policy_blocks = 1024;    // of 8 KiB
   uint32_t policy_results = 65536;  // of 8 bytes
+
+  bool operator==(const Settings&) const = default;
 };
 
 // The list that is shipped: each entry is tested, or documented to read with recv/read/readv only.
