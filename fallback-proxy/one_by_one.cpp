@@ -91,13 +91,13 @@ OneByOne RuleJudge::judge(const policy::Entry& entry, const policy::HttpRequest&
 
 void join_headers(policy::HttpRequest& request) {
   std::vector<std::pair<std::string, std::string>> joined;
-  for (auto& [name, value] : request.headers) {
-    const auto same =
-        std::find_if(joined.begin(), joined.end(), [&](const auto& other) { return same_name(other.first, name); });
+  for (auto& header : request.headers) {
+    const auto same = std::find_if(joined.begin(), joined.end(),
+                                   [&](const auto& other) { return same_name(other.first, header.first); });
     if (same == joined.end()) {
-      joined.emplace_back(std::move(name), std::move(value));
+      joined.push_back(std::move(header));
     } else {
-      same->second += ", " + value;
+      same->second += ", " + header.second;
     }
   }
   request.headers = std::move(joined);

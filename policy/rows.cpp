@@ -10,7 +10,7 @@ constexpr uint8_t kV4MappedBits = 96;
 
 // Blocks lie one after the other without gaps, and so do their cells.
 std::span<const sh_u16> cells_of(const Automaton& automaton) {
-  static_assert(sizeof(sh_policy_block) == SH_POLICY_BLOCK_CELLS * sizeof(sh_u16));
+  static_assert(sizeof(struct sh_policy_block) == SH_POLICY_BLOCK_CELLS * sizeof(sh_u16));
   return {reinterpret_cast<const sh_u16*>(automaton.blocks.data()), automaton.set.cells};
 }
 

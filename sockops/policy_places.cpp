@@ -12,7 +12,7 @@
 namespace shunt {
 namespace {
 
-constexpr int kDepthMax = 64;
+constexpr int kSearchDepthMax = 64;
 
 // The inode of a folder or file; 0: it is not there.
 uint64_t inode_of(const std::string& path) {
@@ -30,7 +30,7 @@ class Tree {
  public:
   explicit Tree(const std::string& root) : root_(root) {
     std::vector<std::string> level = {""};
-    for (int depth = 0; depth < kDepthMax && !level.empty(); depth++) {
+    for (int depth = 0; depth < kSearchDepthMax && !level.empty(); depth++) {
       std::vector<std::string> below;
       for (const std::string& folder : level) add_below(folder, below);
       std::sort(below.begin(), below.end());
