@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -234,6 +235,41 @@ def changes(galaxy):
     (galaxy.folder / "empire.yaml").unlink()
     galaxy.reload()
     expect(galaxy.curl("xwing", "GET", "/any")[:2] == (0, "200"), "without a policy everything passes")
+
+
+@scenario("a policy that changes all the time: what all of them say always holds")
+def restless(galaxy):
+    galaxy.recorder()
+    paths = ["/v1/second", "/v1/third/[a-z]+", "/v1/fourth"]
+    changes, ended = [], threading.Event()
+
+    def change():
+        while not ended.is_set():
+            more = f'        - method: "POST"\n          path: "{paths[len(changes) % 3]}"\n        - method: "PUT"'
+            galaxy.write_policy(POLICY.replace('        - method: "PUT"', more))
+            galaxy.reload()
+            changes.append(time.monotonic())
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        seen = set()
+        for _ in range(15):
+            requests = (LANDING, EXHAUST, head("POST", "/v1/third/x"))
+            result = galaxy.client("tiefighter", *[step for text in requests * 60 for step in (["send", text], ["responses", 1])])
+            statuses = statuses_of(result)
+            expect(result["error"] is None and len(statuses) == 180, f"{result['error']}, {len(statuses)} responses")
+            expect(statuses[0::3] == ["200"] * 60 and statuses[1::3] == ["403"] * 60, f"what every policy says: {statuses}")
+            seen.update(statuses[2::3])
+            expect(galaxy.curl("xwing", "POST", "/v1/request-landing")[0] == CURL_CANNOT_CONNECT, "the alliance connects")
+    finally:
+        ended.set()
+        thread.join()
+    rate = (len(changes) - 1) / (changes[-1] - changes[0])
+    expect(seen == {"200", "403"} and rate > 4, f"{len(changes)} changes, {rate:.1f} a second; where they differ: {seen}")
+    rules = json.loads(galaxy.shunt("-o", "json", "policy", "get"))["rules"]
+    hits = [rule["hits"] for rule in rules if rule["hits"] >= 15 * 60]
+    expect(hits == [15 * 60], f"hits of the rule that never changed: {rules}")
 
 
 def many_rules(galaxy, sets, rules):
