@@ -291,6 +291,12 @@ std::vector<Compiler::ResolvedRule> Compiler::resolve(const Tables& tables, cons
   return rules;
 }
 
+uint32_t Compiler::number_of(const std::string& http_rule) {
+  const auto [known, fresh] = http_numbers_.emplace(http_rule, next_http_rule_);
+  if (fresh) next_http_rule_++;
+  return known->second;
+}
+
 std::pair<std::shared_ptr<const Automaton>, uint32_t> Compiler::automaton(const std::vector<const HttpRule*>& rules,
                                                                           std::vector<uint32_t> numbers) {
   Kept& kept = sets_[std::move(numbers)];
@@ -312,7 +318,7 @@ void Compiler::judge_requests(const std::vector<const ResolvedRule*>& rules, con
     const uint64_t policy = hash_words(place, rule->origin.policy->title() + '\0');
     for (const HttpRule& request : rule->origin.rule->http) {
       const std::string key = key_of(request);
-      const uint32_t number = http_numbers_.emplace(key, http_numbers_.size()).first->second;
+      const uint32_t number = number_of(key);
       if (!seen.insert(number).second) continue;
       http.push_back(&request);
       numbers.push_back(number);
@@ -487,8 +493,19 @@ Tables Compiler::compile(const Model& model) {
     set_numbers_.give_back(item.second.number, 1);
     return true;
   });
+  if (remembered() > remembered_max_) forget();
   model_ = nullptr;
   return tables;
+}
+
+// Rules that no set has any more; and of expressions, which are only quicker to have than to make, all, if most are
+// theirs.
+void Compiler::forget() {
+  std::unordered_set<uint32_t> used;
+  for (const auto& [numbers, kept] : sets_) used.insert(numbers.begin(), numbers.end());
+  std::erase_if(http_numbers_, [&](const auto& item) { return !used.contains(item.second); });
+  if (expressions_.size() > kRememberedMin + 3 * http_numbers_.size()) expressions_ = {};
+  remembered_max_ = 2 * kRememberedMin + 8 * http_numbers_.size();
 }
 
 }  // namespace shunt::policy

@@ -94,6 +94,9 @@ class Compiler {
   // For a model without problems. What did not change since the last time is taken over.
   Tables compile(const Model& model);
 
+  // Rules and expressions that are kept from one compilation to the next, those that are gone for a while too.
+  size_t remembered() const { return http_numbers_.size() + expressions_.size(); }
+
  private:
   struct ResolvedRule;
   using Selected = std::map<std::pair<uint32_t, int>, std::vector<std::shared_ptr<const Policy>>>;
@@ -112,6 +115,8 @@ class Compiler {
   Entry decide(const std::vector<const ResolvedRule*>& rules, const std::string& where);
   void judge_requests(const std::vector<const ResolvedRule*>& rules, const std::string& where, Entry& entry);
   void give_back(const SubjectTable& table);
+  uint32_t number_of(const std::string& http_rule);
+  void forget();
   std::pair<std::shared_ptr<const Automaton>, uint32_t> automaton(const std::vector<const HttpRule*>& rules,
                                                                   std::vector<uint32_t> numbers);  // of the rules
 
@@ -124,7 +129,10 @@ class Compiler {
   ExpressionCache expressions_;
   std::map<Labels, uint32_t> workload_numbers_;
   std::map<std::string, uint32_t> cidr_numbers_;
+  static constexpr size_t kRememberedMin = 1000;
   std::unordered_map<std::string, uint32_t> http_numbers_;
+  uint32_t next_http_rule_ = 0;
+  size_t remembered_max_ = kRememberedMin;
   struct Kept {
     std::weak_ptr<const Automaton> automaton;
     uint32_t number = 0;

@@ -147,6 +147,28 @@ TEST(PolicyRows, WhatDidNotChangeKeepsItsNumbers) {
   }
 }
 
+// And what it still knows of the others it knows rightly.
+TEST(PolicyRows, TheCompilerForgetsRulesThatAreGone) {
+  policy::Loader loader;
+  policy::Compiler compiler;
+  size_t most = 0;
+  for (size_t i = 0; i < 600; i++) {
+    std::vector<std::string> paths = {"/kept"};
+    for (size_t k = 0; k < 10; k++) paths.push_back("/" + std::to_string(i) + "-" + std::to_string(k));
+    const policy::Loaded loaded = loader.load({{"test.yaml", two_policies(paths)}});
+    const policy::Tables tables = compiler.compile(loaded.model);
+    most = std::max(most, compiler.remembered());
+    for (const auto& [path, verdict] : {std::pair(paths[0], SH_POLICY_ALLOW), std::pair(paths[10], SH_POLICY_ALLOW),
+                                        std::pair(std::string("/0-5"), i == 0 ? SH_POLICY_ALLOW : SH_POLICY_DENY)}) {
+      const auto answer = policy::explain(loaded.model, tables, {"host", "b:80", policy::HttpRequest{.path = path}});
+      ASSERT_TRUE(answer);
+      ASSERT_EQ(answer->verdict, verdict) << i << path;
+    }
+  }
+  EXPECT_GT(most, 900u);
+  EXPECT_LT(most, 2'200u);
+}
+
 TEST(NumberRanges, AreGivenAgainWhenTheyCameBack) {
   NumberRanges numbers(1, 20);
   EXPECT_EQ(numbers.take(3), 1u);
