@@ -15,6 +15,7 @@
 #include "guard.bpf.h"
 #include "policy_maps.bpf.h"
 #include "profile.bpf.h"
+#include "punt_maps.bpf.h"
 #include "select.bpf.h"
 
 #define SH_SOCK_OPS_FLAGS (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG)
@@ -484,6 +485,7 @@ static __always_inline void on_close(struct bpf_sock_ops *ops, struct sh_config 
 	st->shared.cookie = 0; /* the peer sees that this end is gone */
 	st->flags &= ~(SH_SOCK_IN_MAP | SH_SOCK_LEFT);
 	bpf_map_delete_elem(&sh_arrivals, &cookie);
+	sh_leave_channel(st, cookie);
 	if (!st->peer_cookie)
 		bpf_map_delete_elem(&sh_answers, &cookie);
 }

@@ -269,6 +269,7 @@ struct sh_segment {
 	__u32 end_seq;
 	__u32 payload;
 	bool urgent;
+	bool fin;
 };
 
 static __always_inline bool sh_read_segment(struct __sk_buff *skb, struct sh_segment *to)
@@ -292,6 +293,7 @@ static __always_inline bool sh_read_segment(struct __sk_buff *skb, struct sh_seg
 	to->payload = skb->len > at ? skb->len - at : 0;
 	to->end_seq = bpf_ntohl(tcp.seq) + to->payload;
 	to->urgent = tcp.urg;
+	to->fin = tcp.fin;
 	return true;
 }
 
@@ -303,6 +305,17 @@ static __always_inline bool sh_tells_again(struct sh_policed *policed)
 		return false;
 	policed->told_jiffies = now;
 	return true;
+}
+
+/* While the proxy has a request, neither end may learn that the other has ended: the server would not wait for the request, the client
+ * not for its response. TCP sends a FIN again. */
+static __always_inline int sh_gate_end(struct bpf_sock *sk)
+{
+	struct sh_policed *policed = bpf_sk_storage_get(&sh_policed, sk, 0, 0);
+
+	if (!policed || policed->state != SH_POLICED_JUDGED)
+		return 1;
+	return !sh_owes_request((void *)policed->client_storage, policed->client_cookie);
 }
 
 /* 1: deliver; 0: drop. */
@@ -318,8 +331,10 @@ static __always_inline int sh_gate(struct __sk_buff *skb, bool ingress)
 	if (!sk || sk->protocol != IPPROTO_TCP || !policy || !policy->generation)
 		return 1;
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp || !sh_read_segment(skb, &segment) || (!segment.payload && !segment.urgent))
+	if (!tp || !sh_read_segment(skb, &segment))
 		return 1;
+	if (!segment.payload && !segment.urgent)
+		return segment.fin ? sh_gate_end(sk) : 1;
 	if (sk->state == BPF_TCP_LISTEN)
 		return sh_listener_is_open(policy, tp);
 	policed = bpf_sk_storage_get(&sh_policed, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);

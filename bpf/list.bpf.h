@@ -4,6 +4,7 @@
 #define SHUNT_LIST_BPF_H
 
 #include "enrol.bpf.h"
+#include "punt_maps.bpf.h"
 
 /* Enrolled sockets of one network namespace: for each a struct sh_sock and a struct sh_row_tail. Not an iterator over the socket
  * storage itself: hardened kernels refuse iterators that hand out map values (EPERM). */
@@ -35,7 +36,8 @@ int sh_iter_list(struct bpf_iter__tcp *ctx)
 
 /* Takes sockets out of the map, in one network namespace, after the stop flag was set. The socket is locked by the iterator: no
  * packet is being processed, no call is half-way. Not taken out: a socket with unread bytes, one with somebody inside a call
- * (psock reference), and one whose peer has somebody inside a call, who may be about to redirect. Writes the cookie of each. */
+ * (psock reference), one whose peer has somebody inside a call, who may be about to redirect, and both ends while the proxy has a
+ * request of theirs. Writes the cookie of each. */
 SEC("iter/tcp")
 int sh_iter_leave(struct bpf_iter__tcp *ctx)
 {
@@ -54,6 +56,8 @@ int sh_iter_leave(struct bpf_iter__tcp *ctx)
 		return 0;
 	psock = sh_psock(SK(tp));
 	if (!psock || !sh_psock_empty(psock) || BPF_CORE_READ(psock, refcnt.refs.counter) != 1)
+		return 0;
+	if (sh_owes_request(st, st->shared.cookie) || sh_owes_request((void *)st->peer_storage, st->peer_cookie))
 		return 0;
 	if (SK(tp)->sk_receive_queue.qlen)
 		return 0;

@@ -10,6 +10,7 @@
 
 #include "policy_maps.bpf.h"
 #include "profile.bpf.h"
+#include "punt_maps.bpf.h"
 #include "select.bpf.h"
 
 #define SH_MEMORY_PAGES_MIN 256   /* a memory cgroup with less than this left gets nothing redirected */
@@ -306,8 +307,13 @@ static __always_inline int sh_judge(struct sk_msg_md *msg)
 	struct sh_sock *st;
 
 	st = sk ? bpf_sk_storage_get(&sh_sockets, sk, 0, 0) : 0;
-	if (!sk || !policy || !st)
+	if (!sk || !policy)
 		return SK_PASS;
+	if (!st) {
+		if (bpf_sk_storage_get(&sh_channel_of, sk, 0, 0))
+			bpf_tail_call(msg, &sh_msg_progs, SH_MSG_CHANNEL);
+		return SK_PASS;
+	}
 	if (st->l7_state || st->l7_generation != policy->generation) {
 		bpf_tail_call(msg, &sh_msg_progs, SH_MSG_L7);
 		return SK_DROP;

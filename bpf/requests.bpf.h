@@ -6,6 +6,8 @@
  * many bytes are allowed is kept as a position in TCP's stream (l7_seq, l7_left), for two reasons: a PASS that fails repeats its
  * verdict for the next bytes without a run, and the server's gate drops whatever goes beyond it (govern.bpf.h).
  *
+ * What is not judged here, or cannot be denied here, goes to the fallback proxy (channel.bpf.h).
+ *
  * The server's program counts the responses that are complete, so that an answer of ours (403, 503) never overtakes one.
  *
  * apply_bytes and the redirect target stay in force within one chunk. So apply_bytes begins at 0 in every run, and is never used
@@ -13,14 +15,13 @@
 #ifndef SHUNT_REQUESTS_BPF_H
 #define SHUNT_REQUESTS_BPF_H
 
+#include "channel.bpf.h"
 #include "identity.bpf.h"
-#include "redirect.bpf.h"
 
 #include <l7parsers/core/http1.h>
 
 #define SH_SCRATCH_PER_CPU 4 /* programs of one CPU that interrupt each other */
 #define SH_SCRATCHES 1024
-#define SH_SERVER_WAIT_STEPS 4096 /* some tens of microseconds: the server's end, or its send(), is being finished on another CPU */
 
 struct sh_scratch {
 	__u32 busy;
@@ -279,47 +280,6 @@ static const char sh_replies[2][SH_REPLY_BYTES] __attribute__((aligned(8))) = {
 	SH_REPLY_503 "No proxy here \r\n",
 };
 
-struct sh_silence {
-	struct sock *server;
-	struct sh_sock *server_storage;
-	__u32 requests;
-	__u32 quiet;
-};
-
-/* All responses are complete, and nobody is inside a call on the server's socket who could be about to queue a part of one. */
-static long sh_silence_step(__u32 index, struct sh_silence *silence)
-{
-	struct sk_psock *psock = sh_psock(silence->server);
-	__u32 count = 0;
-
-	bpf_probe_read_kernel(&count, sizeof(count), &silence->server_storage->l7_count);
-	silence->quiet = count == silence->requests && psock && BPF_CORE_READ(psock, refcnt.refs.counter) == 1;
-	return silence->quiet;
-}
-
-/* Have all responses to earlier requests reached this end's queue, with nothing on the way? A server that still is inside the
- * send() whose bytes the client has read is waited for a moment. */
-static __always_inline bool sh_all_answered(struct tcp_sock *tp, struct sh_sock *st)
-{
-	struct sh_silence silence = {(void *)st->peer_sock, (void *)st->peer_storage, st->l7_count, 0};
-	struct tcp_sock *server = (void *)st->peer_sock;
-	struct sk_psock *psock = sh_psock(SK(tp));
-	__u64 cookie = 0;
-	__u32 lost = 0, seq = 0;
-
-	bpf_loop(SH_SERVER_WAIT_STEPS, sh_silence_step, &silence, 0);
-	if (!silence.quiet)
-		return false;
-	bpf_probe_read_kernel(&cookie, sizeof(cookie), &silence.server_storage->shared.cookie);
-	bpf_probe_read_kernel(&lost, sizeof(lost), &silence.server_storage->l7_lost);
-	bpf_probe_read_kernel(&seq, sizeof(seq), &silence.server_storage->l7_seq);
-	if (lost || cookie != st->peer_cookie || (st->l7_count && BPF_CORE_READ(server, write_seq) != seq))
-		return false;
-	if (BPF_CORE_READ(server, snd_una) != BPF_CORE_READ(server, write_seq) || tp->copied_seq != tp->rcv_nxt)
-		return false;
-	return psock && sh_psock_empty(psock) && !SK(tp)->sk_backlog.rmem_alloc.counter;
-}
-
 /* Turns the message, which is one whole request, into the response to it, and into the client's own queue. */
 static __always_inline bool sh_reply(struct sk_msg_md *msg, struct sh_sock *st, __u32 which, bool head_only)
 {
@@ -352,37 +312,70 @@ static __always_inline bool sh_reply(struct sk_msg_md *msg, struct sh_sock *st, 
 
 enum sh_do {
 	SH_DO_DROP,
-	SH_DO_CARRY, /* the message goes on its way */
-	SH_DO_REPLY, /* it has become an answer to its sender */
+	SH_DO_CARRY,    /* the message goes on its way */
+	SH_DO_REDIRECT, /* it has become an answer to its sender, or goes to the proxy */
 };
 
-/* Denied or punted: answered in place of the server, if that is possible; else the connection ends. */
+static __always_inline bool sh_is_answered(struct tcp_sock *tp, struct sh_sock *st)
+{
+	struct sh_ends ends = {
+		.client = tp,
+		.server = (void *)st->peer_sock,
+		.server_storage = (void *)st->peer_storage,
+		.server_cookie = st->peer_cookie,
+		.requests = sh_requests_sent(st),
+	};
+
+	return sh_all_answered(&ends);
+}
+
+/* Denied: answered in place of the server, where that is possible; the proxy waits until it is. Punted: the proxy's. Without a proxy
+ * both are answered here, or the connection ends. */
 static __always_inline enum sh_do sh_refuse(struct sk_msg_md *msg, struct tcp_sock *tp, struct sh_sock *st, struct sh_scratch *scratch)
 {
 	bool denied = scratch->verdict == SH_POLICY_DENY;
 	bool whole = scratch->http1.out.verdict == L7_SIMPLE && scratch->http1.out.unit_bytes == msg->size;
-	bool answered = whole && sh_all_answered(tp, st);
+	bool answered = denied && whole && sh_is_answered(tp, st);
 
 	sh_count(denied ? SH_C_REQUESTS_DENIED : SH_C_REQUESTS_PUNTED, 1);
 	sh_tell_request(st, scratch, denied ? SH_EV_REQUEST_DENIED : SH_EV_REQUEST_PUNTED);
+	if (!answered) {
+		enum sh_punted punted = sh_punt(msg, tp, st, scratch->why);
+
+		if (punted == SH_PUNTED)
+			return SH_DO_REDIRECT;
+		answered = punted == SH_NOT_PUNTED && !denied && whole && sh_is_answered(tp, st);
+	}
 	if (answered && sh_reply(msg, st, denied ? 0 : 1, scratch->http1.method == L7_M_HEAD))
-		return SH_DO_REPLY;
+		return SH_DO_REDIRECT;
 	sh_break(st, whole ? SH_L7_WHY_ORDER : SH_L7_WHY_SPLIT);
 	return SH_DO_DROP;
 }
 
-/* A request that is allowed: what of it may pass, and how. */
-static __always_inline void sh_allow(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch)
+/* Another request follows in this message. TCP holds back what it gets of a page of which more may come (MSG_MORE), for 200 ms if the
+ * rest goes another way: so the page ends with the request. False: the message is spoilt. */
+static __always_inline bool sh_split_behind(struct sk_msg_md *msg, __u32 unit)
 {
-	__u64 unit = scratch->http1.out.unit_bytes, bit = 1ULL << (st->l7_count & 63);
+	if (bpf_msg_push_data(msg, unit, 1, 0))
+		return true; /* no room: late, but right */
+	return !bpf_msg_pop_data(msg, unit, 1, 0);
+}
 
-	st->l7_heads = scratch->http1.method == L7_M_HEAD ? st->l7_heads | bit : st->l7_heads & ~bit;
-	st->l7_count++;
+/* A request that is allowed: what of it may pass, and how. False: nothing can. */
+static __always_inline bool sh_allow(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch)
+{
+	__u64 unit = scratch->http1.out.unit_bytes;
+
+	sh_note_request(st, scratch->http1.method == L7_M_HEAD);
 	st->l7_left = unit;
 	st->l7_via_tcp = unit != msg->size;
-	if (unit < msg->size)
+	if (unit < msg->size) {
+		if (!sh_split_behind(msg, (__u32)unit))
+			return false;
 		bpf_msg_apply_bytes(msg, (__u32)unit);
+	}
 	sh_count(SH_C_REQUESTS_ALLOWED, 1);
+	return true;
 }
 
 /* What TCP took since the last run. False: more than was allowed. */
@@ -416,11 +409,13 @@ static __always_inline enum sh_do sh_client_message(struct sk_msg_md *msg, struc
 		return SH_DO_DROP;
 	}
 	sh_verdict(st, scratch);
-	if (scratch->verdict == SH_POLICY_ALLOW)
-		sh_allow(msg, st, scratch);
-	else
+	if (scratch->verdict != SH_POLICY_ALLOW)
 		what = sh_refuse(msg, tp, st, scratch);
+	else if (!sh_allow(msg, st, scratch))
+		what = SH_DO_DROP;
 	sh_release_scratch(scratch);
+	if (what == SH_DO_DROP && st->l7_state != SH_L7_BROKEN)
+		sh_break(st, SH_L7_WHY_SCRATCH);
 	return what;
 }
 
@@ -430,12 +425,12 @@ static __always_inline void sh_response_head(struct sk_msg_md *msg, struct sh_so
 	struct sh_sock *client = (void *)st->peer_storage;
 	struct sh_scratch *scratch = sh_claim_scratch();
 	struct l7_outcome *out;
-	__u64 heads = 0;
+	__u64 heads;
 
 	st->l7_lost = 1;
 	if (!scratch)
 		return;
-	bpf_probe_read_kernel(&heads, sizeof(heads), &client->l7_heads);
+	heads = sh_heads_of(client, st->peer_cookie);
 	if (sh_parse(msg, scratch, heads >> (st->l7_count & 63) & 1 ? L7_HTTP1_RESPONSE_TO_HEAD : L7_HTTP1_RESPONSE)) {
 		out = &scratch->http1.out;
 		if (out->verdict == L7_SIMPLE && out->unit_bytes != L7_BYTES_UNKNOWN && out->unit_bytes >= msg->size) {
@@ -481,6 +476,16 @@ static __always_inline enum sh_do sh_request(struct sk_msg_md *msg)
 		return SH_DO_DROP;
 	bpf_msg_apply_bytes(msg, 0);
 	st->l7_via_tcp = 0;
+	if (st->l7_channel) {
+		enum sh_follow follows = sh_follow(msg, st);
+
+		if (follows == SH_FOLLOW_PROXY)
+			return SH_DO_REDIRECT;
+		if (follows == SH_FOLLOW_BROKEN) {
+			sh_break(st, SH_L7_WHY_PROXY);
+			return SH_DO_DROP;
+		}
+	}
 	if (!policy->generation) {
 		st->l7_generation = 0;
 		st->l7_state = SH_L7_NONE;

@@ -84,8 +84,12 @@ int sh_msg_l7(struct sk_msg_md *msg)
 
 	if (what == SH_DO_CARRY)
 		bpf_tail_call(msg, &sh_msg_progs, SH_MSG_CARRY); /* does not return */
-	return what == SH_DO_REPLY ? SK_PASS : SK_DROP;
+	return what == SH_DO_REDIRECT ? SK_PASS : SK_DROP;
 }
+
+/* What the fallback proxy sends on a punt channel. */
+SEC("sk_msg")
+int sh_msg_channel(struct sk_msg_md *msg) { return sh_channel_send(msg); }
 
 SEC("sk_msg")
 int sh_msg_carry(struct sk_msg_md *msg)

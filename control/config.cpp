@@ -42,6 +42,12 @@ Result<std::chrono::milliseconds> parse_interval(const std::string& text) {
   return interval;
 }
 
+Result<std::string> parse_user_name(const std::string& text) {
+  if (text.empty() || text.find_first_of(":/ \t\n") != std::string::npos)
+    return invalid(in_quotes(text) + " is not the name of a user", "write one that getent passwd shows");
+  return text;
+}
+
 Result<std::string> parse_metrics_listen(const std::string& text) {
   if (text.empty()) return text;
   const auto listen = parse_listen_address(text);
@@ -94,6 +100,7 @@ class ConfigReader {
                               {"log", [this](const Node& node) { read_log(node); }},
                               {"control", [this](const Node& node) { read_control(node); }},
                               {"metrics", [this](const Node& node) { read_metrics(node); }},
+                              {"proxy", [this](const Node& node) { read_proxy(node); }},
                               {"paths", [this](const Node& node) { read_paths(node); }},
                               {"selection", [this](const Node& node) { read_selection(node); }},
                               {"receivers", [this](const Node& node) { read_receivers(node); }},
@@ -127,6 +134,11 @@ class ConfigReader {
         return invalid("the path of a socket has at most 107 bytes", "choose a shorter one");
       return parse_absolute_path(text);
     });
+  }
+
+  void read_proxy(const Node& section) {
+    reader_.mapping(
+        section, {{"user", [&](const Node& node) { reader_.set(config_.daemon.proxy_user, node, parse_user_name); }}});
   }
 
   void read_metrics(const Node& section) {

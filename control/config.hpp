@@ -23,6 +23,7 @@ struct DaemonSettings {
   LogSettings log;
   std::string socket = kDefaultSocket;            // the lock file and the "off" marker stand beside it
   std::string metrics_listen = "127.0.0.1:9615";  // empty: no metrics
+  std::string proxy_user = "shunt-proxy";         // who besides root may be the fallback proxy
   std::chrono::milliseconds drain_deadline{10'000};
 };
 

@@ -137,6 +137,7 @@ Result<void> Daemon::put_policy(std::shared_ptr<const PolicyState::Prepared> pre
   const PolicyReport report = engine_->policy();
   policy_.put_in_force(std::move(prepared), report.generation);
   policy_error_.clear();
+  if (proxy_link_) proxy_link_->policy_changed();
   if (report.generation != 0)
     log_info("policy in force", {{"generation", std::to_string(report.generation)},
                                  {"workloads", std::to_string(report.workloads.size())},
@@ -200,10 +201,17 @@ std::optional<StartFailure> Daemon::open_sockets() {
   });
   auto metrics = listen_for_metrics();
   if (!metrics) log_failure("no metrics", metrics.error(), "everything else goes on");
-  for (auto watched : {watch_engine(), watch_time()}) {
+  for (auto watched : {watch_engine(), watch_time(), listen_for_proxy()}) {
     if (!watched) return failed(watched.error());
   }
   return std::nullopt;
+}
+
+Result<void> Daemon::listen_for_proxy() {
+  proxy_link_ = std::make_unique<ProxyLink>(
+      *loop_, ProxyLink::Hooks{[this] { return draining() ? nullptr : engine_.get(); },
+                               [this] { return policy_.bundle(engine_->policy().generation); }});
+  return proxy_link_->listen(proxy_socket_path(config_.daemon.socket), config_.daemon.proxy_user);
 }
 
 Result<void> Daemon::listen_for_metrics() {
@@ -408,6 +416,7 @@ Result<void> Daemon::turn_off(std::chrono::milliseconds deadline) {
   if (!marked) log_failure("cannot remember that shunt is off", marked.error(), "the daemon's next start turns it on");
   if (deadline.count() == 0) deadline = config_.daemon.drain_deadline;
   log_info("turning off: draining", {{"deadline_ms", std::to_string(deadline.count())}});
+  proxy_link_->end();
   drain_ = std::make_unique<Drain>();
   const auto signal = [fd = drain_signal_.get()] {
     const uint64_t one = 1;

@@ -9,6 +9,7 @@
 #include <control/metrics.hpp>
 #include <control/metrics_server.hpp>
 #include <control/policy_state.hpp>
+#include <control/proxy_link.hpp>
 #include <control/run_lock.hpp>
 #include <memory>
 #include <optional>
@@ -77,6 +78,7 @@ class Daemon : private ControlBackend {
   Result<void> watch_engine();
   Result<void> watch_time();
   Result<void> listen_for_metrics();
+  Result<void> listen_for_proxy();
 
   Result<void> accelerate();  // attaches, and finds the listeners that are older
   Result<void> put_policy(std::shared_ptr<const PolicyState::Prepared> prepared);
@@ -127,6 +129,7 @@ class Daemon : private ControlBackend {
   uint32_t seconds_ = 0;
   bool status_line_is_old_ = false;  // what systemd shows; looking costs as much as a list
   std::unique_ptr<ControlServer> control_;
+  std::unique_ptr<ProxyLink> proxy_link_;
   std::unique_ptr<MetricsServer> metrics_server_;
 };
 

@@ -58,7 +58,10 @@ Result<std::shared_ptr<const PolicyState::Prepared>> PolicyState::prepare(const 
     return unexpected(Error{EINVAL, "cannot read the folder of policies " + settings.directory + ": " + code.message(),
                             "make it, or change policy.directory"});
   if (!any) return std::shared_ptr<const Prepared>(prepared);
-  prepared->loaded = loader_.load_files({settings.directory});
+  std::vector<Problem> unreadable;
+  prepared->sources = policy::read_files({settings.directory}, unreadable);
+  if (!unreadable.empty()) return unexpected(problems_error(unreadable));
+  prepared->loaded = loader_.load(prepared->sources);
   if (!prepared->loaded.ok()) return unexpected(problems_error(prepared->loaded.problems));
   if (prepared->any()) {
     prepared->tables = compiler_.compile(prepared->loaded.model);
@@ -74,6 +77,16 @@ void PolicyState::put_in_force(std::shared_ptr<const Prepared> prepared, uint32_
   for (const auto& [subject, table] : prepared_->tables.subjects) {
     for (const auto& [where, entry] : table->entries) origins_[entry.entry.origin] = &entry;
   }
+}
+
+std::unique_ptr<PolicyBundle> PolicyState::bundle(uint32_t generation) const {
+  if (!prepared_ || generation == 0) return nullptr;
+  auto bundle = std::make_unique<PolicyBundle>();
+  bundle->generation = generation;
+  bundle->sources = prepared_->sources;
+  for (const policy::Identity& identity : prepared_->tables.identities)
+    bundle->identities.push_back({identity.number, identity.title});
+  return bundle;
 }
 
 Json PolicyState::summary(const PolicyReport& report) const {

@@ -1,6 +1,7 @@
 // The policy that the daemon has put in force: documents, tables, and what the events of the kernel side mean by them.
 #pragma once
 
+#include <base/proxy_link.hpp>
 #include <control/config.hpp>
 #include <control/documents.hpp>
 #include <memory>
@@ -13,6 +14,7 @@ class PolicyState {
  public:
   // Documents that were read and compiled, and are not in force yet.
   struct Prepared {
+    std::vector<TextSource> sources;
     policy::Loaded loaded;
     policy::Tables tables;
     PolicyRows rows;  // of the tables
@@ -28,6 +30,9 @@ class PolicyState {
   const Prepared* in_force() const {
     return prepared_.get();
   }  // what is, or would be if shunt were on; null: not known
+
+  // For the fallback proxy; null: nothing is in force.
+  std::unique_ptr<PolicyBundle> bundle(uint32_t generation) const;
 
   Json summary(const PolicyReport& report) const;
   Json document(const PolicyReport& report, const PolicySettings& settings) const;

@@ -1,3 +1,5 @@
+#include <bpf/abi/punt.h>
+
 #include <base/parse.hpp>
 #include <fallback-proxy/config.hpp>
 #include <fallback-proxy/fields.hpp>
@@ -84,9 +86,10 @@ class ConfigReader {
       any = true;
       read_root(root);
       if (!root.IsMap()) return;
-      if (!root["policies"])
+      if (config_.listeners.empty() && config_.channels.socket.empty())
+        reader_.problem(root, "there is nothing to listen on", "add listeners: or channels:");
+      if (!config_.listeners.empty() && !root["policies"])
         reader_.problem(root, "no policies are named", "add policies: [FILE or FOLDER]; [] forwards everything");
-      if (config_.listeners.empty()) reader_.problem(root, "there is nothing to listen on", "add listeners:");
     });
     if (!any && reader_.problems_found() == 0)
       reader_.problem(Node(), "the configuration is empty", "see shunt-proxy.yaml(5)");
@@ -104,6 +107,7 @@ class ConfigReader {
             {"access_log", [this](const Node& node) { read_access_log(node); }},
             {"timeouts", [this](const Node& node) { read_timeouts(node); }},
             {"limits", [this](const Node& node) { read_limits(node); }},
+            {"channels", [this](const Node& node) { read_channels(node); }},
             {"listeners",
              [this](const Node& node) { reader_.list(node, [this](const Node& item) { read_listener(item); }); }},
         });
@@ -158,6 +162,17 @@ class ConfigReader {
          {"connections",
           [&](const Node& node) { reader_.set(limits.connections, node, number_between(1, 1'000'000)); }},
          {"discard", [&](const Node& node) { reader_.set(limits.discard_bytes, node, bytes_between(0, 1 << 30)); }}});
+  }
+
+  void read_channels(const Node& section) {
+    ChannelSettings& channels = config_.channels;
+    reader_.mapping(
+        section,
+        {{"socket", [&](const Node& node) { reader_.set(channels.socket, node, parse_absolute_path); }},
+         {"count", [&](const Node& node) { reader_.set(channels.count, node, number_between(1, SH_CHANNELS_MAX)); }},
+         {"body", [&](const Node& node) { reader_.set(channels.body_bytes, node, bytes_between(0, 2 << 20)); }}});
+    if (section.IsMap() && !section["socket"])
+      reader_.problem(section, "it is not said where shuntd is", "add socket: /run/shunt/proxy.sock");
   }
 
   Problem place_of(const Node& node) const {

@@ -85,6 +85,13 @@ struct Limits {
   uint64_t discard_bytes = 64 << 10;  // of a refused request's body, to keep its connection
 };
 
+// Punted requests of local connections, over the link to shuntd.
+struct ChannelSettings {
+  std::string socket;  // of shuntd, for its proxy; empty: none
+  uint64_t count = 256;
+  uint64_t body_bytes = 1 << 20;  // of one request
+};
+
 struct Config {
   std::string user = kDefaultUser;  // to become, when started as root
   uint64_t threads = 0;             // 0: as many as CPUs
@@ -93,6 +100,7 @@ struct Config {
   AccessLogSettings access_log;
   Timeouts timeouts;
   Limits limits;
+  ChannelSettings channels;
   std::vector<Listener> listeners;
 };
 

@@ -41,6 +41,8 @@ std::string_view reason_phrase(int status) {
       return "Request Timeout";
     case 411:
       return "Length Required";
+    case 413:
+      return "Content Too Large";
     case 417:
       return "Expectation Failed";
     case 431:
@@ -88,16 +90,19 @@ size_t response_head_bytes_max(const ResponseReader& response) {
   return response.head_bytes() + response.fields().size() + kFramingBytesMax;
 }
 
-void write_request_head(Buffer& out, const RequestReader& request, const HeaderRules& rules) {
-  write(out, {request.method(), " ", request.target(), request.has_host() ? " HTTP/1.1\r\n" : " HTTP/1.0\r\n"});
+void write_request_head(Buffer& out, const RequestReader& request, const HeaderRules& rules, RequestForm form) {
+  const bool speaks_1_1 = form.same_connection ? request.minor() == 1 : request.has_host();
+  write(out, {request.method(), " ", request.target(), speaks_1_1 ? " HTTP/1.1\r\n" : " HTTP/1.0\r\n"});
   if (request.has_host()) write(out, {"Host: ", request.host(), "\r\n"});
   for (const Field& field : request.fields()) {
-    const bool own = field.known == Known::expect ? !request.expects_continue() : field.known != Known::other;
+    const bool expects = form.expect && request.expects_continue();
+    const bool own = field.known == Known::expect ? !expects : field.known != Known::other;
     if (field.dropped || own || (!rules.empty() && replaced(rules, field.name))) continue;
     write(out, {field.name, ": ", field.value, "\r\n"});
   }
   if (request.framing() == Framing::chunked) out.append("Transfer-Encoding: chunked\r\n");
   if (request.has_content_length()) write_length(out, request.content_length());
+  if (form.same_connection) write_connection(out, {request.minor(), false, !request.keep_alive()});
   for (const auto* pairs : {&rules.set, &rules.add}) {
     for (const NameValue& pair : *pairs) write(out, {pair.name, ": ", pair.value, "\r\n"});
   }

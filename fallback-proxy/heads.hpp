@@ -14,8 +14,15 @@ HeaderRules merged(const HeaderRules& listener, const HeaderRules& route);
 size_t request_head_bytes_max(const RequestReader& request, const HeaderRules& rules);
 size_t response_head_bytes_max(const ResponseReader& response);
 
-// Must fit. What concerns one connection alone is left out; a request without Host goes on as HTTP/1.0.
-void write_request_head(Buffer& out, const RequestReader& request, const HeaderRules& rules);
+// `same_connection`: the server answers the client directly, so it must know the client's version, and whether the
+// connection goes on. Otherwise both are the proxy's own affair, and a request without Host goes on as HTTP/1.0.
+struct RequestForm {
+  bool same_connection = false;
+  bool expect = true;  // may Expect: 100-continue go along?
+};
+
+// Must fit. What concerns one connection alone is left out.
+void write_request_head(Buffer& out, const RequestReader& request, const HeaderRules& rules, RequestForm form = {});
 
 struct ResponseForm {
   int client_minor = 1;

@@ -32,11 +32,12 @@ sigset_t signals() {
 }
 
 Result<Workers> start_workers(const std::shared_ptr<const Runtime>& runtime,
-                              const std::vector<ListeningSocket>& sockets, AccessLog& access_log, Counters& counters) {
+                              const std::vector<ListeningSocket>& sockets, AccessLog& access_log, Counters& counters,
+                              const PolicyStore& channel_policies) {
   const uint64_t threads = runtime->config.threads != 0 ? runtime->config.threads : std::thread::hardware_concurrency();
   Workers workers;
   for (uint64_t i = 0; i < std::max<uint64_t>(threads, 1); i++) {
-    workers.push_back(std::make_unique<Worker>(runtime, sockets, access_log, counters));
+    workers.push_back(std::make_unique<Worker>(runtime, sockets, access_log, counters, channel_policies));
     const auto started = workers.back()->start();
     if (started) continue;
     workers.pop_back();
@@ -44,6 +45,22 @@ Result<Workers> start_workers(const std::shared_ptr<const Runtime>& runtime,
     return unexpected(started.error());
   }
   return workers;
+}
+
+// Each worker gets its share.
+void share_out(std::vector<ChannelSockets> channels, const Workers& workers) {
+  std::vector<std::vector<ChannelSockets>> shares(workers.size());
+  for (size_t i = 0; i < channels.size(); i++) shares[i % workers.size()].push_back(std::move(channels[i]));
+  for (size_t i = 0; i < workers.size(); i++) workers[i]->use(std::move(shares[i]));
+}
+
+std::unique_ptr<ShuntdLink> link_to_shuntd(const Config& config, PolicyStore& policies, const Workers& workers) {
+  if (config.channels.socket.empty()) return nullptr;
+  const auto alive = [&workers] {
+    return std::all_of(workers.begin(), workers.end(), [](const auto& worker) { return worker->alive(); });
+  };
+  const auto take = [&workers](std::vector<ChannelSockets> channels) { share_out(std::move(channels), workers); };
+  return std::make_unique<ShuntdLink>(config.channels, policies, ShuntdLink::Hooks{take, alive});
 }
 
 // What is bound to the start of the process must be the same.
@@ -109,14 +126,19 @@ Result<void> run_proxy(const std::string& config_file) {
   const auto opened = access_log.open(runtime->config.access_log);
   if (!opened) return opened;
   Counters counters;
-  auto workers = start_workers(runtime, *sockets, access_log, counters);
+  PolicyStore channel_policies;
+  auto workers = start_workers(runtime, *sockets, access_log, counters, channel_policies);
   if (!workers) return unexpected(workers.error());
+  const auto link = link_to_shuntd(runtime->config, channel_policies, *workers);
+  if (link)
+    if (auto linked = link->start(); !linked) return linked;
   log_info("ready",
            {{"threads", std::to_string(workers->size())}, {"policies", one_line(runtime->policies->summary())}});
   sd_notify(0, "READY=1");
   wait_for_end(config_file, runtime, *workers, access_log);
   sd_notify(0, "STOPPING=1");
   log_info("stopping", {{"connections", std::to_string(counters.connections)}});
+  if (link) link->stop();
   for (const auto& worker : *workers) worker->stop();
   // A number of a closed socket could come to stand for another one.
   const auto accepts = [](const auto& worker) { return worker->accepts(); };

@@ -64,6 +64,12 @@ void Ring::send(Operation& operation, int socket, const void* data, size_t bytes
   io_uring_sqe_set_data(sqe, &operation);
 }
 
+void Ring::poll(Operation& operation, int fd, unsigned events) {
+  io_uring_sqe* sqe = next(&operation);
+  io_uring_prep_poll_add(sqe, fd, events);
+  io_uring_sqe_set_data(sqe, &operation);
+}
+
 void Ring::read(Operation& operation, int fd, void* data, size_t bytes) {
   io_uring_sqe* sqe = next(&operation);
   io_uring_prep_read(sqe, fd, data, static_cast<unsigned>(bytes), 0);

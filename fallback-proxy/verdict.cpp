@@ -25,18 +25,32 @@ void settle(const policy::Entry& entry, const sh_policy_result& result, Verdict&
 
 Result<std::shared_ptr<const Policies>> Policies::load(const Config& config) {
   auto made = std::make_shared<Policies>();
-  policy::Loader loader;
-  made->loaded_ = loader.load_files(config.policies);
-  std::string problems;
-  for (const Problem& problem : made->loaded_.problems)
-    problems += (problems.empty() ? "" : "\n") + problem.to_string();
-  if (!problems.empty()) return unexpected(Error{EINVAL, problems, {}});
-  policy::Compiler compiler;
-  made->tables_ = compiler.compile(made->loaded_.model);
-  made->summary_ = policy::summary(made->loaded_, made->tables_);
+  if (auto compiled = made->compile(policy::Loader().load_files(config.policies)); !compiled)
+    return unexpected(compiled.error());
   const auto found = made->find_ends(config);
   if (!found) return unexpected(found.error());
   return std::shared_ptr<const Policies>(std::move(made));
+}
+
+Result<std::shared_ptr<const Policies>> Policies::load(const PolicyBundle& bundle) {
+  auto made = std::make_shared<Policies>();
+  if (auto compiled = made->compile(policy::Loader().load(bundle.sources)); !compiled)
+    return unexpected(compiled.error());
+  for (const NamedIdentity& identity : bundle.identities) {
+    const auto own = policy::find_identity(made->loaded_.model, made->tables_, identity.title);
+    if (own) made->identities_[identity.number] = *own;
+  }
+  return std::shared_ptr<const Policies>(std::move(made));
+}
+
+Result<void> Policies::compile(policy::Loaded loaded) {
+  loaded_ = std::move(loaded);
+  std::string problems;
+  for (const Problem& problem : loaded_.problems) problems += (problems.empty() ? "" : "\n") + problem.to_string();
+  if (!problems.empty()) return unexpected(Error{EINVAL, problems, {}});
+  tables_ = policy::Compiler().compile(loaded_.model);
+  summary_ = policy::summary(loaded_, tables_);
+  return {};
 }
 
 Result<void> Policies::find_ends(const Config& config) {
@@ -73,11 +87,25 @@ Relation Policies::relation(size_t listener, const Address& client) const {
   Relation relation;
   relation.client = source != ends.sources.end() ? source->second : tables_.identity_of(client);
   relation.server = ends.server;
-  const auto egress = tables_.ask(SH_POLICY_EGRESS, relation.client, relation.server, ends.port);
-  const auto ingress = tables_.ask(SH_POLICY_INGRESS, relation.server, relation.client, ends.port);
+  ask(relation, ends.port);
+  return relation;
+}
+
+std::optional<Relation> Policies::relation(uint32_t client, uint32_t server, uint16_t port) const {
+  const auto own_client = identities_.find(client), own_server = identities_.find(server);
+  if (own_client == identities_.end() || own_server == identities_.end()) return std::nullopt;
+  Relation relation;
+  relation.client = own_client->second;
+  relation.server = own_server->second;
+  ask(relation, port);
+  return relation;
+}
+
+void Policies::ask(Relation& relation, uint16_t port) const {
+  const auto egress = tables_.ask(SH_POLICY_EGRESS, relation.client, relation.server, port);
+  const auto ingress = tables_.ask(SH_POLICY_INGRESS, relation.server, relation.client, port);
   relation.egress = {egress.first, egress.second};
   relation.ingress = {ingress.first, ingress.second};
-  return relation;
 }
 
 Verdict Policies::judge(const Relation& relation, const RequestReader& request, std::string_view bytes) const {

@@ -2,12 +2,15 @@
 // end where these leave it to the proxy.
 #pragma once
 
+#include <base/proxy_link.hpp>
 #include <fallback-proxy/config.hpp>
 #include <fallback-proxy/message.hpp>
 #include <fallback-proxy/one_by_one.hpp>
 #include <memory>
+#include <optional>
 #include <policy/explain.hpp>
 #include <string>
+#include <unordered_map>
 
 namespace shunt::proxy {
 
@@ -37,7 +40,12 @@ class Policies {
   // An error says which documents or which names of the configuration are wrong, one a line.
   static Result<std::shared_ptr<const Policies>> load(const Config& config);
 
+  // What shuntd has put in force, for channels alone.
+  static Result<std::shared_ptr<const Policies>> load(const PolicyBundle& bundle);
+
   Relation relation(size_t listener, const Address& client) const;
+  // Of a punted request: by the numbers that the kernel side gives the two ends. Nothing: it speaks of another policy.
+  std::optional<Relation> relation(uint32_t client, uint32_t server, uint16_t port) const;
 
   // `bytes`: those that the reader has read.
   Verdict judge(const Relation& relation, const RequestReader& request, std::string_view bytes) const;
@@ -53,7 +61,9 @@ class Policies {
     std::vector<std::pair<Cidr, uint32_t>> sources;  // the longest prefix first
   };
 
+  Result<void> compile(policy::Loaded loaded);
   Result<void> find_ends(const Config& config);
+  void ask(Relation& relation, uint16_t port) const;
   Verdict judge_side(sh_policy_direction direction, const Relation::Side& side, const RequestReader& request,
                      std::string_view bytes) const;
   void judge_rules(const policy::Entry& entry, const RequestReader& request, std::string_view bytes,
@@ -61,7 +71,8 @@ class Policies {
 
   policy::Loaded loaded_;
   policy::Tables tables_;
-  std::vector<Ends> ends_;  // by listener
+  std::vector<Ends> ends_;                             // by listener
+  std::unordered_map<uint32_t, uint32_t> identities_;  // by the kernel side's number
   std::string summary_;
   std::unique_ptr<RuleJudge> rules_ = std::make_unique<RuleJudge>();
 };

@@ -8,6 +8,9 @@ namespace {
 
 constexpr unsigned kRingEntries = 1024;
 constexpr Milliseconds kTick{100};
+constexpr Milliseconds kAliveFor{1000};  // the kernel side gives up on the proxy after twice as long
+constexpr Milliseconds kRetryStep{1};
+constexpr Milliseconds kRetryMost{10};
 constexpr Milliseconds kPause{100};  // after accept() failed for want of descriptors or memory
 constexpr std::string_view kOverload =
     "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -59,10 +62,11 @@ struct Worker::Wake : Operation {
 };
 
 Worker::Worker(std::shared_ptr<const Runtime> runtime, const std::vector<ListeningSocket>& sockets,
-               AccessLog& access_log, Counters& counters)
+               AccessLog& access_log, Counters& counters, const PolicyStore& channel_policies)
     : runtime_(std::move(runtime)),
       access_log_(access_log),
       counters_(counters),
+      channel_policies_(channel_policies),
       next_upstream_(runtime_->config.listeners.size()),
       wake_(std::make_unique<Wake>(*this)) {
   for (const ListeningSocket& socket : sockets)
@@ -90,6 +94,16 @@ void Worker::use(std::shared_ptr<const Runtime> runtime) {
   eventfd_write(wake_->fd.get(), 1);
 }
 
+void Worker::use(std::vector<ChannelSockets> channels) {
+  {
+    const std::lock_guard lock(mutex_);
+    next_channels_ = std::move(channels);
+  }
+  eventfd_write(wake_->fd.get(), 1);
+}
+
+bool Worker::alive() const { return steady_now().count() - turned_ms_.load() < kAliveFor.count(); }
+
 void Worker::stop() {
   {
     const std::lock_guard lock(mutex_);
@@ -100,11 +114,20 @@ void Worker::stop() {
 
 void Worker::look() {
   bool stop_now = false;
+  std::optional<std::vector<ChannelSockets>> channels;
   {
     const std::lock_guard lock(mutex_);
     if (next_runtime_) runtime_ = std::move(next_runtime_);
     next_runtime_.reset();
+    channels.swap(next_channels_);
     stop_now = stop_asked_ && !stopping_;
+  }
+  if (channels) {
+    end_channels();
+    for (ChannelSockets& sockets : *channels) {
+      channels_.push_back(std::make_unique<Channel>(*this, std::move(sockets)));
+      channels_.back()->start();
+    }
   }
   if (!stop_now) return;
   stopping_ = true;
@@ -117,7 +140,25 @@ bool Worker::accepting() const {
   return std::any_of(acceptors_.begin(), acceptors_.end(), [](const auto& acceptor) { return acceptor->pending(); });
 }
 
-bool Worker::idle() const { return sessions_.empty() && free_streams_.size() == streams_.size() && !accepting(); }
+void Worker::end_channels() {
+  for (const auto& channel : channels_) channel->stop();
+}
+
+// What the kernel side sent back is tried again: soon at first, then less often.
+void Worker::retry_channels() {
+  if (now_ < retry_at_) return;
+  bool waits = false;
+  for (const auto& channel : channels_) {
+    if (channel->waits_for_turn()) channel->retry();
+    waits |= channel->waits_for_turn();
+  }
+  retry_after_ = waits ? std::min(retry_after_ + kRetryStep, kRetryMost) : Milliseconds(0);
+  retry_at_ = now_ + retry_after_;
+}
+
+bool Worker::idle() const {
+  return channels_.empty() && sessions_.empty() && free_streams_.size() == streams_.size() && !accepting();
+}
 
 void Worker::run(std::promise<Result<void>> started) {
   auto opened = ring_.open(kRingEntries);
@@ -125,13 +166,16 @@ void Worker::run(std::promise<Result<void>> started) {
   started.set_value(good ? Result<void>() : opened ? unexpected(errno, "cannot make an eventfd") : std::move(opened));
   if (!good) return;
   now_ = steady_now();
+  turned_ms_ = now_.count();
   wake_->arm();
   for (const auto& acceptor : acceptors_) acceptor->arm();
   while (!stopping_ || !idle()) {
     // Fails only if the ring itself is broken: then nothing here can go on.
-    if (!ring_.run(kTick)) abort();
+    if (!ring_.run(retry_after_.count() != 0 ? retry_after_ : kTick)) abort();
     done_.clear();
     now_ = steady_now();
+    turned_ms_ = now_.count();
+    retry_channels();
     if (now_ - ticked_ >= kTick) tick();
     done_.clear();
     accepts_ = !stopping_ || accepting();
@@ -148,6 +192,11 @@ void Worker::tick() {
       sessions_[i]->tick();
     }
   }
+  const bool quiet =
+      std::all_of(channels_.begin(), channels_.end(), [](const auto& channel) { return channel->idle(); });
+  if (stopping_ && (quiet || now_ > stop_at_)) end_channels();
+  for (const auto& channel : channels_) channel->tick();
+  std::erase_if(channels_, [](const auto& channel) { return channel->gone(); });
   for (const auto& acceptor : acceptors_) {
     if (!acceptor->paused || stopping_ || now_ - acceptor->paused_at < kPause) continue;
     acceptor->paused = false;

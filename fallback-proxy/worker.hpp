@@ -3,7 +3,9 @@
 
 #include <atomic>
 #include <fallback-proxy/access_log.hpp>
+#include <fallback-proxy/channel.hpp>
 #include <fallback-proxy/session.hpp>
+#include <fallback-proxy/shuntd_link.hpp>
 #include <fallback-proxy/sources.hpp>
 #include <future>
 #include <memory>
@@ -18,10 +20,10 @@ struct Counters {
   std::atomic<uint64_t> overload{0};     // turned away with 503
 };
 
-class Worker final : public SessionHome, public StreamHome {
+class Worker final : public SessionHome, public StreamHome, public ChannelHome {
  public:
   Worker(std::shared_ptr<const Runtime> runtime, const std::vector<ListeningSocket>& sockets, AccessLog& access_log,
-         Counters& counters);
+         Counters& counters, const PolicyStore& channel_policies);
   ~Worker() override;
 
   Result<void> start();  // its thread
@@ -29,10 +31,13 @@ class Worker final : public SessionHome, public StreamHome {
 
   // From any thread.
   void use(std::shared_ptr<const Runtime> runtime);
+  void use(std::vector<ChannelSockets> channels);  // those before end
   void stop();  // takes nothing new, lets what runs finish until the deadline of the configuration, and ends
 
   // Whether it may still take connections from the listening sockets.
   bool accepts() const { return accepts_; }
+  // Has its loop turned not long ago?
+  bool alive() const;
 
   // The seam: a connection from any source. From the worker's own thread.
   void take(Arrival arrival);
@@ -43,6 +48,8 @@ class Worker final : public SessionHome, public StreamHome {
   bool stopping() override { return stopping_; }
   Stream& new_stream() override;
   AccessLog& access_log() override { return access_log_; }
+  const Config& config() override { return runtime_->config; }
+  std::shared_ptr<const Policies> channel_policies() override { return channel_policies_.get(); }
   size_t next_upstream(size_t listener) override { return next_upstream_[listener]++; }
   void session_done(Session& session) override;
   void stream_free(Stream& stream) override;
@@ -55,12 +62,15 @@ class Worker final : public SessionHome, public StreamHome {
   void run(std::promise<Result<void>> started);
   void look();  // at what other threads asked for
   void tick();
+  void end_channels();
+  void retry_channels();
   bool accepting() const;
   bool idle() const;
 
   std::shared_ptr<const Runtime> runtime_;
   AccessLog& access_log_;
   Counters& counters_;
+  const PolicyStore& channel_policies_;
   Ring ring_;
   Milliseconds now_{0};
   Milliseconds ticked_{0};
@@ -73,10 +83,15 @@ class Worker final : public SessionHome, public StreamHome {
   std::vector<std::unique_ptr<Session>> done_;  // freed when nothing of theirs is on the stack
   std::vector<std::unique_ptr<Stream>> streams_;
   std::vector<Stream*> free_streams_;
+  std::vector<std::unique_ptr<Channel>> channels_;
+  Milliseconds retry_after_{0};  // 0: nothing waits for its turn
+  Milliseconds retry_at_{0};
 
   std::atomic<bool> accepts_{true};
+  std::atomic<int64_t> turned_ms_{0};
   std::mutex mutex_;
   std::shared_ptr<const Runtime> next_runtime_;
+  std::optional<std::vector<ChannelSockets>> next_channels_;
   bool stop_asked_ = false;
   std::thread thread_;
 };

@@ -42,8 +42,9 @@ constexpr ReasonEntry kConnectionReasons[] = {
     {"order", "whether the earlier responses have arrived cannot be proved, so that none can be put in between"},
     {"split", "the request goes on in another send"},
     {"scratch", "no memory to parse in was free"},
+    {"proxy", "the proxy ended the connection, or did not take what the client sent"},
 };
-static_assert(std::size(kConnectionReasons) == SH_L7_WHY_SCRATCH - SH_L7_WHY_UNJUDGED + 1);
+static_assert(std::size(kConnectionReasons) == SH_L7_WHY_PROXY - SH_L7_WHY_UNJUDGED + 1);
 
 ReasonEntry why_entry(uint32_t why) {
   const auto of = [why](const auto& list, uint32_t first) {

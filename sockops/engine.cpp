@@ -10,6 +10,7 @@
 #include <cstdarg>
 #include <cstring>
 #include <set>
+#include <sockops/channels.hpp>
 #include <sockops/guards.hpp>
 #include <sockops/install_settings.hpp>
 #include <sockops/links.hpp>
@@ -212,6 +213,7 @@ PolicyPrograms Engine::State::policy_programs() const {
 Result<void> Engine::State::wire_socket_map() const {
   const std::pair<uint32_t, const bpf_program*> slots[] = {{SH_MSG_L7, skeleton->progs.sh_msg_l7},
                                                            {SH_MSG_CARRY, skeleton->progs.sh_msg_carry},
+                                                           {SH_MSG_CHANNEL, skeleton->progs.sh_msg_channel},
                                                            {SH_MSG_JUDGE, skeleton->progs.sh_msg_judge}};
   static_assert(std::size(slots) == SH_MSG_SLOTS);
   for (const auto& [slot, program] : slots) {
@@ -337,6 +339,19 @@ Result<std::vector<ProfileRow>> Engine::profiles() const {
     if (rows.size() >= SH_PROFILES_MAX) break;  // the map changes under the walk
   }
   return rows;
+}
+
+Result<PuntChannels> Engine::make_channels(uint32_t count) {
+  return make_punt_channels([this](const std::string& name) { return state_->map(name); }, count);
+}
+
+Result<void> Engine::end_channels() {
+  return end_punt_channels([this](const std::string& name) { return state_->map(name); });
+}
+
+bool Engine::owns_channels(int page) const {
+  const auto map = [this](const std::string& name) { return state_->map(name); };
+  return same_map(page, map("sh_punt_pages")) && any_punt_channel(map);
 }
 
 int Engine::events_fd() const { return ring_buffer__epoll_fd(state_->ring.get()); }

@@ -103,6 +103,17 @@ class PolicyTables : public PolicySource {
   virtual sh_u32 identity_of_end(const PolicyEnd& end) const = 0;
 };
 
+// A connected pair of sockets: the channel, and the end that keeps it connected.
+struct PuntChannel {
+  uint32_t index = 0;
+  UniqueFd socket, other;
+};
+
+struct PuntChannels {
+  UniqueFd page;  // a map, struct sh_punt_page: the proxy maps it
+  std::vector<PuntChannel> channels;
+};
+
 struct ProfileRow {
   uint64_t id = 0;
   sh_profile value;
@@ -158,6 +169,14 @@ class Engine {
   // A live connection by the addresses of one of its ends ("127.0.0.1:80"); its other end is found by cookie, through
   // any NAT. An enrolled end says who is the client; else it is `local`.
   Result<PolicyPair> find_pair(const std::string& local, const std::string& remote) const;
+
+  // Punt channels for a fallback proxy (bpf/abi/punt.h), in place of all that were made before. `count`: at most
+  // SH_CHANNELS_MAX. New requests use them as soon as the proxy writes its heartbeat.
+  Result<PuntChannels> make_channels(uint32_t count);
+  // The proxy is gone: connections of which it has a request are reset, new ones are answered by the kernel side.
+  Result<void> end_channels();
+  // Is this the page of channels of these programs? They may have been made by an earlier process.
+  bool owns_channels(int page) const;
 
   // Events. The ring is read by one reader at a time; `on_event` gets each record, but for those that the engine
   // answers itself: SH_EV_ABANDONED by resetting the socket, SH_EV_GUARD by watching over the cgroup. SH_EV_FORBIDDEN

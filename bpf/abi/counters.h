@@ -22,9 +22,11 @@
 	X(OVERLAPS, "overlaps_cut", "packets of which a part had arrived before, at enrolled sockets") \
 	X(REQUESTS_ALLOWED, "requests_allowed", "requests that a policy allowed in the kernel")           \
 	X(REQUESTS_DENIED, "requests_denied", "requests that a policy denied, answered with 403")         \
-	X(REQUESTS_PUNTED, "requests_punted", "requests that the kernel does not judge, answered with 503") \
+	X(REQUESTS_PUNTED, "requests_punted", "requests that the kernel does not judge") \
 	X(FORBIDDEN, "connections_forbidden", "connections that a policy forbids, or in which requests could not be judged") \
-	X(UNJUDGED_PACKETS, "packets_unjudged", "packets dropped before a governed server could read them")
+	X(UNJUDGED_PACKETS, "packets_unjudged", "packets dropped before a governed server could read them") \
+	X(REQUESTS_TO_PROXY, "requests_to_proxy", "requests that were handed to the fallback proxy")      \
+	X(NO_CHANNEL, "requests_without_channel", "requests for the fallback proxy that found none, or no free channel")
 
 enum sh_counter {
 #define SH_COUNTER_ENUM(id, name, help) SH_C_##id,

@@ -150,6 +150,10 @@ struct sh_sock {
 	sh_u32 l7_count;      /* client: requests sent; server: responses complete, wrapping */
 	sh_u32 l7_lost;       /* server: 1: responses cannot be counted */
 	sh_u32 l7_via_tcp;    /* this message may not be redirected */
+	sh_u32 l7_channel;    /* client: number of the punt channel + 1, bound or released since; 0: none ... */
+	sh_u32 l7_epoch;      /* ... and of its binding */
+	sh_u32 l7_apart;      /* client: 1: l7_heads and l7_count are kept in sh_aparts */
+	sh_u32 l7_zero;
 #if SH_LAYOUT_VERSION != 1
 	sh_u64 unused; /* a test builds the next layout, to upgrade to it */
 #endif
@@ -166,6 +170,7 @@ enum sh_msg_slot {
 	SH_MSG_JUDGE, /* every message */
 	SH_MSG_L7,    /* messages of connections whose requests a policy judges */
 	SH_MSG_CARRY, /* what it allowed */
+	SH_MSG_CHANNEL, /* what the fallback proxy sends */
 	SH_MSG_SLOTS
 };
 
@@ -313,7 +318,7 @@ enum sh_event_kind {
 	SH_EV_GUARD = 11,     /* the daemon is asked to attach the setsockopt program to the cgroup */
 	SH_EV_FORBIDDEN = 12, /* a policy forbids the connection: the daemon is asked to reset the socket; l7_reason says why */
 	SH_EV_REQUEST_DENIED = 13, /* l7_reason, l7_rule; answered with 403 */
-	SH_EV_REQUEST_PUNTED = 14, /* l7_reason; no proxy is there: answered with 503 */
+	SH_EV_REQUEST_PUNTED = 14, /* l7_reason; handed to the proxy, or answered with 503 where there is none */
 };
 
 struct sh_event {
@@ -350,6 +355,7 @@ enum sh_l7_why {
 	SH_L7_WHY_ORDER,           /* it cannot be proved that the earlier responses have arrived: no answer in between */
 	SH_L7_WHY_SPLIT,           /* the request that is denied goes on in another send */
 	SH_L7_WHY_SCRATCH,         /* no memory of this CPU to parse in was free */
+	SH_L7_WHY_PROXY,           /* the proxy ended the connection, or did not take what the client sent */
 };
 
 /* Written after each struct sh_sock by the iterator over enrolled sockets (`shunt list`). */

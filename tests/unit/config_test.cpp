@@ -33,6 +33,7 @@ TEST(Config, ReadsEveryKey) {
 log: {format: json, level: debug, target: stderr}
 control: {socket: /run/other/s.sock}
 metrics: {listen: ""}
+proxy: {user: somebody}
 paths: {bpffs: /bpf, pins: /bpf/p, cgroup_root: /cg/}
 selection:
   defaults: false
@@ -58,6 +59,7 @@ policy: {directory: /p/, existing: grace, blocks: 4096, results: 1000}
   EXPECT_EQ(daemon.log.target, LogTarget::stderr_stream);
   EXPECT_EQ(daemon.socket, "/run/other/s.sock");
   EXPECT_EQ(daemon.metrics_listen, "");
+  EXPECT_EQ(daemon.proxy_user, "somebody");
   EXPECT_EQ(daemon.drain_deadline, std::chrono::minutes(1));
   EXPECT_EQ(policy.directory, "/p");
   EXPECT_TRUE(policy.directory_named);

@@ -76,6 +76,20 @@ Result<void> Engine::set_policy(const PolicyRows* rows, sh_policy_existing) {
   }
   return {};
 }
+Result<PuntChannels> Engine::make_channels(uint32_t count) {
+  PuntChannels made;
+  made.page.reset(dup(event_signal()));
+  for (uint32_t i = 0; i < count; i++)
+    made.channels.push_back({i, UniqueFd(dup(event_signal())), UniqueFd(dup(event_signal()))});
+  fake_kernel().channels_made += count;
+  return made;
+}
+Result<void> Engine::end_channels() {
+  fake_kernel().channels_ended++;
+  return {};
+}
+bool Engine::owns_channels(int) const { return fake_kernel().owns_channels; }
+
 Result<void> Engine::refresh_policy() { return {}; }
 PolicyReport Engine::policy() const { return fake_kernel().policy; }
 std::vector<uint64_t> Engine::policy_hits() const { return fake_kernel().hits; }

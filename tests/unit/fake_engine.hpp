@@ -25,6 +25,8 @@ struct FakeKernel {
   std::vector<uint32_t> verified;
   std::atomic<bool> events_wanted = false;
   std::optional<Error> policy_error;
+  uint32_t channels_made = 0, channels_ended = 0;
+  bool owns_channels = false;
   PolicyReport policy;  // generation 0: none
   size_t policies_put = 0;
   std::vector<uint64_t> hits;

@@ -180,6 +180,7 @@ TEST(ProxyConfig, SaysWhereAndWhat) {
   const std::string good =
       "policies: []\nlisteners:\n- {name: a, listen: ['127.0.0.1:1'], to: host, upstreams: ['127.0.0.1:2']";
   EXPECT_EQ(problem_of(good + "}"), "");
+  EXPECT_EQ(problem_of("channels: {socket: /run/shunt/proxy.sock, count: 4, body: 64KiB}\n"), "");
   const std::pair<std::string, std::string> kCases[] = {
       {"", "f: the configuration is empty"},
       {"policies: []\n", "there is nothing to listen on"},
@@ -192,6 +193,8 @@ TEST(ProxyConfig, SaysWhereAndWhat) {
       {good + ", headers: {add: {X: \"a\\nb\"}}}", "is not the value of a header"},
       {good + ", routes: [{path: /a/../b}]}", "is not in its normal form (write /b)"},
       {good + ", sources: [{network: 10.0.0.1/8, is: world}]}", "has bits set after its prefix"},
+      {"channels: {count: 4}\n", "it is not said where shuntd is (add socket: /run/shunt/proxy.sock)"},
+      {"channels: {socket: /s, count: 4000}\n", "4000"},
       {good + "}\nlimits: {head: 10}", "less than 1024 bytes"},
       {good + "}\ntimeouts: {idle: 0}", "nothing can be done in no time"}};
   for (const auto& [text, expected] : kCases)

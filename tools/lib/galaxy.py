@@ -27,17 +27,26 @@ async def serve(reader, writer):
                 log.write(more)
                 data += more
             head, data = data.split(b"\\r\\n\\r\\n", 1)
-            length = 0
+            length, chunked = 0, False
             for line in head.split(b"\\r\\n"):
                 if line.lower().startswith(b"content-length:"):
                     length = int(line.split(b":")[1])
-            while len(data) < length:
+                chunked |= line.lower() == b"transfer-encoding: chunked"
+            while True:
+                if chunked and b"\\r\\n" in data:
+                    size = int(data.split(b"\\r\\n", 1)[0], 16)
+                    length = data.index(b"\\r\\n") + size + 4
+                if len(data) >= length and (not chunked or length):
+                    data = data[length:]
+                    if not chunked or not size:
+                        break
+                    length = 0
+                    continue
                 more = await reader.read(65536)
                 if not more:
                     return
                 log.write(more)
                 data += more
-            data = data[length:]
             path = head.split(b" ")[1]
             writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(path) + path)
             await writer.drain()
@@ -54,7 +63,8 @@ asyncio.run(main())
 """
 
 # Steps: ["send", text] ["urgent", text] ["file", path] ["recv", seconds] (until nothing comes for so long) ["sleep", seconds]
-# ["responses", n] (until n whole responses have come). Prints what was received and the error that ended it.
+# ["shut", 0] (its half of the connection) ["responses", n] (until n whole responses have come). Prints what was received and the
+# error that ended it.
 CLIENT = """
 import json, os, re, socket, sys, time
 host, port, steps = sys.argv[1], int(sys.argv[2]), json.load(open(sys.argv[3]))
@@ -78,6 +88,8 @@ try:
         elif what == "file":
             with open(value, "rb") as f:
                 s.sendfile(f)
+        elif what == "shut":
+            s.shutdown(socket.SHUT_WR)
         elif what == "sleep":
             time.sleep(value)
         elif what == "responses":
@@ -114,7 +126,7 @@ class Galaxy:
         self.folder = lab.folder / "policy"
         self.folder.mkdir()
         self.write_policy(POLICY)
-        self.more = f"policy: {{directory: {self.folder}}}\n"
+        self.more = f"policy: {{directory: {self.folder}}}\nproxy: {{user: nobody}}\n"
         self.daemon = lab.start_daemon(self.more)
 
     def path(self, name):
@@ -152,12 +164,28 @@ class Galaxy:
         (folder / "nginx.conf").write_text(
             f"daemon off; master_process off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\n"
             f"events {{ worker_connections 1024; }}\nhttp {{ {temp}\n"
-            f"access_log {folder}/access.log; keepalive_requests 1000000000; client_max_body_size 0;\n"
+            f"access_log {folder}/access.log; keepalive_requests 1000000000; client_max_body_size 0; large_client_header_buffers 4 128k;\n"
             f"server {{ listen 127.0.0.1:{self.port}; location / {{ return 200 \"Ship landed\\n\"; }} }} }}\n")
         server = self.lab.serve([shutil.which("nginx"), "-c", folder / "nginx.conf", "-e", folder / "error.log"],
                                 cgroup=self.cgroups["deathstar"], log=folder / "log")
         self.lab.wait_for(lambda: (folder / "pid").exists(), server, folder / "error.log", "nginx")
         return server
+
+    def proxy(self, more=""):
+        """The fallback proxy on punt channels; returns when requests can be handed to it."""
+        config, log = self.lab.folder / "proxy.yaml", self.lab.folder / "proxy.log"
+        access = self.lab.folder / "access.log"
+        access.touch()
+        access.chmod(0o666)
+        config.write_text(f"user: nobody\nthreads: 2\nchannels: {{socket: {self.lab.folder}/proxy.sock, count: 64}}\n"
+                          f"log: {{target: stderr}}\naccess_log: {{path: {access}, format: json}}\n{more}")
+        proxy = self.lab.serve([self.lab.build / "fallback-proxy/shunt-proxy", "-c", config], log=log, cgroup=self.lab.without)
+        self.lab.wait_for(lambda: "channels are here" in log.read_text(), proxy, log, "shunt-proxy")
+        return proxy
+
+    def accessed(self):
+        """The proxy's access log."""
+        return [json.loads(line) for line in (self.lab.folder / "access.log").read_text().splitlines()]
 
     def read(self):
         return self.log.read_bytes().decode("latin-1") if self.log.exists() else ""

@@ -1,0 +1,135 @@
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <base/proxy_link.hpp>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+namespace shunt {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr size_t kFdsMax = 2 * kLinkChannelsMax;
+constexpr size_t kNumbersMax = kLinkChannelsMax;
+constexpr off_t kBundleBytesMax = off_t{1} << 30;
+constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
+
+struct Wire {
+  uint32_t kind;
+  uint32_t numbers[kNumbersMax];
+};
+
+union ControlSpace {
+  cmsghdr align;
+  char bytes[CMSG_SPACE(kFdsMax * sizeof(int))];
+};
+
+void take_descriptors(msghdr& header, std::vector<UniqueFd>& fds) {
+  for (cmsghdr* part = CMSG_FIRSTHDR(&header); part != nullptr; part = CMSG_NXTHDR(&header, part)) {
+    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
+    const size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (size_t i = 0; i < count; i++) {
+      int fd = -1;
+      memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(fd));
+      fds.emplace_back(fd);
+    }
+  }
+}
+
+}  // namespace
+
+Result<void> send_link_message(int socket, LinkKind kind, const std::vector<uint32_t>& numbers,
+                               const std::vector<int>& fds) {
+  if (numbers.size() > kNumbersMax || fds.size() > kFdsMax) return unexpected(E2BIG, "a message of the proxy's link");
+  Wire wire{static_cast<uint32_t>(kind), {}};
+  std::copy(numbers.begin(), numbers.end(), wire.numbers);
+  iovec part{&wire, sizeof(wire.kind) + numbers.size() * sizeof(uint32_t)};
+  msghdr header{};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  ControlSpace control{};
+  if (!fds.empty()) {
+    header.msg_control = control.bytes;
+    header.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
+    cmsghdr* rights = CMSG_FIRSTHDR(&header);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
+    memcpy(CMSG_DATA(rights), fds.data(), fds.size() * sizeof(int));
+  }
+  if (sendmsg(socket, &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) return unexpected(errno, "the proxy's link");
+  return {};
+}
+
+Result<LinkMessage> receive_link_message(int socket) {
+  Wire wire{};
+  iovec part{&wire, sizeof(wire)};
+  ControlSpace control{};
+  msghdr header{};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  header.msg_control = control.bytes;
+  header.msg_controllen = sizeof(control.bytes);
+  const ssize_t bytes = recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
+  if (bytes < 0) return unexpected(errno, "the proxy's link");
+  if (bytes == 0) return unexpected(ECONNRESET, "the proxy's link");
+  LinkMessage message;
+  take_descriptors(header, message.fds);
+  const auto size = static_cast<size_t>(bytes);
+  const bool whole = (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0 && size % sizeof(uint32_t) == 0;
+  if (!whole || wire.kind < static_cast<uint32_t>(LinkKind::hello) ||
+      wire.kind > static_cast<uint32_t>(LinkKind::policy))
+    return unexpected(EPROTO, "the proxy's link");
+  message.kind = static_cast<LinkKind>(wire.kind);
+  message.numbers.assign(wire.numbers, wire.numbers + (size / sizeof(uint32_t) - 1));
+  return message;
+}
+
+Result<UniqueFd> seal_bundle(const PolicyBundle& bundle) {
+  Json document{{"generation", bundle.generation}, {"sources", Json::array()}, {"identities", Json::array()}};
+  for (const TextSource& source : bundle.sources)
+    document["sources"].push_back(Json::array({source.name, source.text}));
+  for (const NamedIdentity& identity : bundle.identities)
+    document["identities"].push_back(Json::array({identity.number, identity.title}));
+  const std::vector<uint8_t> bytes = Json::to_cbor(document);
+  UniqueFd memfd(memfd_create("shunt-policy", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!memfd) return unexpected(errno, "cannot make a memfd");
+  for (size_t done = 0; done < bytes.size();) {
+    const ssize_t written = write(memfd.get(), bytes.data() + done, bytes.size() - done);
+    if (written < 0) return unexpected(errno, "cannot write a memfd");
+    done += static_cast<size_t>(written);
+  }
+  if (fcntl(memfd.get(), F_ADD_SEALS, kSeals) != 0) return unexpected(errno, "cannot seal a memfd");
+  return memfd;
+}
+
+Result<PolicyBundle> open_bundle(int memfd) {
+  const Error broken{EPROTO, "the policy that shuntd handed over is not readable", "restart both"};
+  struct stat info {};
+  if (fcntl(memfd, F_GET_SEALS) != kSeals || fstat(memfd, &info) != 0 || info.st_size > kBundleBytesMax)
+    return unexpected(broken);
+  std::vector<uint8_t> bytes(static_cast<size_t>(info.st_size));
+  if (pread(memfd, bytes.data(), bytes.size(), 0) != info.st_size) return unexpected(broken);
+  const Json document = Json::from_cbor(bytes, true, false);
+  if (document.is_discarded()) return unexpected(broken);
+  PolicyBundle bundle;
+  try {
+    bundle.generation = document.at("generation").get<uint32_t>();
+    for (const Json& source : document.at("sources"))
+      bundle.sources.push_back({source.at(0).get<std::string>(), source.at(1).get<std::string>()});
+    for (const Json& identity : document.at("identities"))
+      bundle.identities.push_back({identity.at(0).get<uint32_t>(), identity.at(1).get<std::string>()});
+  } catch (const Json::exception&) {
+    return unexpected(broken);
+  }
+  return bundle;
+}
+
+std::string proxy_socket_path(const std::string& control_socket) {
+  return control_socket.substr(0, control_socket.rfind('/') + 1) + "proxy.sock";
+}
+
+}  // namespace shunt

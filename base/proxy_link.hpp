@@ -1,0 +1,59 @@
+// What shuntd and its fallback proxy say to each other: messages with descriptors over a SOCK_SEQPACKET socket.
+//
+//   proxy -> shuntd   hello       how many channels it wants; with the page of those it has, if it has any
+//   shuntd -> proxy   keep        those go on
+//   shuntd -> proxy   page        a new page: what it had is void
+//   shuntd -> proxy   channels    numbers, and two descriptors for each: the channel, and the end that keeps it
+//   connected shuntd -> proxy   policy      a sealed memfd with a PolicyBundle; again whenever the policy changes
+//
+// The link ends with its socket: shuntd then resets what the proxy had not finished, unless shuntd itself is gone.
+#pragma once
+
+#include <base/result.hpp>
+#include <base/unique_fd.hpp>
+#include <base/yaml_reader.hpp>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace shunt {
+
+inline constexpr uint32_t kProxyLinkVersion = 1;
+inline constexpr size_t kLinkChannelsMax = 100;  // in one message: a message carries 253 descriptors at most
+
+enum class LinkKind : uint32_t { hello = 1, keep, page, channels, policy };
+
+struct LinkMessage {
+  LinkKind kind = LinkKind::hello;
+  std::vector<uint32_t> numbers;  // hello: version and count; channels: their numbers
+  std::vector<UniqueFd> fds;
+};
+
+// Does not wait: a peer that does not take its messages is an error (EAGAIN). `fds` stay the caller's.
+Result<void> send_link_message(int socket, LinkKind kind, const std::vector<uint32_t>& numbers,
+                               const std::vector<int>& fds);
+// Waits if the socket does. EAGAIN: nothing is there; ECONNRESET: the peer has gone; EPROTO: it says something else.
+Result<LinkMessage> receive_link_message(int socket);
+
+// Who a number of the kernel side's tables is.
+struct NamedIdentity {
+  uint32_t number = 0;
+  std::string title;  // as policy::find_identity() takes it
+};
+
+// The documents that are in force, as texts, so that both sides compile the same.
+struct PolicyBundle {
+  uint32_t generation = 0;  // of the kernel side
+  std::vector<TextSource> sources;
+  std::vector<NamedIdentity> identities;
+};
+
+Result<UniqueFd> seal_bundle(const PolicyBundle& bundle);
+// Refuses what is not sealed: it could change while it is read.
+Result<PolicyBundle> open_bundle(int memfd);
+
+// The socket beside the daemon's control socket.
+std::string proxy_socket_path(const std::string& control_socket);
+
+}  // namespace shunt

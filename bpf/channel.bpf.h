@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Punting: a request that is not judged here goes to the fallback proxy, that request alone, and comes back on its channel.
+ *
+ *   client's send()   sh_punt           binds a channel, and sends what has come into it
+ *                     sh_follow         while the proxy owes something, all that the client sends follows, unread
+ *   proxy's send()    sh_channel_send   the request into the server's queue (the server answers the client directly), or an answer
+ *                                       into the client's; or back to the proxy, if its turn has not come
+ *   client's send()   sh_follow         the proxy has finished every byte: the connection is the kernel's again
+ *
+ * A channel's binding is changed under its lock alone, by the client's programs and by the proxy's. The proxy decides what it sends,
+ * never where it goes. */
+#ifndef SHUNT_CHANNEL_BPF_H
+#define SHUNT_CHANNEL_BPF_H
+
+#include "punt_maps.bpf.h"
+#include "redirect.bpf.h"
+
+#define SH_SERVER_WAIT_STEPS 4096 /* some tens of microseconds: the server's end, or its send(), is being finished on another CPU */
+#define SH_IDLE_TRIES 4           /* channels of a proxy that is gone may stand in the queue */
+#define TCP_ESTABLISHED 1
+#define TCP_CLOSE_WAIT 8
+
+/* ---- how many requests the server got ---- */
+
+static __always_inline __u32 sh_requests_sent(struct sh_sock *st)
+{
+	__u64 cookie = st->shared.cookie;
+	struct sh_apart *apart = st->l7_apart ? bpf_map_lookup_elem(&sh_aparts, &cookie) : 0;
+
+	return apart ? apart->count : st->l7_count;
+}
+
+static __always_inline void sh_note_head(__u64 *heads, __u32 *count, bool to_head)
+{
+	__u64 bit = 1ULL << (*count & 63);
+
+	*heads = to_head ? *heads | bit : *heads & ~bit;
+	(*count)++;
+}
+
+static __always_inline void sh_note_request(struct sh_sock *st, bool to_head)
+{
+	__u64 cookie = st->shared.cookie;
+	struct sh_apart *apart = st->l7_apart ? bpf_map_lookup_elem(&sh_aparts, &cookie) : 0;
+
+	if (apart)
+		sh_note_head(&apart->heads, &apart->count, to_head);
+	else
+		sh_note_head(&st->l7_heads, &st->l7_count, to_head);
+}
+
+/* Of the requests of the client with this storage and cookie: which were HEAD. */
+static __always_inline __u64 sh_heads_of(struct sh_sock *client, __u64 cookie)
+{
+	struct sh_apart *apart;
+	__u64 heads = 0;
+	__u32 is_apart = 0;
+
+	bpf_probe_read_kernel(&is_apart, sizeof(is_apart), &client->l7_apart);
+	apart = is_apart ? bpf_map_lookup_elem(&sh_aparts, &cookie) : 0;
+	if (apart)
+		return apart->heads;
+	bpf_probe_read_kernel(&heads, sizeof(heads), &client->l7_heads);
+	return heads;
+}
+
+/* ---- have all responses arrived? ---- */
+
+/* A connection as an answer of ours needs to know it. Addresses that are good as long as the cookies are. */
+struct sh_ends {
+	struct tcp_sock *client;
+	struct tcp_sock *server;
+	struct sh_sock *server_storage;
+	__u64 server_cookie;
+	__u32 requests; /* that the server got */
+	__u32 quiet;
+};
+
+/* All responses are complete, and nobody is inside a call on the server's socket who could be about to queue a part of one. */
+static long sh_silence_step(__u32 index, struct sh_ends *ends)
+{
+	struct sk_psock *psock = sh_psock((void *)ends->server);
+	__u32 count = 0;
+
+	bpf_probe_read_kernel(&count, sizeof(count), &ends->server_storage->l7_count);
+	ends->quiet = count == ends->requests && psock && BPF_CORE_READ(psock, refcnt.refs.counter) == 1;
+	return ends->quiet;
+}
+
+/* Have all responses to earlier requests reached the client's queue, and been read, with nothing on the way? A server that still is
+ * inside the send() whose bytes the client has read is waited for a moment. */
+static __always_inline bool sh_all_answered(struct sh_ends *ends)
+{
+	struct tcp_sock *server = ends->server, *client = ends->client;
+	struct sh_sock *storage = ends->server_storage;
+	struct sk_psock *psock = sh_psock((void *)client);
+	__u32 lost = 0, seq = 0;
+	__u64 cookie = 0;
+
+	bpf_loop(SH_SERVER_WAIT_STEPS, sh_silence_step, ends, 0);
+	if (!ends->quiet)
+		return false;
+	bpf_probe_read_kernel(&cookie, sizeof(cookie), &storage->shared.cookie);
+	bpf_probe_read_kernel(&lost, sizeof(lost), &storage->l7_lost);
+	bpf_probe_read_kernel(&seq, sizeof(seq), &storage->l7_seq);
+	if (lost || cookie != ends->server_cookie || (ends->requests && BPF_CORE_READ(server, write_seq) != seq))
+		return false;
+	if (BPF_CORE_READ(server, snd_una) != BPF_CORE_READ(server, write_seq) ||
+	    BPF_CORE_READ(client, copied_seq) != BPF_CORE_READ(client, rcv_nxt))
+		return false;
+	return psock && sh_psock_empty(psock) && !BPF_CORE_READ(client, inet_conn.icsk_inet.sk.sk_backlog.rmem_alloc.counter);
+}
+
+/* ---- the client's side ---- */
+
+static __always_inline bool sh_proxy_lives(void)
+{
+	struct sh_punt_page *page = sh_punt_page();
+	__u64 beat = page ? *(volatile __u64 *)&page->heartbeat_ns : 0;
+
+	return beat && bpf_ktime_get_ns() - beat < SH_PUNT_STALE_NS;
+}
+
+/* Puts the head before the message, and the whole into the channel. False: nobody is there; the message is as it was, or to be dropped. */
+static __always_inline bool sh_into_channel(struct sk_msg_md *msg, struct sh_sock *st, struct sh_channel *channel, __u32 why,
+					    __u32 flags)
+{
+	struct sh_punt_head head = {.kind = SH_PUNT_DATA, .bytes = msg->size, .flags = flags, .why = why};
+	__u64 to = channel->cookie, *from = (void *)&head, *at;
+
+	if (bpf_msg_redirect_hash(msg, &sh_socks, &to, BPF_F_INGRESS) != SK_PASS)
+		return false;
+	head.epoch = st->l7_epoch;
+	head.index = st->l7_channel - 1;
+	head.generation = st->l7_generation;
+	head.identity = st->identity;
+	head.peer_identity = st->peer_identity;
+	head.server_port = channel->server_port;
+	head.client_port = st->local_port;
+	__builtin_memcpy(head.client_addr, st->local_addr, SH_ADDR_BYTES);
+	if (bpf_msg_push_data(msg, 0, sizeof(head), 0) || bpf_msg_pull_data(msg, 0, sizeof(head), 0))
+		return false;
+	at = msg->data;
+	if ((void *)at + sizeof(head) > msg->data_end)
+		return false;
+	for (__u32 i = 0; i < sizeof(head) / sizeof(*at); i++)
+		at[i] = from[i];
+	return true;
+}
+
+/* Binds an idle channel. False: there is none, or no proxy. */
+static __always_inline bool sh_bind_channel(struct tcp_sock *tp, struct sh_sock *st, __u32 bytes)
+{
+	struct sh_apart apart = {.heads = st->l7_heads, .count = st->l7_count};
+	struct sh_sock *server = (void *)st->peer_storage;
+	__u64 cookie = st->shared.cookie;
+	struct sh_channel *channel;
+	__u32 index, epoch = 0;
+	__u16 port = 0;
+
+	if (!st->l7_apart && bpf_map_update_elem(&sh_aparts, &cookie, &apart, BPF_ANY))
+		return false;
+	st->l7_apart = 1;
+	bpf_probe_read_kernel(&port, sizeof(port), &server->local_port);
+	for (int i = 0; i < SH_IDLE_TRIES && !epoch; i++) {
+		if (bpf_map_pop_elem(&sh_idle_chans, &index))
+			return false;
+		channel = bpf_map_lookup_elem(&sh_channels, &index);
+		if (!channel)
+			return false;
+		bpf_spin_lock(&channel->lock);
+		if (channel->cookie && !channel->client) {
+			channel->epoch += channel->epoch + 1 ? 1 : 2; /* 0 is none */
+			epoch = channel->epoch;
+			channel->client = cookie;
+			channel->client_sock = (__u64)tp;
+			channel->server = st->peer_cookie;
+			channel->server_sock = st->peer_sock;
+			channel->server_storage = st->peer_storage;
+			channel->netns = st->netns;
+			channel->family = st->family;
+			__builtin_memcpy(channel->local_addr, st->local_addr, SH_ADDR_BYTES);
+			__builtin_memcpy(channel->remote_addr, st->remote_addr, SH_ADDR_BYTES);
+			channel->local_port = st->local_port;
+			channel->remote_port = st->remote_port;
+			channel->server_port = port;
+			channel->punted = bytes;
+			channel->broken = 0;
+		}
+		bpf_spin_unlock(&channel->lock);
+	}
+	if (!epoch)
+		return false;
+	st->l7_channel = index + 1;
+	st->l7_epoch = epoch;
+	return true;
+}
+
+/* Nothing was sent into the channel that was bound just now: it has lost its proxy, so it is not offered again. */
+static __always_inline void sh_unbind_channel(struct sh_sock *st, struct sh_channel *channel)
+{
+	bpf_spin_lock(&channel->lock);
+	if (channel->client == st->shared.cookie && channel->epoch == st->l7_epoch) {
+		channel->client = 0;
+		channel->cookie = 0;
+	}
+	bpf_spin_unlock(&channel->lock);
+	st->l7_channel = 0;
+}
+
+enum sh_punted {
+	SH_PUNTED,     /* the message is on its way to the proxy */
+	SH_NOT_PUNTED, /* nobody is there to take it; it is as it was */
+	SH_PUNT_FAILED /* it can only be dropped */
+};
+
+/* A request of which this message has the beginning goes to the proxy. */
+static __always_inline enum sh_punted sh_punt(struct sk_msg_md *msg, struct tcp_sock *tp, struct sh_sock *st, __u32 why)
+{
+	__u32 size = msg->size, index;
+	struct sh_channel *channel;
+
+	if (!sh_proxy_lives() || !sh_bind_channel(tp, st, size)) {
+		sh_count(SH_C_NO_CHANNEL, 1);
+		return SH_NOT_PUNTED;
+	}
+	index = st->l7_channel - 1;
+	channel = bpf_map_lookup_elem(&sh_channels, &index);
+	if (!channel)
+		return SH_PUNT_FAILED;
+	if (!sh_into_channel(msg, st, channel, why, SH_PUNT_FIRST)) {
+		sh_unbind_channel(st, channel);
+		sh_count(SH_C_NO_CHANNEL, 1);
+		return msg->size == size ? SH_NOT_PUNTED : SH_PUNT_FAILED;
+	}
+	sh_count(SH_C_REQUESTS_TO_PROXY, 1);
+	return SH_PUNTED;
+}
+
+enum sh_follow {
+	SH_FOLLOW_NONE,   /* the proxy owes nothing: the message is judged here */
+	SH_FOLLOW_PROXY,  /* it is on its way to the proxy */
+	SH_FOLLOW_BROKEN, /* the connection ends */
+};
+
+/* A message of a connection that has, or had, a channel. */
+static __always_inline enum sh_follow sh_follow(struct sk_msg_md *msg, struct sh_sock *st)
+{
+	__u32 index = st->l7_channel - 1, size = msg->size, idle = 0;
+	enum sh_follow what = SH_FOLLOW_NONE;
+	struct sh_channel *channel;
+	__u64 finished;
+
+	channel = bpf_map_lookup_elem(&sh_channels, &index);
+	if (!channel)
+		return SH_FOLLOW_BROKEN;
+	finished = sh_finished(index);
+	bpf_spin_lock(&channel->lock);
+	if (channel->client == st->shared.cookie && channel->epoch == st->l7_epoch) {
+		if (channel->broken) {
+			what = SH_FOLLOW_BROKEN;
+		} else if (sh_all_finished(channel, finished)) {
+			channel->client = 0;
+			idle = 1;
+		} else if (channel->punted - (__u32)finished > SH_PUNT_AHEAD_BYTES && finished >> 32 == channel->epoch) {
+			what = SH_FOLLOW_BROKEN;
+		} else {
+			channel->punted += size;
+			what = SH_FOLLOW_PROXY;
+		}
+	}
+	bpf_spin_unlock(&channel->lock);
+	if (idle)
+		bpf_map_push_elem(&sh_idle_chans, &index, 0);
+	if (what == SH_FOLLOW_NONE)
+		st->l7_channel = 0;
+	if (what == SH_FOLLOW_PROXY && !sh_into_channel(msg, st, channel, 0, 0))
+		what = SH_FOLLOW_BROKEN;
+	return what;
+}
+
+/* ---- the proxy's side ---- */
+
+/* Is there room in the queue of the reader for `bytes` more? An empty queue takes any piece. */
+static __always_inline bool sh_takes(struct tcp_sock *reader, __u32 bytes)
+{
+	__u32 queued = BPF_CORE_READ(reader, inet_conn.icsk_inet.sk.sk_backlog.rmem_alloc.counter);
+	__u32 most = (__u32)BPF_CORE_READ(reader, inet_conn.icsk_inet.sk.sk_rcvbuf) / 2;
+
+	return !queued || queued + bytes <= most;
+}
+
+static __always_inline bool sh_is_cookie(struct tcp_sock *tp, __u64 cookie)
+{
+	return BPF_CORE_READ(tp, inet_conn.icsk_inet.sk.__sk_common.skc_cookie.counter) == (__s64)cookie;
+}
+
+/* The server's end may be asleep: what it reads next must be behind all that the client has sent it. A FIN of the client may wait
+ * behind that, held back by the gate. */
+static __always_inline __u32 sh_may_inject(struct sh_ends *ends, __u64 client_cookie, __u32 bytes)
+{
+	struct tcp_sock *server = ends->server, *client = ends->client;
+	__u32 state, unacked;
+
+	if (!sh_is_cookie(client, client_cookie))
+		return SH_PUNT_CLIENT_GONE;
+	state = BPF_CORE_READ(server, inet_conn.icsk_inet.sk.__sk_common.skc_state);
+	if (!sh_is_cookie(server, ends->server_cookie) || (state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT) ||
+	    !sh_psock((void *)server))
+		return SH_PUNT_SERVER_GONE;
+	unacked = BPF_CORE_READ(client, write_seq) - BPF_CORE_READ(client, snd_una);
+	if (unacked && !(unacked == 1 && BPF_CORE_READ(client, inet_conn.icsk_inet.sk.sk_shutdown) & SEND_SHUTDOWN))
+		return SH_PUNT_NOT_YET;
+	if (BPF_CORE_READ(server, copied_seq) != BPF_CORE_READ(server, rcv_nxt))
+		return SH_PUNT_NOT_YET;
+	return sh_takes(server, bytes) ? SH_PUNT_READY : SH_PUNT_NOT_YET;
+}
+
+static __always_inline __u32 sh_may_answer(struct sh_ends *ends, __u64 client_cookie)
+{
+	struct tcp_sock *client = ends->client;
+
+	if (!sh_is_cookie(client, client_cookie))
+		return SH_PUNT_CLIENT_GONE;
+	return sh_all_answered(ends) ? SH_PUNT_READY : SH_PUNT_NOT_YET;
+}
+
+/* The daemon is asked to reset the client; its program drops what it sends meanwhile. */
+static __always_inline void sh_break_bound(struct sh_channel *channel)
+{
+	struct sh_event *ev;
+
+	channel->broken = 1;
+	sh_count(SH_C_FORBIDDEN, 1);
+	ev = sh_event_new(SH_EV_FORBIDDEN, SH_R_POLICY, 0);
+	if (!ev)
+		return;
+	ev->cookie = channel->client;
+	ev->peer_cookie = channel->server;
+	ev->netns = channel->netns;
+	ev->family = channel->family;
+	__builtin_memcpy(ev->local_addr, channel->local_addr, SH_ADDR_BYTES);
+	__builtin_memcpy(ev->remote_addr, channel->remote_addr, SH_ADDR_BYTES);
+	ev->local_port = channel->local_port;
+	ev->remote_port = channel->remote_port;
+	ev->l7_reason = SH_L7_WHY_PROXY;
+	bpf_ringbuf_submit(ev, 0);
+}
+
+static __always_inline __u32 sh_release_channel(struct sh_channel *channel, __u32 index, __u32 epoch)
+{
+	__u64 finished = sh_finished(index);
+	__u32 idle = 0;
+
+	bpf_spin_lock(&channel->lock);
+	if (channel->epoch == epoch) {
+		idle = channel->orphan || (channel->client && sh_all_finished(channel, finished));
+		if (idle) {
+			channel->client = 0;
+			channel->orphan = 0;
+		}
+	}
+	bpf_spin_unlock(&channel->lock);
+	if (idle)
+		bpf_map_push_elem(&sh_idle_chans, &index, 0);
+	return idle ? SH_PUNT_READY : SH_PUNT_NOT_YET;
+}
+
+/* Delivers, or says why not: what is READY has its target. */
+static __always_inline __u32 sh_deliver(struct sk_msg_md *msg, struct sh_channel *channel, const struct sh_punt_head *head)
+{
+	struct sh_ends ends = {};
+	struct sh_apart *apart;
+	__u64 client, target;
+	__u32 epoch, broken, status;
+
+	bpf_spin_lock(&channel->lock);
+	epoch = channel->epoch;
+	broken = channel->broken;
+	client = channel->client;
+	ends.client = (void *)channel->client_sock;
+	ends.server = (void *)channel->server_sock;
+	ends.server_storage = (void *)channel->server_storage;
+	ends.server_cookie = channel->server;
+	bpf_spin_unlock(&channel->lock);
+	if (!client || epoch != head->epoch || broken)
+		return SH_PUNT_CLIENT_GONE;
+	if (head->kind == SH_PUNT_BREAK) {
+		sh_break_bound(channel);
+		return SH_PUNT_READY;
+	}
+	apart = bpf_map_lookup_elem(&sh_aparts, &client);
+	if (!apart)
+		return SH_PUNT_CLIENT_GONE;
+	ends.requests = apart->count;
+	status = head->kind == SH_PUNT_ANSWER ? sh_may_answer(&ends, client) : sh_may_inject(&ends, client, head->bytes);
+	if (status != SH_PUNT_READY || head->kind == SH_PUNT_ASK)
+		return status;
+	target = head->kind == SH_PUNT_ANSWER ? client : ends.server_cookie;
+	if (bpf_msg_redirect_hash(msg, &sh_socks, &target, BPF_F_INGRESS) != SK_PASS)
+		return head->kind == SH_PUNT_ANSWER ? SH_PUNT_CLIENT_GONE : SH_PUNT_SERVER_GONE;
+	if (bpf_msg_pop_data(msg, 0, SH_PUNT_HEAD_BYTES, 0))
+		return SH_PUNT_NOT_YET;
+	if (head->kind == SH_PUNT_INJECT && head->flags & SH_PUNT_BEGIN)
+		sh_note_head(&apart->heads, &apart->count, head->flags & SH_PUNT_TO_HEAD);
+	return SH_PUNT_READY;
+}
+
+/* What the proxy sent goes back to it. */
+static __always_inline int sh_return(struct sk_msg_md *msg, struct sh_channel *channel, __u32 status)
+{
+	__u64 own = channel->cookie;
+	struct sh_punt_head *head;
+
+	if (bpf_msg_pull_data(msg, 0, SH_PUNT_HEAD_BYTES, 0))
+		return SK_DROP;
+	head = msg->data;
+	if ((void *)(head + 1) > msg->data_end)
+		return SK_DROP;
+	head->kind = SH_PUNT_RETURN;
+	head->status = status;
+	head->bytes = msg->size - SH_PUNT_HEAD_BYTES;
+	return bpf_msg_redirect_hash(msg, &sh_socks, &own, BPF_F_INGRESS);
+}
+
+/* One message of the proxy. */
+static __always_inline int sh_channel_send(struct sk_msg_md *msg)
+{
+	struct bpf_sock *sk = msg->sk;
+	__u32 *number = sk ? bpf_sk_storage_get(&sh_channel_of, sk, 0, 0) : 0, index, status;
+	struct sh_punt_head head;
+	struct sh_channel *channel;
+	struct tcp_sock *tp;
+
+	if (!sk || !number || !*number)
+		return SK_DROP;
+	index = *number - 1;
+	channel = bpf_map_lookup_elem(&sh_channels, &index);
+	bpf_msg_apply_bytes(msg, 0);
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp || !channel || !sh_is_cookie(tp, channel->cookie)) /* of a proxy that was replaced */
+		return SK_DROP;
+	if (msg->size < sizeof(head) || bpf_msg_pull_data(msg, 0, sizeof(head), 0) ||
+	    bpf_probe_read_kernel(&head, sizeof(head), msg->data))
+		return SK_DROP;
+	switch (head.kind) {
+	case SH_PUNT_INJECT:
+	case SH_PUNT_ANSWER:
+	case SH_PUNT_ASK:
+	case SH_PUNT_BREAK:
+		status = head.bytes == msg->size - sizeof(head) ? sh_deliver(msg, channel, &head) : SH_PUNT_MALFORMED;
+		break;
+	case SH_PUNT_RELEASE:
+		status = sh_release_channel(channel, index, head.epoch);
+		break;
+	default:
+		status = SH_PUNT_MALFORMED;
+	}
+	if (status == SH_PUNT_READY && (head.kind == SH_PUNT_INJECT || head.kind == SH_PUNT_ANSWER))
+		return SK_PASS;
+	return sh_return(msg, channel, status);
+}
+
+#endif

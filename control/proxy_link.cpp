@@ -1,0 +1,130 @@
+#include <pwd.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <base/log.hpp>
+#include <control/proxy_link.hpp>
+
+namespace shunt {
+namespace {
+
+constexpr mode_t kSocketMode = 0666;  // SO_PEERCRED says who may do anything
+
+// Root may, and the user that the proxy becomes.
+bool may_be_proxy(int socket, const std::string& name) {
+  ucred peer{};
+  socklen_t length = sizeof(peer);
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) return false;
+  if (peer.uid == 0) return true;
+  const passwd* user = getpwnam(name.c_str());
+  return user != nullptr && user->pw_uid == peer.uid;
+}
+
+}  // namespace
+
+ProxyLink::~ProxyLink() {
+  if (proxy_) loop_.remove(proxy_.get());
+  if (listener_) loop_.remove(listener_.get());
+}
+
+Result<void> ProxyLink::listen(const std::string& path, const std::string& user) {
+  user_ = user;
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof(address.sun_path)) return unexpected(ENAMETOOLONG, path);
+  path.copy(address.sun_path, path.size());
+  listener_.reset(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  ::unlink(path.c_str());
+  if (!listener_ || bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 ||
+      chmod(path.c_str(), kSocketMode) != 0 || ::listen(listener_.get(), 4) != 0)
+    return unexpected(errno, "cannot listen on " + path);
+  return loop_.add(listener_.get(), EPOLLIN, [this](uint32_t) { on_connect(); });
+}
+
+// The last one counts: who restarts a proxy that is stuck wants the new one.
+void ProxyLink::on_connect() {
+  UniqueFd fresh(accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  if (!fresh) return;
+  if (!may_be_proxy(fresh.get(), user_)) return log_warning("somebody who is not the proxy was sent away");
+  if (proxy_) drop("another proxy has come");
+  proxy_ = std::move(fresh);
+  greeted_ = false;
+  auto watched = loop_.add(proxy_.get(), EPOLLIN, [this](uint32_t) { on_message(); });
+  if (!watched) drop("no room in the loop");
+}
+
+void ProxyLink::on_message() {
+  auto message = receive_link_message(proxy_.get());
+  if (!message && message.error().code == EAGAIN) return;
+  if (!message) return drop(message.error().code == ECONNRESET ? "it has gone" : "it says something unknown");
+  auto done = greet(*message);
+  if (!done) {
+    log_failure("the proxy gets no channels", done.error(), "what needs it is answered with 503");
+    drop("it could not be served");
+  }
+}
+
+Result<void> ProxyLink::greet(const LinkMessage& hello) {
+  if (hello.kind != LinkKind::hello || hello.numbers.size() != 2 || hello.fds.size() > 1 || greeted_)
+    return unexpected(EPROTO, "the proxy's link");
+  if (hello.numbers[0] != kProxyLinkVersion)
+    return unexpected(Error{EPROTO, "the proxy is of another version", "restart it after an upgrade"});
+  Engine* engine = hooks_.engine();
+  if (engine == nullptr) return unexpected(Error{EBUSY, "shunt is draining", "shunt on"});
+  // The policy first: no request comes before it.
+  if (auto sent = send_policy(); !sent) return sent;
+  const bool keeps = !hello.fds.empty() && engine->owns_channels(hello.fds.front().get());
+  auto served = keeps ? send_link_message(proxy_.get(), LinkKind::keep, {}, {}) : hand_out(hello.numbers[1]);
+  if (!served) return served;
+  greeted_ = true;
+  log_info("the proxy is here", {{"channels", keeps ? "kept" : std::to_string(hello.numbers[1])}});
+  return {};
+}
+
+Result<void> ProxyLink::hand_out(uint32_t count) {
+  auto made = hooks_.engine()->make_channels(count);
+  if (!made) return unexpected(made.error());
+  auto sent = send_link_message(proxy_.get(), LinkKind::page, {}, {made->page.get()});
+  for (size_t first = 0; sent && first < made->channels.size(); first += kLinkChannelsMax) {
+    std::vector<uint32_t> numbers;
+    std::vector<int> fds;
+    for (size_t i = first; i < std::min(first + kLinkChannelsMax, made->channels.size()); i++) {
+      numbers.push_back(made->channels[i].index);
+      fds.push_back(made->channels[i].socket.get());
+      fds.push_back(made->channels[i].other.get());
+    }
+    sent = send_link_message(proxy_.get(), LinkKind::channels, numbers, fds);
+  }
+  return sent;
+}
+
+Result<void> ProxyLink::send_policy() {
+  const auto bundle = hooks_.policy();
+  auto memfd = seal_bundle(bundle ? *bundle : PolicyBundle{});
+  if (!memfd) return unexpected(memfd.error());
+  return send_link_message(proxy_.get(), LinkKind::policy, {}, {memfd->get()});
+}
+
+void ProxyLink::policy_changed() {
+  if (!proxy_ || !greeted_) return;
+  auto sent = send_policy();
+  if (!sent) drop("it takes no policy");
+}
+
+void ProxyLink::end() {
+  if (proxy_) drop("shunt is turned off");
+}
+
+void ProxyLink::drop(const char* why) {
+  log_warning("the proxy is not used any more", {{"reason", why}});
+  loop_.remove(proxy_.get());
+  proxy_.reset();
+  Engine* engine = hooks_.engine();
+  if (engine == nullptr || !greeted_) return;
+  auto ended = engine->end_channels();
+  if (!ended) log_failure("cannot end the proxy's requests", ended.error(), "their connections time out");
+}
+
+}  // namespace shunt

@@ -1,0 +1,45 @@
+// The daemon's end of the link to the fallback proxy: hands out channels and policies, one proxy at a time.
+#pragma once
+
+#include <base/proxy_link.hpp>
+#include <control/event_loop.hpp>
+#include <functional>
+#include <memory>
+#include <sockops/engine.hpp>
+
+namespace shunt {
+
+class ProxyLink {
+ public:
+  // `engine`: null while it is not to be had (it drains). `policy`: what is in force; null: nothing.
+  struct Hooks {
+    std::function<Engine*()> engine;
+    std::function<std::unique_ptr<PolicyBundle>()> policy;
+  };
+
+  ProxyLink(EventLoop& loop, Hooks hooks) : loop_(loop), hooks_(std::move(hooks)) {}
+  ~ProxyLink();
+
+  // `user`: who besides root may be the proxy.
+  Result<void> listen(const std::string& path, const std::string& user);
+  void policy_changed();
+  void end();  // the proxy is sent away: nothing is to be punted any more
+  bool connected() const { return bool(proxy_); }
+
+ private:
+  void on_connect();
+  void on_message();
+  Result<void> greet(const LinkMessage& hello);
+  Result<void> hand_out(uint32_t count);
+  Result<void> send_policy();
+  void drop(const char* why);
+
+  EventLoop& loop_;
+  Hooks hooks_;
+  UniqueFd listener_;
+  UniqueFd proxy_;
+  bool greeted_ = false;
+  std::string user_;
+};
+
+}  // namespace shunt

@@ -1,0 +1,142 @@
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <base/log.hpp>
+#include <fallback-proxy/shuntd_link.hpp>
+
+namespace shunt::proxy {
+namespace {
+
+constexpr Milliseconds kBeat{100};
+constexpr Milliseconds kTryAgain{500};
+
+Milliseconds steady_now() {
+  return std::chrono::duration_cast<Milliseconds>(std::chrono::steady_clock::now().time_since_epoch());
+}
+
+}  // namespace
+
+void PolicyStore::set(std::shared_ptr<const Policies> policies) {
+  const std::lock_guard lock(mutex_);
+  policies_ = std::move(policies);
+}
+
+std::shared_ptr<const Policies> PolicyStore::get() const {
+  const std::lock_guard lock(mutex_);
+  return policies_;
+}
+
+Result<void> ShuntdLink::start() {
+  wake_.reset(eventfd(0, EFD_CLOEXEC));
+  if (!wake_) return unexpected(errno, "cannot make an eventfd");
+  thread_ = std::thread([this] { run(); });
+  return {};
+}
+
+void ShuntdLink::stop() {
+  if (!thread_.joinable()) return;
+  eventfd_write(wake_.get(), 1);
+  thread_.join();
+  if (page_) page_->beat(false);
+}
+
+void ShuntdLink::run() {
+  for (;;) {
+    if (!socket_ && steady_now() >= next_try_) {
+      if (auto connected = connect(); !connected) lose(connected.error());
+    }
+    pollfd watched[] = {{wake_.get(), POLLIN, 0}, {socket_.get(), POLLIN, 0}};
+    poll(watched, socket_ ? 2 : 1, static_cast<int>(kBeat.count()));
+    if (watched[0].revents != 0) return;
+    if (socket_ && watched[1].revents != 0) {
+      auto message = receive_link_message(socket_.get());
+      auto taken = message ? take(std::move(*message)) : Result<void>(unexpected(message.error()));
+      if (!taken) lose(taken.error());
+    }
+    beat();
+  }
+}
+
+// A worker that is stuck takes the heart with it: its channels would be, too.
+void ShuntdLink::beat() {
+  if (page_ && hooks_.alive()) page_->beat(true);
+}
+
+Result<void> ShuntdLink::connect() {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (settings_.socket.size() >= sizeof(address.sun_path)) return unexpected(ENAMETOOLONG, settings_.socket);
+  settings_.socket.copy(address.sun_path, settings_.socket.size());
+  UniqueFd fresh(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!fresh || ::connect(fresh.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
+    return unexpected(errno, "cannot reach shuntd at " + settings_.socket, "start it; the proxy tries again");
+  std::vector<int> page;
+  if (page_) page.push_back(page_->fd());
+  auto said = send_link_message(fresh.get(), LinkKind::hello,
+                                {kProxyLinkVersion, static_cast<uint32_t>(settings_.count)}, page);
+  if (!said) return said;
+  socket_ = std::move(fresh);
+  return {};
+}
+
+// What shuntd handed out goes on without it.
+void ShuntdLink::lose(const Error& error) {
+  if (!std::exchange(told_, true)) log_failure("no link to shuntd", error, "requests that have come are dealt with");
+  socket_.reset();
+  arriving_.clear();
+  next_try_ = steady_now() + kTryAgain;
+}
+
+Result<void> ShuntdLink::take(LinkMessage message) {
+  switch (message.kind) {
+    case LinkKind::hello:
+      break;
+    case LinkKind::keep:
+      log_info("shuntd is back: the channels go on");
+      told_ = false;
+      return {};
+    case LinkKind::page: {
+      if (message.fds.size() != 1) break;
+      auto page = PuntPage::map(std::move(message.fds.front()));
+      if (!page) return unexpected(page.error());
+      page_ = std::move(*page);
+      return {};
+    }
+    case LinkKind::channels:
+      return take_channels(std::move(message));
+    case LinkKind::policy:
+      if (message.fds.size() != 1) break;
+      take_policy(message.fds.front().get());
+      return {};
+  }
+  return unexpected(EPROTO, "the link to shuntd");
+}
+
+Result<void> ShuntdLink::take_channels(LinkMessage message) {
+  if (!page_ || message.fds.size() != 2 * message.numbers.size()) return unexpected(EPROTO, "the link to shuntd");
+  for (size_t i = 0; i < message.numbers.size(); i++) {
+    if (message.numbers[i] >= SH_CHANNELS_MAX) return unexpected(EPROTO, "the link to shuntd");
+    arriving_.push_back({message.numbers[i], std::move(message.fds[2 * i]), std::move(message.fds[2 * i + 1]), page_});
+  }
+  if (arriving_.size() < settings_.count) return {};
+  const size_t count = arriving_.size();
+  told_ = false;
+  hooks_.channels(std::exchange(arriving_, {}));
+  beat();
+  log_info("channels are here", {{"count", std::to_string(count)}});
+  return {};
+}
+
+// Without a policy that can be used the requests are answered with 503: shuntd compiled the same texts.
+void ShuntdLink::take_policy(int memfd) {
+  auto bundle = open_bundle(memfd);
+  if (!bundle) return log_failure("no policy from shuntd", bundle.error(), "punted requests get 503");
+  auto policies = Policies::load(*bundle);
+  if (!policies) log_failure("the policy of shuntd cannot be used", policies.error(), "punted requests get 503");
+  policies_.set(policies ? *policies : nullptr);
+  if (policies) log_info("policy", {{"generation", std::to_string(bundle->generation)}});
+}
+
+}  // namespace shunt::proxy

@@ -1,0 +1,58 @@
+// The proxy's end of the link to shuntd: a thread that asks for channels, takes policies, and keeps the heartbeat.
+#pragma once
+
+#include <base/proxy_link.hpp>
+#include <fallback-proxy/channel.hpp>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+namespace shunt::proxy {
+
+// What is in force for punted requests: replaced by the link's thread, read by the workers.
+class PolicyStore {
+ public:
+  void set(std::shared_ptr<const Policies> policies);
+  std::shared_ptr<const Policies> get() const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::shared_ptr<const Policies> policies_;
+};
+
+class ShuntdLink {
+ public:
+  struct Hooks {
+    std::function<void(std::vector<ChannelSockets>)> channels;  // come in place of all before
+    std::function<bool()> alive;                                // do the workers turn?
+  };
+
+  ShuntdLink(ChannelSettings settings, PolicyStore& policies, Hooks hooks)
+      : settings_(std::move(settings)), policies_(policies), hooks_(std::move(hooks)) {}
+  ~ShuntdLink() { stop(); }
+
+  Result<void> start();
+  void stop();  // nothing new is to come; the channels go on until they are closed
+
+ private:
+  void run();
+  Result<void> connect();
+  Result<void> take(LinkMessage message);
+  Result<void> take_channels(LinkMessage message);
+  void take_policy(int memfd);
+  void lose(const Error& error);
+  void beat();
+
+  ChannelSettings settings_;
+  PolicyStore& policies_;
+  Hooks hooks_;
+  UniqueFd socket_;
+  UniqueFd wake_;  // eventfd
+  std::shared_ptr<PuntPage> page_;
+  std::vector<ChannelSockets> arriving_;  // until the last one is here
+  Milliseconds next_try_{0};
+  bool told_ = false;  // that it cannot be reached
+  std::thread thread_;
+};
+
+}  // namespace shunt::proxy

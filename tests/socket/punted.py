@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""Requests handed to the fallback proxy, one by one, and back into their connection (root)
+
+usage: punted.py [--build DIR] [--list] [SCENARIO...]
+
+The Star Wars demo with shunt-proxy: what the kernel side does not judge is judged by the proxy and put back, so that the server
+answers the client directly, in order. Each scenario has a daemon, cgroups, a server and a proxy of its own.
+"""
+
+import json
+import pathlib
+import re
+import signal
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools/lib"))
+sys.dont_write_bytecode = True
+
+from galaxy import PATIENCE_S, POLICY, Galaxy  # noqa: E402
+from scenarios import Scenarios, eventually, expect  # noqa: E402
+
+SCENARIOS = Scenarios("punted", lambda lab, function, _: function(Galaxy(lab)), lambda outcome: f"{outcome['seconds']} s")
+LANDING = "POST /v1/request-landing HTTP/1.1\r\nHost: deathstar\r\nContent-Length: 0\r\n\r\n"
+DOTS = "POST /v1/x/../request-landing HTTP/1.1\r\nHost: deathstar\r\nContent-Length: 0\r\n\r\n"
+EXHAUST = "PUT /v1/exhaust-port HTTP/1.1\r\nHost: deathstar\r\nContent-Length: 0\r\n\r\n"
+EXHAUST_DOTS = "PUT /v1/x/../exhaust-port HTTP/1.1\r\nHost: deathstar\r\nContent-Length: 0\r\n\r\n"
+
+
+def chunked(*chunks, path="/v1/request-landing", more=""):
+    body = "".join(f"{len(chunk):x}\r\n{chunk}\r\n" for chunk in chunks)
+    return f"POST {path} HTTP/1.1\r\nHost: deathstar\r\n{more}Transfer-Encoding: chunked\r\n\r\n{body}0\r\n\r\n"
+
+
+def with_length(body, path="/v1/x/../request-landing", more=""):
+    return f"POST {path} HTTP/1.1\r\nHost: deathstar\r\n{more}Content-Length: {len(body)}\r\n\r\n{body}"
+
+
+def statuses_of(result):
+    return re.findall(r"HTTP/1\.1 (\d+) ", result["got"])
+
+
+def scenario(name):
+    def add(function):
+        SCENARIOS.all[name] = function
+        return function
+    return add
+
+
+@scenario("curl and nginx: normalised, chunked, denied, refused")
+def shapes(galaxy):
+    galaxy.nginx()
+    galaxy.proxy()
+    for method, path, more, wanted in (
+            ("POST", "/v1/request-landing", (), "200"), ("POST", "/v1/request-landing/../request-landing", ("--path-as-is",), "200"),
+            ("POST", "/v1//request-landing", ("--path-as-is",), "200"), ("POST", "/v1/%72equest-landing", (), "200"),
+            ("PUT", "/v1/request-landing/../exhaust-port", ("--path-as-is",), "403"),
+            ("PUT", "/v1/x/../exhaust-port", ("--path-as-is", "-H", "X-Has-Force: true"), "200"),
+            ("POST", "/v1/request-landing", ("-H", "Transfer-Encoding: chunked", "-d", "some cargo"), "200"),
+            ("POST", "/v1/request-landing", ("-H", "Expect: 100-continue", "-d", "some cargo"), "200"),
+            ("POST", "/v1/request-landing", ("-H", "X: " + 20000 * "x"), "200"),
+            ("POST", "/v1/request-landing", ("-H", "X: " + 70000 * "x"), "431"),
+            ("POST", "/v1/request-landing/%2e%2e/%2fx", ("--path-as-is",), "400")):
+        code, status, text = galaxy.curl("tiefighter", method, path, *more)
+        expect((code, status) == (0, wanted), f"{method} {path[:60]} {str(more)[:60]}: curl {code}, status {status}, not {wanted}: {text}")
+    seen = [line.split('"')[1] for line in (galaxy.lab.folder / "nginx/access.log").read_text().splitlines()]
+    expect(set(seen) == {"POST /v1/request-landing HTTP/1.1", "PUT /v1/exhaust-port HTTP/1.1"} and len(seen) == 8, f"nginx saw {seen}")
+    counters = galaxy.counters()
+    expect(counters["requests_to_proxy"] == 9 and counters["requests_without_channel"] == 0, f"counted: {counters}")
+    verdicts = [entry["verdict"] for entry in galaxy.accessed()]
+    expect(verdicts.count("forwarded") == 7 and verdicts.count("refused") == 2 and len(verdicts) == 9, f"logged: {verdicts}")
+
+
+@scenario("one connection: judged here and there in turns, in order")
+def in_turns(galaxy):
+    galaxy.recorder()
+    galaxy.proxy()
+    steps = []
+    for number in range(100):
+        for text in (LANDING, DOTS, EXHAUST, EXHAUST_DOTS, chunked("a" * (number + 1)), LANDING, with_length("b" * 3000)):
+            steps += [["send", text], ["responses", 1]]
+    result = galaxy.client("tiefighter", *steps)
+    statuses = statuses_of(result)
+    wanted = ["200", "200", "403", "403", "200", "200", "200"] * 100  # the third and fourth by the kernel: whatever the path means
+    expect(result["error"] is None and statuses == wanted,
+           f"{result['error']}, {len(statuses)} responses, first difference at "
+           f"{next((i for i, (a, b) in enumerate(zip(statuses, wanted)) if a != b), len(statuses))}: {result['got'][-200:]}")
+    read = galaxy.read()
+    expect(read.count("POST /v1/request-landing HTTP/1.1") == 500 and "exhaust" not in read and "/../" not in read,
+           f"the server read {read.count('POST')} requests")
+    # What is sent before the proxy has said that it is done follows to it, simple or not.
+    counters, by_proxy = galaxy.counters(), len(galaxy.accessed())
+    expect(counters["requests_allowed"] + counters["requests_denied"] + by_proxy == 700 and counters["requests_allowed"] >= 100
+           and counters["connections_forbidden"] == 0, f"counted: {counters}; by the proxy: {by_proxy}")
+
+
+@scenario("pipelines: simple and complex, with denials between")
+def pipelined(galaxy):
+    galaxy.recorder()
+    galaxy.proxy()
+    burst = [LANDING, DOTS, LANDING, EXHAUST_DOTS, chunked("xyz"), EXHAUST, LANDING, DOTS]
+    wanted = ["200", "200", "200", "403", "200", "403", "200", "200"]
+    for cut in (1, 40, 100, 161, 300, 700):
+        text = "".join(burst)
+        parts = [text[i:i + cut] for i in range(0, len(text), cut)] if cut > 1 else [text]
+        steps = [["send", part] for part in parts] + [["responses", len(burst)]]
+        result = galaxy.client("tiefighter", *(steps * 5))
+        expect(result["error"] is None and statuses_of(result) == wanted * 5,
+               f"pieces of {cut}: {result['error']}, {statuses_of(result)}")
+    expect("exhaust" not in galaxy.read(), "a denied request reached the server")
+
+
+@scenario("bodies: to the limit, beyond it, and large responses")
+def bodies(galaxy):
+    galaxy.recorder()
+    galaxy.proxy()
+    big = with_length("c" * (1 << 20))
+    result = galaxy.client("tiefighter", ["send", big], ["responses", 1], ["send", LANDING], ["responses", 1],
+                           ["send", chunked(*["d" * 10000] * 100)], ["responses", 1], ["send", DOTS + LANDING + DOTS], ["responses", 3])
+    expect(statuses_of(result) == ["200"] * 6 and result["error"] is None, f"{statuses_of(result)}, {result['error']}")
+    read = galaxy.read()
+    expect(read.count("c") >= 1 << 20 and read.count("d" * 10000) == 100, "the bodies arrived changed")
+    for text in (with_length("e" * (1 << 20) + "e"), chunked(*["e" * 10000] * 120), "POST /v1/x/../request-landing HTTP/1.1\r\n"
+                 "Host: a\r\nContent-Length: 123456789\r\n\r\n"):
+        result = galaxy.client("tiefighter", ["send", LANDING], ["responses", 1], ["send", text], ["responses", 1], ["recv", 6])
+        expect(statuses_of(result) == ["200", "413"] and result["error"], f"beyond the limit: {statuses_of(result)}, {result['error']}")
+    expect("eee" not in galaxy.read(), "a body beyond the limit reached the server")
+
+
+@scenario("the proxy killed, stopped, and there again")
+def proxy_ends(galaxy):
+    galaxy.recorder()
+    proxy = galaxy.proxy()
+    half = chunked("x" * 100)[:-30]
+    waiting = galaxy.lab.serve(galaxy.client_command([["send", half], ["recv", 30]]), cgroup=galaxy.cgroups["tiefighter"])
+    eventually(lambda: galaxy.counters()["requests_to_proxy"] == 1, "the request is with the proxy")
+    proxy.send_signal(signal.SIGKILL)
+    proxy.wait()
+    begin = time.monotonic()
+    result = json.loads(waiting.communicate(timeout=PATIENCE_S)[0])
+    expect(result["error"] and time.monotonic() - begin < 2, f"whose request was with a dead proxy: {result}")
+    turns = [["send", LANDING], ["responses", 1], ["send", DOTS], ["responses", 1], ["send", LANDING], ["responses", 1]]
+    result = galaxy.client("tiefighter", *turns)
+    expect(statuses_of(result) == ["200", "503", "200"], f"without a proxy: {result}")
+    proxy = galaxy.proxy()
+    result = galaxy.client("tiefighter", *turns)
+    expect(statuses_of(result) == ["200", "200", "200"], f"with the next proxy: {result}")
+    proxy.send_signal(signal.SIGSTOP)
+    time.sleep(2.5)
+    result = galaxy.client("tiefighter", *turns)
+    expect(statuses_of(result) == ["200", "503", "200"], f"with a proxy that is stopped: {result}")
+    proxy.send_signal(signal.SIGCONT)
+    time.sleep(0.5)
+    result = galaxy.client("tiefighter", *turns)
+    expect(statuses_of(result) == ["200", "200", "200"], f"with a proxy that goes on: {result}")
+    proxy.send_signal(signal.SIGTERM)
+    expect(proxy.wait(20) == 0, "the proxy ends badly")
+    result = galaxy.client("tiefighter", *turns)
+    expect(statuses_of(result) == ["200", "503", "200"], f"after a proxy that ended: {result}")
+
+
+@scenario("shuntd killed and started: the proxy goes on")
+def daemon_ends(galaxy):
+    galaxy.recorder()
+    proxy = galaxy.proxy()
+    turns = [["send", LANDING], ["responses", 1], ["send", DOTS], ["responses", 1], ["send", EXHAUST_DOTS], ["responses", 1]]
+    steps = turns + [["sleep", 8]] + turns
+    client = galaxy.lab.serve(galaxy.client_command(steps), cgroup=galaxy.cgroups["tiefighter"])
+    eventually(lambda: galaxy.counters()["requests_to_proxy"] == 2, "the first requests")
+    galaxy.daemon.kill()
+    galaxy.daemon.wait()
+    result = galaxy.client("tiefighter", *turns)
+    expect(statuses_of(result) == ["200", "200", "403"], f"without shuntd: {result}")
+    galaxy.daemon = galaxy.lab.run_daemon()
+    eventually(lambda: "the channels go on" in (galaxy.lab.folder / "proxy.log").read_text(), "the proxy comes back")
+    result = json.loads(client.communicate(timeout=PATIENCE_S)[0])
+    expect(statuses_of(result) == ["200", "200", "403"] * 2, f"a connection across the restart: {result}")
+    galaxy.write_policy(POLICY.replace('method: "POST"', 'method: "GET"'))
+    galaxy.reload()
+    eventually(lambda: (galaxy.lab.folder / "proxy.log").read_text().count("msg=policy") >= 3, "the proxy gets the next policy")
+    result = galaxy.client("tiefighter", ["send", DOTS], ["responses", 1], ["send", DOTS.replace("POST", "GET")], ["responses", 1])
+    expect(statuses_of(result) == ["403", "200"], f"with the next policy: {result}")
+    expect(proxy.poll() is None, "the proxy ended")
+
+
+@scenario("ends: client and server leave while a request is with the proxy")
+def leaving(galaxy):
+    galaxy.recorder()
+    galaxy.proxy("timeouts: {exchange: 5s}\n")
+    for _ in range(100):  # more than there are channels
+        galaxy.client("tiefighter", ["send", chunked("x" * 50)[:-20]])
+    result = galaxy.client("tiefighter", ["send", DOTS], ["responses", 1])
+    eventually(lambda: statuses_of(galaxy.client("tiefighter", ["send", DOTS], ["responses", 1])) == ["200"], "channels are free again", 10)
+    before = galaxy.read().count("POST")
+    result = galaxy.client("tiefighter", ["send", LANDING + DOTS], ["shut", 0], ["recv", 3])
+    expect(statuses_of(result) == ["200", "200"], f"a client that ends its half: {result}")
+    expect(galaxy.read().count("POST") == before + 2, "the server read something else")
+
+
+if __name__ == "__main__":
+    sys.exit(SCENARIOS.main(__doc__))

@@ -1,0 +1,173 @@
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <base/proxy_link.hpp>
+#include <control/proxy_link.hpp>
+#include <cstdlib>
+#include <filesystem>
+#include <tests/unit/fake_engine.hpp>
+
+namespace shunt {
+namespace {
+
+struct Pair {
+  Pair() {
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) abort();
+    a.reset(ends[0]);
+    b.reset(ends[1]);
+  }
+  UniqueFd a, b;
+};
+
+UniqueFd some_file() { return UniqueFd(memfd_create("some", MFD_CLOEXEC)); }
+
+ino_t inode(int fd) {
+  struct stat info {};
+  return fstat(fd, &info) == 0 ? info.st_ino : 0;
+}
+
+TEST(LinkMessages, CarryNumbersAndDescriptors) {
+  const Pair link;
+  const UniqueFd one = some_file(), two = some_file();
+  ASSERT_TRUE(send_link_message(link.a.get(), LinkKind::channels, {7, 9}, {one.get(), two.get()}));
+  ASSERT_TRUE(send_link_message(link.a.get(), LinkKind::keep, {}, {}));
+  auto first = receive_link_message(link.b.get());
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->kind, LinkKind::channels);
+  EXPECT_EQ(first->numbers, (std::vector<uint32_t>{7, 9}));
+  ASSERT_EQ(first->fds.size(), 2u);
+  EXPECT_EQ(inode(first->fds[0].get()), inode(one.get()));
+  EXPECT_EQ(inode(first->fds[1].get()), inode(two.get()));
+  EXPECT_NE(fcntl(first->fds[0].get(), F_GETFD) & FD_CLOEXEC, 0);
+  auto second = receive_link_message(link.b.get());
+  ASSERT_TRUE(second);
+  EXPECT_EQ(second->kind, LinkKind::keep);
+  EXPECT_TRUE(second->numbers.empty() && second->fds.empty());
+}
+
+TEST(LinkMessages, WhatIsNoneIsRefused) {
+  for (const std::string& text : {std::string("\x09\0\0\0", 4), std::string("\x01\0\0", 3), std::string(4000, '\1')}) {
+    const Pair link;
+    ASSERT_EQ(send(link.a.get(), text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
+    const auto message = receive_link_message(link.b.get());
+    ASSERT_FALSE(message);
+    EXPECT_EQ(message.error().code, EPROTO);
+  }
+  Pair link;
+  link.a.reset();
+  EXPECT_EQ(receive_link_message(link.b.get()).error().code, ECONNRESET);
+}
+
+TEST(Bundles, AreReadAsTheyWereSealed) {
+  const PolicyBundle bundle{3, {{"a.yaml", "x: 1\n\xff"}, {"b.yaml", ""}}, {{256, "default/web"}, {1, "host"}}};
+  const auto memfd = seal_bundle(bundle);
+  ASSERT_TRUE(memfd);
+  EXPECT_LT(write(memfd->get(), "x", 1), 0) << "a sealed bundle can be changed";
+  const auto read = open_bundle(memfd->get());
+  ASSERT_TRUE(read);
+  EXPECT_EQ(read->generation, 3u);
+  ASSERT_EQ(read->sources.size(), 2u);
+  EXPECT_EQ(read->sources[0].name, "a.yaml");
+  EXPECT_EQ(read->sources[0].text, "x: 1\n\xff");
+  ASSERT_EQ(read->identities.size(), 2u);
+  EXPECT_EQ(read->identities[0].number, 256u);
+  EXPECT_EQ(read->identities[1].title, "host");
+}
+
+TEST(Bundles, WhatIsNotSealedIsRefused) {
+  const UniqueFd memfd = some_file();
+  ASSERT_EQ(write(memfd.get(), "x", 1), 1);
+  EXPECT_FALSE(open_bundle(memfd.get()));
+}
+
+// The daemon's end, with an engine of the test's own behind it.
+class DaemonsEnd : public testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/shunt-link-XXXXXX";
+    folder_ = mkdtemp(name);
+    loop_ = std::move(*EventLoop::create());
+    engine_ = std::move(*Engine::open({}, {}, {}));
+    link_ = std::make_unique<ProxyLink>(
+        *loop_, ProxyLink::Hooks{[this] { return engine_.get(); },
+                                 [] {
+                                   return std::make_unique<PolicyBundle>(PolicyBundle{5, {}, {}});
+                                 }});
+    ASSERT_TRUE(link_->listen(folder_ + "/proxy.sock", "nobody"));
+    fake_kernel().channels_made = fake_kernel().channels_ended = 0;
+  }
+  void TearDown() override {
+    link_.reset();
+    std::filesystem::remove_all(folder_);
+  }
+
+  UniqueFd connect() const {
+    UniqueFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+    sockaddr_un address{AF_UNIX, {}};
+    (folder_ + "/proxy.sock").copy(address.sun_path, sizeof(address.sun_path) - 1);
+    EXPECT_EQ(::connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    return fd;
+  }
+  void turn() const {
+    for (int i = 0; i < 3; i++) ASSERT_TRUE(loop_->run_once(50));
+  }
+
+  std::string folder_;
+  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<ProxyLink> link_;
+};
+
+TEST_F(DaemonsEnd, HandsOutThePolicyAndThenTheChannels) {
+  const UniqueFd proxy = connect();
+  ASSERT_TRUE(send_link_message(proxy.get(), LinkKind::hello, {kProxyLinkVersion, 150}, {}));
+  turn();
+  auto policy = receive_link_message(proxy.get());
+  ASSERT_TRUE(policy);
+  ASSERT_EQ(policy->kind, LinkKind::policy);
+  EXPECT_EQ(open_bundle(policy->fds.at(0).get())->generation, 5u);
+  EXPECT_EQ(receive_link_message(proxy.get())->kind, LinkKind::page);
+  const auto first = receive_link_message(proxy.get()), second = receive_link_message(proxy.get());
+  EXPECT_EQ(first->numbers.size() + second->numbers.size(), 150u);
+  EXPECT_EQ(first->fds.size() + second->fds.size(), 300u);
+  link_->policy_changed();
+  EXPECT_EQ(receive_link_message(proxy.get())->kind, LinkKind::policy);
+}
+
+TEST_F(DaemonsEnd, AProxyWithChannelsKeepsThem) {
+  const UniqueFd proxy = connect(), page = some_file();
+  fake_kernel().owns_channels = true;
+  ASSERT_TRUE(send_link_message(proxy.get(), LinkKind::hello, {kProxyLinkVersion, 4}, {page.get()}));
+  turn();
+  fake_kernel().owns_channels = false;
+  EXPECT_EQ(receive_link_message(proxy.get())->kind, LinkKind::policy);
+  EXPECT_EQ(receive_link_message(proxy.get())->kind, LinkKind::keep);
+  EXPECT_EQ(fake_kernel().channels_made, 0u);
+}
+
+TEST_F(DaemonsEnd, AProxyThatGoesIsDealtWith) {
+  UniqueFd proxy = connect();
+  ASSERT_TRUE(send_link_message(proxy.get(), LinkKind::hello, {kProxyLinkVersion, 4}, {}));
+  turn();
+  EXPECT_EQ(fake_kernel().channels_made, 4u);
+  proxy.reset();
+  turn();
+  EXPECT_EQ(fake_kernel().channels_ended, 1u);
+  EXPECT_FALSE(link_->connected());
+}
+
+TEST_F(DaemonsEnd, AnotherVersionIsSentAway) {
+  const UniqueFd proxy = connect();
+  ASSERT_TRUE(send_link_message(proxy.get(), LinkKind::hello, {kProxyLinkVersion + 1, 4}, {}));
+  turn();
+  EXPECT_EQ(receive_link_message(proxy.get()).error().code, ECONNRESET);
+  EXPECT_EQ(fake_kernel().channels_made, 0u);
+}
+
+}  // namespace
+}  // namespace shunt
