@@ -4,6 +4,7 @@
 #include <control/client.hpp>
 #include <control/config.hpp>
 #include <control/render.hpp>
+#include <ktls/identity/development_ca.hpp>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,15 @@ struct CliOptions {
   bool config_named = false;
   std::string socket;  // empty: as the configuration says
   bool json = false;
+};
+
+struct CaArguments {
+  std::string folder = kDefaultCaFolder;
+  std::string trust_domain;
+  unsigned ca_days = kCaDaysDefault;
+  std::string spiffe_id;
+  std::string out = ".";
+  unsigned days = kCertificateDaysDefault;
 };
 
 class Cli {
@@ -34,6 +44,8 @@ class Cli {
   ExitCode policy_get();
   ExitCode policy_trace(TraceQuery query, const std::vector<std::string>& headers);
   ExitCode policy_import(const std::vector<std::string>& files, bool replace);
+  ExitCode ca_init(const CaArguments& arguments) const;
+  ExitCode ca_issue(const CaArguments& arguments) const;
 
  private:
   // What to do with a request: a daemon answers, or nobody does and the pins are read.
@@ -41,6 +53,7 @@ class Cli {
                const std::function<bool(const Json&)>& on_line = {});
   Result<ControlClient> connect();
   Reply ask_daemon(Command command);
+  ExitCode show_issued(const Result<Issued>& issued) const;
   ExitCode imported(const Json& what, const Reply& reloaded);
   ExitCode fail(ExitCode exit, const Error& error) const;
   ExitCode fail(const Error& error) const;

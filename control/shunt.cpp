@@ -31,6 +31,7 @@ struct Arguments {
   policy::Question question;
   policy::HttpRequest request;
   std::vector<std::string> headers;
+  CaArguments ca;
 };
 
 void add_filter(CLI::App* command, Arguments& arguments, const char* kinds, const char* kinds_help) {
@@ -90,6 +91,25 @@ void add_policy(CLI::App& app, Arguments& arguments, std::vector<std::pair<CLI::
   });
 }
 
+void add_ca(CLI::App& app, Arguments& arguments, std::vector<std::pair<CLI::App*, Run>>& commands) {
+  CaArguments& ca = arguments.ca;
+  auto* group = app.add_subcommand("ca", "a CA for development, and certificates of it");
+  group->require_subcommand(1);
+  group->fallthrough();
+  const auto days = CLI::Range(1u, kCaDaysMax);
+  auto* init = group->add_subcommand("init", "make the CA of a trust domain");
+  init->add_option("trust-domain", ca.trust_domain, "its name, mesh.example for example")->required();
+  init->add_option("--days", ca.ca_days, "how long it is valid")->check(days)->capture_default_str();
+  commands.emplace_back(init, [&ca](Cli& cli) { return cli.ca_init(ca); });
+  auto* issue = group->add_subcommand("issue", "make a certificate and its key");
+  issue->add_option("spiffe-id", ca.spiffe_id, "spiffe://TRUST-DOMAIN/PATH")->required();
+  issue->add_option("--out", ca.out, "the folder for the files")->capture_default_str();
+  issue->add_option("--days", ca.days, "how long it is valid")->check(days)->capture_default_str();
+  commands.emplace_back(issue, [&ca](Cli& cli) { return cli.ca_issue(ca); });
+  for (CLI::App* command : {init, issue})
+    command->add_option("--ca", ca.folder, "the folder of the CA")->capture_default_str();
+}
+
 // The commands, each with what it runs.
 std::vector<std::pair<CLI::App*, Run>> add_commands(CLI::App& app, Arguments& arguments) {
   std::vector<std::pair<CLI::App*, Run>> commands;
@@ -126,6 +146,7 @@ std::vector<std::pair<CLI::App*, Run>> add_commands(CLI::App& app, Arguments& ar
   validate->add_option("file", arguments.file, "instead of the configured file");
   commands.emplace_back(validate, [&](Cli& cli) { return cli.validate(arguments.file); });
   add_policy(app, arguments, commands);
+  add_ca(app, arguments, commands);
   for (auto& [command, run] : commands) command->fallthrough();
   return commands;
 }

@@ -4,7 +4,7 @@ _shunt() {
     local cur prev words cword
     _init_completion -s || return
 
-    local commands='status check list why monitor config policy on off reload bench cleanup version'
+    local commands='status check list why monitor config policy ca on off reload bench cleanup version'
     local states='unpaired spilled fast stopped'
     local events='skipped enrolled paired left spill latch stopped closed verify forbidden denied punted'
 
@@ -41,7 +41,11 @@ _shunt() {
             _filedir
             return
             ;;
-        --port | --program | --reason | --limit | --host | -H | --header)
+        --ca | --out)
+            _filedir -d
+            return
+            ;;
+        --days | --port | --program | --reason | --limit | --host | -H | --header)
             return
             ;;
     esac
@@ -64,6 +68,7 @@ _shunt() {
         list) options+=' --pid --port --program --state --reason --limit' ;;
         monitor) options+=' --pid --port --program --event --reason' ;;
         off | cleanup) options+=' --timeout' ;;
+        ca) options+=' --ca --out --days' ;;
         policy) options+=' --file --host --header --replace' ;;
     esac
     if [[ $cur == -* ]]; then
@@ -82,6 +87,8 @@ _shunt() {
         else
             _filedir
         fi
+    elif [[ $command == ca ]]; then
+        [[ $prev == ca ]] && COMPREPLY=($(compgen -W 'init issue' -- "$cur"))
     elif [[ $command == why ]]; then
         COMPREPLY=($(compgen -W "$(command ps axo pid=)" -- "$cur"))
     fi

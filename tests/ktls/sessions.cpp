@@ -21,31 +21,6 @@ constexpr const char* kRoleNames[] = {"client", "server"};
 
 int index_of(Role role) { return static_cast<int>(role); }
 
-void extend(X509* certificate, X509* issuer, int nid, const char* value) {
-  X509V3_CTX ctx;
-  X509V3_set_ctx_nodb(&ctx);
-  X509V3_set_ctx(&ctx, issuer, certificate, nullptr, nullptr, 0);
-  std::unique_ptr<X509_EXTENSION, FreedBy<X509_EXTENSION_free>> extension(
-      X509V3_EXT_conf_nid(nullptr, &ctx, nid, value));
-  require(extension && X509_add_ext(certificate, extension.get(), -1) == 1, "add a certificate extension");
-}
-
-X509* make_certificate(EVP_PKEY* key, const char* name, long serial, X509* issuer, EVP_PKEY* issuer_key) {
-  X509* certificate = X509_new();
-  X509_set_version(certificate, 2);
-  ASN1_INTEGER_set(X509_get_serialNumber(certificate), serial);
-  X509_gmtime_adj(X509_getm_notBefore(certificate), -86400);
-  X509_gmtime_adj(X509_getm_notAfter(certificate), 86400 * 30);
-  X509_set_pubkey(certificate, key);
-  X509_NAME* subject = X509_get_subject_name(certificate);
-  X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_ASC, reinterpret_cast<const unsigned char*>(name), -1, -1, 0);
-  X509_set_issuer_name(certificate, issuer ? X509_get_subject_name(issuer) : subject);
-  extend(certificate, issuer ? issuer : certificate, NID_basic_constraints, issuer ? "CA:FALSE" : "critical,CA:TRUE");
-  if (issuer) extend(certificate, issuer, NID_subject_alt_name, "DNS:localhost,IP:127.0.0.1");
-  require(X509_sign(certificate, issuer_key, EVP_sha256()) > 0, "sign a certificate");
-  return certificate;
-}
-
 template <typename Write>
 void write_pem(const std::string& path, Write write, const char* mode = "w") {
   FILE* file = fopen(path.c_str(), mode);
@@ -75,32 +50,31 @@ const Pki& Pki::get() {
   return pki;
 }
 
-Pki::Pki() {
-  ca_key_.reset(EVP_EC_gen("P-256"));
-  ca_.reset(make_certificate(ca_key_.get(), "test CA", 1, nullptr, ca_key_.get()));
+Pki::Pki() : ca_(forge(ca_plan("test CA"))) {
   for (Role role : {Role::client, Role::server}) {
-    const int at = index_of(role);
-    keys_[at].reset(EVP_EC_gen("P-256"));
-    certificates_[at].reset(make_certificate(keys_[at].get(), kRoleNames[at], at + 2, ca_.get(), ca_key_.get()));
+    ForgePlan plan;
+    plan.name = kRoleNames[index_of(role)];
+    plan.alternative_names = "DNS:localhost,IP:127.0.0.1";
+    ends_[index_of(role)] = forge(plan, &ca_);
   }
 }
 
 void Pki::use(SSL_CTX* ctx, Role role) const {
   const int at = index_of(role);
-  require(SSL_CTX_use_certificate(ctx, certificates_[at].get()) == 1 &&
-              SSL_CTX_use_PrivateKey(ctx, keys_[at].get()) == 1 &&
-              X509_STORE_add_cert(SSL_CTX_get_cert_store(ctx), ca_.get()) == 1,
+  require(SSL_CTX_use_certificate(ctx, ends_[at].certificate.get()) == 1 &&
+              SSL_CTX_use_PrivateKey(ctx, ends_[at].key.get()) == 1 &&
+              X509_STORE_add_cert(SSL_CTX_get_cert_store(ctx), ca_.certificate.get()) == 1,
           "use certificates");
   SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
 }
 
 void Pki::write_files(const std::string& folder) const {
-  write_pem(folder + "/ca.pem", [&](FILE* file) { return PEM_write_X509(file, ca_.get()); });
+  write_pem(folder + "/ca.pem", [&](FILE* file) { return PEM_write_X509(file, ca_.certificate.get()); });
   for (int at : {0, 1}) {
     const std::string base = folder + "/" + kRoleNames[at];
-    auto certificate = [&](FILE* file) { return PEM_write_X509(file, certificates_[at].get()); };
+    auto certificate = [&](FILE* file) { return PEM_write_X509(file, ends_[at].certificate.get()); };
     auto key = [&](FILE* file) {
-      return PEM_write_PrivateKey(file, keys_[at].get(), nullptr, nullptr, 0, nullptr, nullptr);
+      return PEM_write_PrivateKey(file, ends_[at].key.get(), nullptr, nullptr, 0, nullptr, nullptr);
     };
     write_pem(base + ".pem", certificate);
     write_pem(base + ".key", key);

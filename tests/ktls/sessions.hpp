@@ -2,8 +2,6 @@
 // every byte of the wire.
 #pragma once
 
-#include <openssl/ssl.h>
-
 #include <array>
 #include <atomic>
 #include <base/unique_fd.hpp>
@@ -14,19 +12,11 @@
 #include <string>
 #include <thread>
 
+#include "ktls/forge.hpp"
+
 namespace shunt::test {
 
 inline constexpr char kMarker[] = "plaintext-marker";
-
-template <auto Function>
-struct FreedBy {
-  template <typename T>
-  void operator()(T* object) const {
-    Function(object);
-  }
-};
-using SslContext = std::unique_ptr<SSL_CTX, FreedBy<SSL_CTX_free>>;
-using SslSession = std::unique_ptr<SSL, FreedBy<SSL_free>>;
 
 enum class Role { client, server };
 inline Role other(Role role) { return role == Role::client ? Role::server : Role::client; }
@@ -42,8 +32,7 @@ class Pki {
 
  private:
   Pki();
-  std::unique_ptr<EVP_PKEY, FreedBy<EVP_PKEY_free>> ca_key_, keys_[2];
-  std::unique_ptr<X509, FreedBy<X509_free>> ca_, certificates_[2];
+  Forged ca_, ends_[2];
 };
 
 // Copies between two connections and keeps what it saw.

@@ -156,7 +156,7 @@ def layering():
     allowed = {"base": {"base"}, "bpf/abi": {"bpf"}, "ktls": {"ktls", "base"}, "sockops": {"sockops", "base", "bpf"},
                "l7parsers": {"l7parsers"}, "policy": {"policy", "l7parsers", "base", "bpf"},
                "fallback-proxy": {"fallback-proxy", "policy", "l7parsers", "ktls", "base", "bpf"},
-               "control": {"control", "policy", "l7parsers", "sockops", "base", "bpf"},
+               "control": {"control", "policy", "l7parsers", "sockops", "ktls", "base", "bpf"},
                "bench": {"bench", "sockops", "policy", "l7parsers", "base", "bpf", "control"}}
     folders = {folder.split("/")[0] for folder in allowed}
     for folder, may in allowed.items():

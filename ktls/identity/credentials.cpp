@@ -1,0 +1,54 @@
+#include <sys/stat.h>
+
+#include <base/values.hpp>
+#include <ktls/identity/credentials.hpp>
+#include <ktls/identity/peer.hpp>
+#include <ktls/identity/pem.hpp>
+
+namespace shunt {
+namespace {
+
+Result<std::string> read_file(const std::string& file) {
+  auto text = read_config_text(file);
+  if (!text) return unexpected(Error{text.error().code, file + ": " + text.error().message, text.error().remedy});
+  return text;
+}
+
+Result<PrivateKey> load_key(const std::string& file) {
+  struct stat status {};
+  if (stat(file.c_str(), &status) == 0 && (status.st_mode & S_IRWXO) != 0)
+    return unexpected(Error{EACCES, file + ": everybody may read this key", "chmod o-rwx " + file});
+  auto text = read_file(file);
+  if (!text) return unexpected(text.error());
+  auto key = key_of_pem(*text, file);
+  OPENSSL_cleanse(text->data(), text->size());
+  return key;
+}
+
+}  // namespace
+
+Result<Credentials> load_credentials(const std::string& certificate_file, const std::string& key_file) {
+  const auto text = read_file(certificate_file);
+  if (!text) return unexpected(text.error());
+  auto chain = certificates_of_pem(*text, certificate_file);
+  if (!chain) return unexpected(chain.error());
+  auto key = load_key(key_file);
+  if (!key) return unexpected(key.error());
+  Certificate leaf(sk_X509_shift(chain->get()));
+  if (X509_check_private_key(leaf.get(), key->get()) != 1) {
+    ERR_clear_error();
+    return unexpected(Error{EINVAL, key_file + ": this is not the key of the certificate in " + certificate_file, {}});
+  }
+  auto id = identity_of(leaf.get());
+  if (!id) return unexpected(Error{EINVAL, certificate_file + ": " + id.error().to_string(), {}});
+  std::string expires = time_of(X509_get0_notAfter(leaf.get()));
+  return Credentials{std::move(leaf), std::move(*chain), std::move(*key), std::move(*id), std::move(expires)};
+}
+
+Result<void> use_credentials(SSL_CTX* ctx, const Credentials& credentials) {
+  if (SSL_CTX_use_cert_and_key(ctx, credentials.leaf.get(), credentials.key.get(), credentials.chain.get(), 1) == 1)
+    return {};
+  return unexpected(openssl_error("OpenSSL does not take the certificate of " + credentials.id.text()));
+}
+
+}  // namespace shunt

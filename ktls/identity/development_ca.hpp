@@ -1,0 +1,32 @@
+// A CA for development and tests: two hosts trust each other within a minute. Its key lies in a file; for production,
+// let SPIRE or a PKI issue the certificates.
+#pragma once
+
+#include <ktls/identity/spiffe_id.hpp>
+#include <string>
+
+namespace shunt {
+
+inline constexpr const char* kDefaultCaFolder = "/etc/shunt/ca";
+inline constexpr unsigned kCaDaysDefault = 3650;
+inline constexpr unsigned kCertificateDaysDefault = 30;
+inline constexpr unsigned kCaDaysMax = 36500;
+
+struct Issued {
+  std::string spiffe_id;
+  std::string expires;      // "2025-01-02T03:04:05Z"
+  std::string certificate;  // files
+  std::string key;
+  std::string bundle;  // the CA's certificate, for those who are to trust it
+};
+
+// Files are made anew or not at all: none is ever written over. Keys can be read by their owner alone.
+
+// FOLDER/ca.pem and FOLDER/ca.key, with a P-256 key. The folder is made, for its owner alone, if it is not there.
+Result<Issued> make_development_ca(const std::string& folder, const std::string& trust_domain, unsigned days);
+
+// OUT/certificate.pem, OUT/key.pem and OUT/bundle.pem. The certificate ends with the CA at the latest.
+Result<Issued> issue_certificate(const std::string& ca_folder, const SpiffeId& id, const std::string& out_folder,
+                                 unsigned days);
+
+}  // namespace shunt

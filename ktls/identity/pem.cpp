@@ -1,0 +1,83 @@
+#include <openssl/pem.h>
+
+#include <ctime>
+#include <ktls/identity/pem.hpp>
+
+namespace shunt {
+namespace {
+
+Bio reader_of(const std::string& text) { return Bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size()))); }
+
+// Nobody is there to be asked.
+int no_passphrase(char*, int, int, void*) { return -1; }
+
+}  // namespace
+
+Result<Certificates> certificates_of_pem(const std::string& pem, const std::string& file) {
+  Certificates certificates(sk_X509_new_null());
+  const Bio bio = reader_of(pem);
+  if (!bio || !certificates) return unexpected(openssl_error(file));
+  while (X509* certificate = PEM_read_bio_X509(bio.get(), nullptr, no_passphrase, nullptr)) {
+    if (sk_X509_push(certificates.get(), certificate) > 0) continue;
+    X509_free(certificate);
+    return unexpected(openssl_error(file));
+  }
+  const bool at_end = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+  if (!at_end) return unexpected(openssl_error(file + ": a certificate cannot be read"));
+  ERR_clear_error();
+  if (sk_X509_num(certificates.get()) == 0)
+    return unexpected(
+        Error{EINVAL, file + ": there is no certificate in it", "it is to begin with -----BEGIN CERTIFICATE-----"});
+  return certificates;
+}
+
+Result<PrivateKey> key_of_pem(const std::string& pem, const std::string& file) {
+  const Bio bio = reader_of(pem);
+  PrivateKey key(bio ? PEM_read_bio_PrivateKey(bio.get(), nullptr, no_passphrase, nullptr) : nullptr);
+  if (key) return key;
+  return unexpected(openssl_error(file + ": there is no private key in it", "it is to be PEM, without a passphrase"));
+}
+
+Result<Bio> pem_of_certificate(X509* certificate) {
+  Bio bio(BIO_new(BIO_s_mem()));
+  if (bio && PEM_write_bio_X509(bio.get(), certificate) == 1) return bio;
+  return unexpected(openssl_error("cannot write a certificate"));
+}
+
+Result<Bio> pem_of_key(EVP_PKEY* key) {
+  Bio bio(BIO_new(BIO_s_secmem()));
+  if (bio && PEM_write_bio_PrivateKey(bio.get(), key, nullptr, nullptr, 0, nullptr, nullptr) == 1) return bio;
+  return unexpected(openssl_error("cannot write a key"));
+}
+
+std::string_view bytes_of(BIO* memory) {
+  char* data = nullptr;
+  const long size = BIO_get_mem_data(memory, &data);
+  return {data, static_cast<size_t>(size)};
+}
+
+std::optional<std::vector<std::string>> uris_of(X509* certificate) {
+  int times = 0;  // -1: there is no such extension; -2: several
+  const std::unique_ptr<GENERAL_NAMES, FreedBy<GENERAL_NAMES_free>> names(
+      static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, &times, nullptr)));
+  std::vector<std::string> uris;
+  if (!names) return times == -1 ? std::optional(uris) : std::nullopt;
+  for (int i = 0; i < sk_GENERAL_NAME_num(names.get()); i++) {
+    const GENERAL_NAME* name = sk_GENERAL_NAME_value(names.get(), i);
+    if (name->type != GEN_URI) continue;
+    const ASN1_STRING* uri = name->d.uniformResourceIdentifier;
+    uris.emplace_back(reinterpret_cast<const char*>(ASN1_STRING_get0_data(uri)),
+                      static_cast<size_t>(ASN1_STRING_length(uri)));
+  }
+  return uris;
+}
+
+std::string time_of(const ASN1_TIME* time) {
+  tm parts{};
+  if (ASN1_TIME_to_tm(time, &parts) != 1) return "?";
+  char text[32];
+  const size_t size = std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return std::string(text, size);
+}
+
+}  // namespace shunt
