@@ -75,6 +75,12 @@ Result<std::chrono::milliseconds> parse_duration(std::string_view text, std::chr
   return std::chrono::milliseconds(*ms);
 }
 
+Result<std::chrono::milliseconds> parse_timeout(const std::string& text) {
+  const auto time = parse_duration(text, std::chrono::hours(24));
+  if (time && time->count() == 0) return invalid("nothing can be done in no time", "write 1s, for example");
+  return time;
+}
+
 Result<bool> parse_bool(std::string_view text) {
   for (const char* word : {"true", "yes", "on"}) {
     if (text == word) return true;

@@ -15,7 +15,13 @@ Result<uint32_t> parse_user(std::string_view text);                 // a uid or 
 Result<uint64_t> parse_bytes(std::string_view text, uint64_t max);  // "4096", "256KiB", "1MiB"
 Result<std::chrono::milliseconds> parse_duration(std::string_view text,
                                                  std::chrono::milliseconds max);  // "250ms", "5s", "1m", "0"
+Result<std::chrono::milliseconds> parse_timeout(const std::string& text);         // up to a day, and not 0
 Result<bool> parse_bool(std::string_view text);                                   // true, false, yes, no, on, off
+
+// The parser of whole numbers from `min` to `max`.
+inline auto number_between(uint64_t min, uint64_t max) {
+  return [=](const std::string& text) { return parse_number(text, min, max); };
+}
 
 // An address and port to listen on: "127.0.0.1:9615", "[::1]:9615".
 struct ListenAddress {

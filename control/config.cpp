@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <base/log_config.hpp>
 #include <base/yaml_reader.hpp>
 #include <bit>
 #include <control/config.hpp>
@@ -11,10 +12,6 @@ namespace shunt {
 namespace {
 
 using Node = YAML::Node;
-
-auto number_between(uint64_t min, uint64_t max) {
-  return [=](const std::string& text) { return parse_number(text, min, max); };
-}
 
 Result<std::string> parse_program(const std::string& text) {
   const size_t slash = text.rfind('/');
@@ -96,31 +93,20 @@ class ConfigReader {
 
  private:
   void read_root(const Node& root) {
-    reader_.mapping(root, {
-                              {"log", [this](const Node& node) { read_log(node); }},
-                              {"control", [this](const Node& node) { read_control(node); }},
-                              {"metrics", [this](const Node& node) { read_metrics(node); }},
-                              {"proxy", [this](const Node& node) { read_proxy(node); }},
-                              {"paths", [this](const Node& node) { read_paths(node); }},
-                              {"selection", [this](const Node& node) { read_selection(node); }},
-                              {"receivers", [this](const Node& node) { read_receivers(node); }},
-                              {"spill", [this](const Node& node) { read_spill(node); }},
-                              {"firewall", [this](const Node& node) { read_firewall(node); }},
-                              {"profile", [this](const Node& node) { read_profile(node); }},
-                              {"drain", [this](const Node& node) { read_drain(node); }},
-                              {"policy", [this](const Node& node) { read_policy(node); }},
-                          });
-  }
-
-  void read_log(const Node& section) {
-    LogSettings& log = config_.daemon.log;
-    reader_.mapping(
-        section,
-        {
-            {"format", [&](const Node& node) { reader_.choice<LogFormat>(log.format, node, log_format_choices()); }},
-            {"level", [&](const Node& node) { reader_.choice<LogLevel>(log.level, node, log_level_choices()); }},
-            {"target", [&](const Node& node) { reader_.choice<LogTarget>(log.target, node, log_target_choices()); }},
-        });
+    reader_.mapping(root,
+                    {
+                        {"log", [this](const Node& node) { read_log_settings(reader_, node, config_.daemon.log); }},
+                        {"control", [this](const Node& node) { read_control(node); }},
+                        {"metrics", [this](const Node& node) { read_metrics(node); }},
+                        {"paths", [this](const Node& node) { read_paths(node); }},
+                        {"selection", [this](const Node& node) { read_selection(node); }},
+                        {"receivers", [this](const Node& node) { read_receivers(node); }},
+                        {"spill", [this](const Node& node) { read_spill(node); }},
+                        {"firewall", [this](const Node& node) { read_firewall(node); }},
+                        {"profile", [this](const Node& node) { read_profile(node); }},
+                        {"drain", [this](const Node& node) { read_drain(node); }},
+                        {"policy", [this](const Node& node) { read_policy(node); }},
+                    });
   }
 
   void read_control(const Node& section) {

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <atomic>
+#include <base/event_loop.hpp>
 #include <control/config.hpp>
 #include <control/control_server.hpp>
-#include <control/event_loop.hpp>
 #include <control/metrics.hpp>
 #include <control/metrics_server.hpp>
 #include <control/policy_state.hpp>

@@ -1,8 +1,8 @@
 // The daemon's end of the link to the fallback proxy: hands out channels and policies, one proxy at a time.
 #pragma once
 
+#include <base/event_loop.hpp>
 #include <base/proxy_link.hpp>
-#include <control/event_loop.hpp>
 #include <functional>
 #include <memory>
 #include <sockops/engine.hpp>

@@ -4,9 +4,9 @@
 
 #include <sys/types.h>
 
+#include <base/event_loop.hpp>
 #include <base/unique_fd.hpp>
 #include <chrono>
-#include <control/event_loop.hpp>
 #include <map>
 #include <memory>
 #include <string>

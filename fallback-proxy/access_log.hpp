@@ -1,15 +1,11 @@
-// One line a request. The threads of the proxy hand their lines over without waiting; what a slow disk has no room for
-// is dropped, and the next line says how many were lost.
+// One line a request.
 #pragma once
 
 #include <atomic>
-#include <base/unique_fd.hpp>
-#include <condition_variable>
+#include <base/line_log.hpp>
 #include <fallback-proxy/config.hpp>
-#include <mutex>
 #include <string>
 #include <string_view>
-#include <thread>
 
 namespace shunt::proxy {
 
@@ -34,34 +30,18 @@ std::string format_access(LogFormat format, std::string_view time, const AccessR
 
 class AccessLog {
  public:
-  ~AccessLog();
-
   Result<void> open(const AccessLogSettings& settings);
   // Should a forwarded request be written?
-  bool sampled() { return enabled_ && count_.fetch_add(1, std::memory_order_relaxed) % sample_ == 0; }
-  bool enabled() const { return enabled_; }
+  bool sampled() { return enabled() && count_.fetch_add(1, std::memory_order_relaxed) % sample_ == 0; }
+  bool enabled() const { return lines_.enabled(); }
   void write(const AccessRecord& record);
-  void reopen();  // after its file was moved away
-  uint64_t lost() const { return lost_total_; }
+  void reopen() { lines_.reopen(); }  // after its file was moved away
+  uint64_t lost() const { return lines_.lost(); }
 
  private:
-  void run();
-
-  bool enabled_ = false;
   uint64_t sample_ = 1;
-  LogFormat format_ = LogFormat::logfmt;
-  std::string path_;
   std::atomic<uint64_t> count_{0};
-  std::atomic<uint64_t> lost_total_{0};
-
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::string lines_;
-  uint64_t lost_ = 0;
-  bool stop_ = false;
-  bool reopen_ = false;
-  UniqueFd fd_;
-  std::thread thread_;
+  LineLog lines_;
 };
 
 }  // namespace shunt::proxy

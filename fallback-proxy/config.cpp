@@ -1,5 +1,6 @@
 #include <bpf/abi/punt.h>
 
+#include <base/log_config.hpp>
 #include <base/parse.hpp>
 #include <fallback-proxy/config.hpp>
 #include <fallback-proxy/fields.hpp>
@@ -11,31 +12,12 @@ namespace {
 
 using Node = YAML::Node;
 
-auto number_between(uint64_t min, uint64_t max) {
-  return [=](const std::string& text) { return parse_number(text, min, max); };
-}
-
 auto bytes_between(uint64_t min, uint64_t max) {
   return [=](const std::string& text) -> Result<uint64_t> {
     auto bytes = parse_bytes(text, max);
     if (bytes && *bytes < min) return invalid("less than " + std::to_string(min) + " bytes", "write more");
     return bytes;
   };
-}
-
-Result<Milliseconds> parse_timeout(const std::string& text) {
-  const auto time = parse_duration(text, std::chrono::hours(24));
-  if (time && time->count() == 0) return invalid("nothing can be done in no time", "write 1s, for example");
-  return time;
-}
-
-Result<Endpoint> parse_endpoint(const std::string& text) {
-  const auto listen = parse_listen_address(text);
-  if (!listen) return unexpected(listen.error());
-  Endpoint endpoint;
-  std::copy(listen->addr, listen->addr + sizeof(listen->addr), endpoint.address.begin());
-  endpoint.port = listen->port;
-  return endpoint;
 }
 
 Result<std::string> parse_nonempty(const std::string& text) {
@@ -103,7 +85,7 @@ class ConfigReader {
             {"user", [this](const Node& node) { reader_.set(config_.user, node, parse_nonempty); }},
             {"threads", [this](const Node& node) { reader_.set(config_.threads, node, number_between(1, 1024)); }},
             {"policies", [this](const Node& node) { read_texts(node, config_.policies, parse_nonempty); }},
-            {"log", [this](const Node& node) { read_log(node); }},
+            {"log", [this](const Node& node) { read_log_settings(reader_, node, config_.log); }},
             {"access_log", [this](const Node& node) { read_access_log(node); }},
             {"timeouts", [this](const Node& node) { read_timeouts(node); }},
             {"limits", [this](const Node& node) { read_limits(node); }},
@@ -118,19 +100,6 @@ class ConfigReader {
     reader_.list(node, [&](const Node& entry) {
       if (auto item = reader_.value(entry, parse)) items.push_back(std::move(*item));
     });
-  }
-
-  void read_log(const Node& section) {
-    LogSettings& log = config_.log;
-    reader_.mapping(
-        section,
-        {{"format", [&](const Node& node) { read_format(node, log.format); }},
-         {"level", [&](const Node& node) { reader_.choice<LogLevel>(log.level, node, log_level_choices()); }},
-         {"target", [&](const Node& node) { reader_.choice<LogTarget>(log.target, node, log_target_choices()); }}});
-  }
-
-  void read_format(const Node& node, LogFormat& format) {
-    reader_.choice<LogFormat>(format, node, log_format_choices());
   }
 
   void read_access_log(const Node& section) {

@@ -1,9 +1,9 @@
 // The configuration of shunt-proxy: one YAML file, see shunt-proxy.yaml(5). Unknown keys are errors.
 #pragma once
 
-#include <base/address.hpp>
 #include <base/log.hpp>
 #include <base/problem.hpp>
+#include <base/sockets.hpp>
 #include <base/values.hpp>
 #include <base/yaml_reader.hpp>
 #include <chrono>
@@ -16,13 +16,6 @@ inline constexpr const char* kDefaultConfigFile = "/etc/shunt/proxy.yaml";
 inline constexpr const char* kDefaultUser = "shunt-proxy";
 
 using Milliseconds = std::chrono::milliseconds;
-
-struct Endpoint {
-  Address address{};
-  uint16_t port = 0;  // host order
-
-  std::string to_string() const { return format_endpoint(address.data(), port); }
-};
 
 struct NameValue {
   std::string name;

@@ -1,22 +1,13 @@
 #include <signal.h>
-#include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 
-#include <fallback-proxy/privileges.hpp>
+#include <base/privileges.hpp>
 #include <fallback-proxy/proxy.hpp>
 
 namespace shunt::proxy {
 namespace {
 
 using Workers = std::vector<std::unique_ptr<Worker>>;
-
-// Each connection has two sockets.
-void raise_descriptor_limit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-}
 
 std::string one_line(std::string text) {
   while (text.ends_with('\n')) text.pop_back();

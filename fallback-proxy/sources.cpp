@@ -4,26 +4,10 @@
 #include <base/printable.hpp>
 #include <cstdlib>
 #include <fallback-proxy/sources.hpp>
-#include <fallback-proxy/stream.hpp>
 #include <map>
 
 namespace shunt::proxy {
 namespace {
-
-constexpr int kBacklog = 1024;
-
-Result<UniqueFd> listen_on(const Endpoint& endpoint) {
-  sockaddr_in6 address;
-  const socklen_t length = to_sockaddr(endpoint, address);
-  UniqueFd fd(::socket(address.sin6_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!fd) return unexpected(errno, "cannot make a socket");
-  const int yes = 1;
-  setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
-  if (address.sin6_family == AF_INET6) setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &yes, sizeof(yes));
-  if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0 || listen(fd.get(), kBacklog) != 0)
-    return unexpected(errno, "cannot listen on " + endpoint.to_string());
-  return fd;
-}
 
 // By name; several sockets may have one.
 Result<std::multimap<std::string, UniqueFd>> passed_sockets() {

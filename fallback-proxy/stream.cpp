@@ -5,34 +5,6 @@
 
 namespace shunt::proxy {
 
-socklen_t to_sockaddr(const Endpoint& endpoint, sockaddr_in6& address) {
-  address = {};
-  if (is_v4_mapped(endpoint.address.data())) {
-    auto& v4 = reinterpret_cast<sockaddr_in&>(address);
-    v4.sin_family = AF_INET;
-    v4.sin_port = htons(endpoint.port);
-    std::memcpy(&v4.sin_addr, endpoint.address.data() + sizeof(kV4MappedPrefix), sizeof(v4.sin_addr));
-    return sizeof(v4);
-  }
-  address.sin6_family = AF_INET6;
-  address.sin6_port = htons(endpoint.port);
-  std::memcpy(&address.sin6_addr, endpoint.address.data(), endpoint.address.size());
-  return sizeof(address);
-}
-
-Endpoint from_sockaddr(const sockaddr_in6& address) {
-  Endpoint endpoint;
-  endpoint.port = ntohs(address.sin6_port);
-  if (address.sin6_family == AF_INET) {
-    const auto& v4 = reinterpret_cast<const sockaddr_in&>(address);
-    std::memcpy(endpoint.address.data(), kV4MappedPrefix, sizeof(kV4MappedPrefix));
-    std::memcpy(endpoint.address.data() + sizeof(kV4MappedPrefix), &v4.sin_addr, sizeof(v4.sin_addr));
-  } else {
-    std::memcpy(endpoint.address.data(), &address.sin6_addr, endpoint.address.size());
-  }
-  return endpoint;
-}
-
 void Stream::open(UniqueFd fd, StreamOwner& owner) {
   const int yes = 1;
   setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &yes, sizeof(yes));

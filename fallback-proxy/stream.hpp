@@ -2,9 +2,7 @@
 // what happened is there for its owner to look at, who is told that something did.
 #pragma once
 
-#include <netinet/in.h>
-
-#include <base/unique_fd.hpp>
+#include <base/sockets.hpp>
 #include <fallback-proxy/buffer.hpp>
 #include <fallback-proxy/config.hpp>
 #include <fallback-proxy/ring.hpp>
@@ -99,9 +97,5 @@ class Stream {
   uint64_t sent_bytes_ = 0;
   uint64_t received_bytes_ = 0;
 };
-
-// The address as the socket calls take it; IPv4 in its own family. The length of it.
-socklen_t to_sockaddr(const Endpoint& endpoint, sockaddr_in6& address);
-Endpoint from_sockaddr(const sockaddr_in6& address);
 
 }  // namespace shunt::proxy

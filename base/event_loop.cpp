@@ -1,7 +1,7 @@
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
 
-#include <control/event_loop.hpp>
+#include <base/event_loop.hpp>
 
 namespace shunt {
 

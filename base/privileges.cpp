@@ -2,15 +2,16 @@
 #include <linux/capability.h>
 #include <pwd.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <base/printable.hpp>
+#include <base/privileges.hpp>
 #include <cerrno>
-#include <fallback-proxy/privileges.hpp>
 #include <vector>
 
-namespace shunt::proxy {
+namespace shunt {
 namespace {
 
 Result<void> become(const std::string& name) {
@@ -53,10 +54,17 @@ Result<void> drop_privileges(const std::string& user) {
   if (syscall(SYS_capget, &left.header, left.sets) != 0) return unexpected(errno, "cannot read the capabilities");
   for (const __user_cap_data_struct& set : left.sets) {
     if ((set.effective | set.permitted | set.inheritable) != 0)
-      return unexpected(Error{EPERM, "capabilities are left", "start the proxy without any"});
+      return unexpected(Error{EPERM, "capabilities are left", "start the program without any"});
   }
-  if (geteuid() == 0 || setuid(0) == 0) return unexpected(Error{EPERM, "the proxy is still root", {}});
+  if (geteuid() == 0 || setuid(0) == 0) return unexpected(Error{EPERM, "the program is still root", {}});
   return {};
 }
 
-}  // namespace shunt::proxy
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+}  // namespace shunt
