@@ -55,7 +55,8 @@ inline constexpr uint64_t kKtlsKeyRecordsMax = uint64_t{1} << 24;
 struct KtlsSettings {
   uint32_t ciphers = 0;  // KtlsCipher bits
   bool rekey = false;    // the kernel takes new keys; otherwise no secret is kept, and a KeyUpdate ends the connection
-  uint64_t key_records_max = kKtlsKeyRecordsMax;  // with `rekey`, new keys for sending after so many records
+  uint64_t key_records_max =
+      kKtlsKeyRecordsMax;  // after so many records new keys for sending, or the end without `rekey`
 };
 
 // Makes a context fit for handing its connections off: TLS 1.3 alone, only the ciphers of `settings`, no tickets, no
@@ -147,7 +148,7 @@ class KtlsSocket {
   KtlsIoResult update_keys(bool ask_peer);
 
   const KtlsCounts& counts() const { return counts_; }
-  // Records sent under the key in use; a system call. Without rekey, end the connection at kKtlsKeyRecordsMax.
+  // Records sent under the key in use; a system call.
   uint64_t key_records() const;
 
  private:

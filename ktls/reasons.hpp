@@ -41,6 +41,7 @@ namespace shunt {
   X(too_many_messages, "too-many-messages", "the peer sent many control records and no data", "")                   \
   X(rekey_unsupported, "rekey-unsupported", "a KeyUpdate, which this kernel cannot follow", "use Linux 6.14")       \
   X(rekey_failed, "rekey-failed", "new keys could not be derived or installed", "")                                 \
+  X(key_used_up, "key-used-up", "one key has sealed as many records as are safe", "use Linux 6.14")                 \
   X(sending_ended, "sending-ended", "this end has sent its close_notify", "")
 
 enum class KtlsReason {

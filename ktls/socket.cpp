@@ -153,9 +153,11 @@ KtlsIoResult KtlsSocket::flush_key_update(int flags) {
 
 KtlsIoResult KtlsSocket::before_send(int flags) {
   if (auto trouble = send_trouble()) return unexpected(*trouble);
-  if (settings_.rekey && key_records_bound_ >= settings_.key_records_max) {
+  if (key_records_bound_ >= settings_.key_records_max) {
     key_records_bound_ = key_records();
-    if (key_records_bound_ >= settings_.key_records_max) owes_key_update_ = true;
+    const bool used_up = key_records_bound_ >= settings_.key_records_max;
+    if (used_up && !settings_.rekey) return unexpected(*(send_error_ = KtlsError{KtlsReason::key_used_up}));
+    if (used_up) owes_key_update_ = true;
   }
   return flush_key_update(flags);
 }
