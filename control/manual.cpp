@@ -7,6 +7,9 @@
 #include <fstream>
 #include <functional>
 #include <iostream>
+#include <ktls/gateway/reasons.hpp>
+#include <ktls/identity/reasons.hpp>
+#include <ktls/reasons.hpp>
 #include <map>
 #include <sockops/settings.hpp>
 #include <string>
@@ -37,6 +40,30 @@ std::string reasons() {
   std::string page;
 #define SHUNT_REASON_ENTRY(id, name, text) page += entry(name, text);
   SH_REASONS(SHUNT_REASON_ENTRY)
+#undef SHUNT_REASON_ENTRY
+  return page;
+}
+
+std::string gateway_reasons() {
+  std::string page;
+#define SHUNT_REASON_ENTRY(id, name, text) page += entry(name, text);
+  GATEWAY_REASONS(SHUNT_REASON_ENTRY)
+#undef SHUNT_REASON_ENTRY
+  return page;
+}
+
+std::string peer_reasons() {
+  std::string page;
+#define SHUNT_REASON_ENTRY(id, name, text, verify_error) page += entry(name, text);
+  PEER_REASONS(SHUNT_REASON_ENTRY)
+#undef SHUNT_REASON_ENTRY
+  return page;
+}
+
+std::string ktls_reasons() {
+  std::string page;
+#define SHUNT_REASON_ENTRY(id, name, text, remedy) page += entry(name, text);
+  KTLS_REASONS(SHUNT_REASON_ENTRY)
 #undef SHUNT_REASON_ENTRY
   return page;
 }
@@ -108,11 +135,10 @@ std::string selection() {
 
 int main(int argc, char** argv) {
   if (argc != 3) return 2;
-  const std::map<std::string, std::function<std::string()>> lists = {{"@REASONS@", reasons},
-                                                                     {"@COUNTERS@", counters},
-                                                                     {"@EXIT_CODES@", exit_codes},
-                                                                     {"@RECEIVERS@", receivers},
-                                                                     {"@SELECTION@", selection}};
+  const std::map<std::string, std::function<std::string()>> lists = {
+      {"@REASONS@", reasons},           {"@COUNTERS@", counters},         {"@GATEWAY_REASONS@", gateway_reasons},
+      {"@PEER_REASONS@", peer_reasons}, {"@KTLS_REASONS@", ktls_reasons}, {"@EXIT_CODES@", exit_codes},
+      {"@RECEIVERS@", receivers},       {"@SELECTION@", selection}};
   const std::string version = "@VERSION@";
   std::ifstream page(argv[2]);
   for (std::string line; std::getline(page, line);) {

@@ -104,3 +104,14 @@ _shunt_proxy() {
         *) COMPREPLY=($(compgen -W '--config --check --version --help' -- "$cur")) ;;
     esac
 } && complete -F _shunt_proxy shunt-proxy
+
+# and for shunt-gateway(8)
+_shunt_gateway() {
+    local cur prev words cword
+    _init_completion -s || return
+
+    case $prev in
+        -c | --config) _filedir yaml ;;
+        *) COMPREPLY=($(compgen -W '--config --check --status --version --help' -- "$cur")) ;;
+    esac
+} && complete -F _shunt_gateway shunt-gateway

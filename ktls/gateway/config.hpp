@@ -1,0 +1,94 @@
+// The configuration of shunt-gateway: one YAML file and a directory of services, see shunt-gateway.yaml(5). Unknown
+// keys are errors.
+#pragma once
+
+#include <base/log.hpp>
+#include <base/problem.hpp>
+#include <base/sockets.hpp>
+#include <base/yaml_reader.hpp>
+#include <chrono>
+#include <ktls/identity/spiffe_id.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace shunt::gateway {
+
+inline constexpr const char* kDefaultConfigFile = "/etc/shunt/gateway.yaml";
+inline constexpr const char* kDefaultUser = "shunt-gateway";
+inline constexpr const char* kDefaultStatusSocket = "/run/shunt-gateway/status.sock";
+
+using Milliseconds = std::chrono::milliseconds;
+
+enum class KtlsUse {
+  required,   // without it nothing is forwarded
+  preferred,  // OpenSSL encrypts where the kernel cannot
+  off,        // OpenSSL always encrypts
+};
+
+// Whose certificates are taken, and which CAs vouch for them.
+struct TrustedDomain {
+  std::string name;
+  std::string bundle;  // PEM file
+};
+
+// A service of this host: what comes for it from the mesh goes to `server`.
+struct LocalService {
+  std::string name;
+  Endpoint server;
+  std::vector<SpiffeId> allow;  // empty: everybody whom the trusted domains vouch for
+};
+
+// A service of another host: what comes to `listen` goes to the gateway there.
+struct RemoteService {
+  std::string name;
+  Endpoint listen;
+  Endpoint gateway;
+  std::vector<SpiffeId> identity;  // one: whom the gateway there must be
+};
+
+struct AccessLogSettings {
+  std::string path = "-";  // empty: none; "-": standard output
+  LogFormat format = LogFormat::logfmt;
+};
+
+struct Timeouts {
+  Milliseconds handshake{10'000};
+  Milliseconds connect{3'000};
+  Milliseconds stop{30'000};  // for what runs when SIGTERM comes
+};
+
+struct Limits {
+  uint64_t connections = 4096;
+  uint64_t handshakes = 512;  // unfinished ones of the mesh
+};
+
+struct Config {
+  std::string user = kDefaultUser;  // to become, when started as root
+  uint64_t threads = 0;             // 0: as many as CPUs
+  KtlsUse ktls = KtlsUse::required;
+  std::string certificate;
+  std::string key;
+  std::vector<TrustedDomain> trust;
+  std::vector<Endpoint> listen;  // for the mesh
+  std::vector<LocalService> services;
+  std::vector<RemoteService> directory;
+  std::string status = kDefaultStatusSocket;  // empty: none
+  LogSettings log;
+  AccessLogSettings access_log;
+  Timeouts timeouts;
+  Limits limits;
+
+  const LocalService* service(std::string_view name) const;
+};
+
+struct ConfigOutcome {
+  Config config;  // to be used only without problems
+  std::vector<Problem> problems;
+  bool ok() const { return problems.empty(); }
+};
+
+// Never throws or aborts, whatever the texts are.
+ConfigOutcome load_config(const std::string& file);
+
+}  // namespace shunt::gateway

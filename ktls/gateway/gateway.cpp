@@ -1,0 +1,178 @@
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <systemd/sd-daemon.h>
+
+#include <base/privileges.hpp>
+#include <ktls/gateway/gateway.hpp>
+#include <ktls/gateway/status.hpp>
+#include <ktls/gateway/worker.hpp>
+
+namespace shunt::gateway {
+namespace {
+
+using Workers = std::vector<std::unique_ptr<Worker>>;
+
+constexpr Milliseconds kLookAtFiles{500};
+constexpr uint32_t kAllCiphers = kKtlsAes128Gcm | kKtlsAes256Gcm | kKtlsChacha20Poly1305;
+
+Result<Config> read_config(const std::string& file) {
+  ConfigOutcome outcome = load_config(file);
+  std::string problems;
+  for (const Problem& problem : outcome.problems) problems += (problems.empty() ? "" : "\n") + problem.to_string();
+  if (!problems.empty()) return unexpected(Error{EINVAL, problems, {}});
+  return std::move(outcome.config);
+}
+
+KtlsSettings settings_of(const Shared& shared) {
+  return shared.to_kernel ? shared.probe.settings : KtlsSettings{kAllCiphers, false, kKtlsKeyRecordsMax};
+}
+
+// Which of the two ways it is to be. Tries to load the module, so: before privileges are given up.
+Result<void> choose_mode(Shared& shared) {
+  if (shared.config.ktls == KtlsUse::off) return {};
+  shared.probe = ktls_probe();
+  shared.to_kernel = shared.probe.usable;
+  if (shared.to_kernel) return {};
+  const ProbeItem& last = shared.probe.items.back();
+  if (shared.config.ktls == KtlsUse::required)
+    return unexpected(Error{ENOTSUP, "this kernel has no kTLS: " + last.found,
+                            last.remedy + "; or allow OpenSSL to encrypt: ktls: preferred"});
+  log_warning("this kernel has no kTLS: OpenSSL encrypts", {{"found", last.found}, {"remedy", last.remedy}});
+  return {};
+}
+
+Result<std::vector<Listening>> open_listening(const Config& config) {
+  std::vector<Listening> listening;
+  for (const Endpoint& endpoint : config.listen) {
+    auto socket = listen_on(endpoint, SOCK_NONBLOCK);
+    if (!socket) return unexpected(socket.error());
+    listening.push_back({std::move(*socket), nullptr});
+  }
+  for (const RemoteService& service : config.directory) {
+    auto socket = listen_on(service.listen, SOCK_NONBLOCK);
+    if (!socket) return unexpected(socket.error());
+    listening.push_back({std::move(*socket), &service});
+  }
+  return listening;
+}
+
+Result<Workers> start_workers(Shared& shared, const std::vector<Listening>& listening) {
+  const uint64_t wanted = shared.config.threads != 0 ? shared.config.threads : std::thread::hardware_concurrency();
+  const uint64_t threads = std::max<uint64_t>(wanted, 1);
+  Workers workers;
+  for (uint64_t i = 0; i < threads; i++) {
+    const uint64_t handshakes = std::max<uint64_t>(shared.config.limits.handshakes / threads, 1);
+    workers.push_back(std::make_unique<Worker>(shared, listening, handshakes));
+    const auto started = workers.back()->start();
+    if (started) continue;
+    workers.pop_back();
+    for (const auto& worker : workers) worker->stop();
+    return unexpected(started.error());
+  }
+  return workers;
+}
+
+// What is wrong is logged, and the old stays in force.
+void rotate(Shared& shared) {
+  auto fresh = load_security(shared.config, settings_of(shared));
+  if (!fresh) return log_failure("cannot rotate the certificates", fresh.error(), "the old ones stay in use");
+  shared.security.set(*fresh);
+  shared.counters.rotations++;
+  log_info("rotated", {{"identity", (*fresh)->id.text()}, {"expires", (*fresh)->expires}});
+}
+
+sigset_t signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
+  return set;
+}
+
+// The main thread's part: signals, files, status.
+Result<void> supervise(Shared& shared, WatchedFiles& files, StatusSocket& status) {
+  auto loop = EventLoop::create();
+  if (!loop) return unexpected(loop.error());
+  const sigset_t wanted = signals();
+  const UniqueFd signal_fd(signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signal_fd) return unexpected(errno, "cannot make a signalfd");
+  auto ready = (*loop)->add(signal_fd.get(), EPOLLIN, [&](uint32_t) {
+    signalfd_siginfo info{};
+    if (::read(signal_fd.get(), &info, sizeof(info)) != sizeof(info)) return;
+    if (info.ssi_signo != SIGHUP) return (*loop)->stop();
+    shared.access_log.reopen();
+    rotate(shared);
+  });
+  if (ready)
+    ready = (*loop)->add_timer(kLookAtFiles, [&] {
+      if (files.changed()) rotate(shared);
+    });
+  if (ready) ready = status.serve(**loop, shared);
+  if (!ready) return ready;
+  sd_notify(0, "READY=1");
+  return (*loop)->run();
+}
+
+void log_ready(const Shared& shared, size_t threads) {
+  const auto security = shared.security.get();
+  log_info("ready", {{"mode", shared.mode()},
+                     {"identity", security->id.text()},
+                     {"expires", security->expires},
+                     {"services", std::to_string(shared.config.services.size())},
+                     {"directory", std::to_string(shared.config.directory.size())},
+                     {"threads", std::to_string(threads)}});
+}
+
+}  // namespace
+
+Result<std::string> check_config(const std::string& config_file) {
+  const auto config = read_config(config_file);
+  if (!config) return unexpected(config.error());
+  const auto security = load_security(*config, {kAllCiphers, false, kKtlsKeyRecordsMax});
+  if (!security) return unexpected(security.error());
+  return "valid: " + (*security)->id.text() + " until " + (*security)->expires + "; " +
+         std::to_string(config->services.size()) + " services here, " + std::to_string(config->directory.size()) +
+         " on other hosts";
+}
+
+Result<void> run_gateway(const std::string& config_file) {
+  Shared shared;
+  auto config = read_config(config_file);
+  if (!config) return unexpected(config.error());
+  shared.config = std::move(*config);
+  set_up_log(shared.config.log);
+  raise_descriptor_limit();
+  const auto chosen = choose_mode(shared);
+  if (!chosen) return chosen;
+  const auto listening = open_listening(shared.config);
+  if (!listening) return unexpected(listening.error());
+  StatusSocket status;
+  auto ready = status.open(shared.config.status);
+  // Threads inherit what is given up here, so none runs yet.
+  if (ready) ready = drop_privileges(shared.config.user);
+  if (!ready) return ready;
+  const sigset_t blocked = signals();
+  pthread_sigmask(SIG_BLOCK, &blocked, nullptr);
+  WatchedFiles files(shared.config);
+  // With the rights that it will have when they change.
+  auto security = load_security(shared.config, settings_of(shared));
+  if (!security) return unexpected(security.error());
+  shared.security.set(*security);
+  ready = shared.access_log.open(shared.config.access_log.path, shared.config.access_log.format);
+  if (!ready) return ready;
+  auto workers = start_workers(shared, *listening);
+  if (!workers) return unexpected(workers.error());
+  log_ready(shared, workers->size());
+  const auto ran = supervise(shared, files, status);
+  sd_notify(0, "STOPPING=1");
+  log_info("stopping", {{"connections", std::to_string(shared.counters.connections)}});
+  // Refuses new connections at once, while the threads still know the descriptors.
+  for (const Listening& socket : *listening) ::shutdown(socket.socket.get(), SHUT_RDWR);
+  for (const auto& worker : *workers) worker->stop();
+  for (const auto& worker : *workers) worker->join();
+  log_info("stopped");
+  return ran;
+}
+
+}  // namespace shunt::gateway

@@ -1,0 +1,83 @@
+#include <sys/stat.h>
+
+#include <base/values.hpp>
+#include <ktls/gateway/handshake.hpp>
+#include <ktls/gateway/security.hpp>
+
+namespace shunt::gateway {
+namespace {
+
+Result<std::shared_ptr<const TrustBundles>> load_trust(const Config& config) {
+  auto trust = std::make_shared<TrustBundles>();
+  for (const TrustedDomain& domain : config.trust) {
+    const auto text = read_config_text(domain.bundle);
+    if (!text)
+      return unexpected(Error{text.error().code, domain.bundle + ": " + text.error().message, text.error().remedy});
+    const auto added = trust->add(domain.name, *text, domain.bundle);
+    if (!added) return unexpected(added.error());
+  }
+  return std::shared_ptr<const TrustBundles>(std::move(trust));
+}
+
+Result<SslContext> make_context(const SSL_METHOD* method, const Credentials& credentials,
+                                const KtlsSettings& settings) {
+  SslContext ctx(SSL_CTX_new(method));
+  if (!ctx) return unexpected(openssl_error("cannot make a TLS context"));
+  const auto prepared = ktls_prepare(ctx.get(), settings);
+  if (!prepared) return unexpected(Error{EIO, prepared.error().to_string(), {}});
+  const auto used = use_credentials(ctx.get(), credentials);
+  if (!used) return unexpected(used.error());
+  SSL_CTX_set_mode(ctx.get(),
+                   SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS);
+  prepare_peer_check(ctx.get());
+  Handshake::prepare(ctx.get());
+  return ctx;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const Security>> load_security(const Config& config, const KtlsSettings& settings) {
+  auto trust = load_trust(config);
+  if (!trust) return unexpected(trust.error());
+  auto credentials = load_credentials(config.certificate, config.key);
+  if (!credentials) return unexpected(credentials.error());
+  if (X509_cmp_current_time(X509_get0_notAfter(credentials->leaf.get())) < 0)
+    return unexpected(Error{EINVAL, config.certificate + ": expired at " + credentials->expires, "renew it"});
+  auto server = make_context(TLS_server_method(), *credentials, settings);
+  if (!server) return unexpected(server.error());
+  auto client = make_context(TLS_client_method(), *credentials, settings);
+  if (!client) return unexpected(client.error());
+  auto security = std::make_shared<Security>(Security{std::move(credentials->id), std::move(credentials->expires),
+                                                      std::move(*trust), std::move(*server), std::move(*client)});
+  return std::shared_ptr<const Security>(std::move(security));
+}
+
+WatchedFiles::WatchedFiles(const Config& config) : files_{config.certificate, config.key} {
+  for (const TrustedDomain& domain : config.trust) files_.push_back(domain.bundle);
+  last_ = signature();
+}
+
+bool WatchedFiles::changed() {
+  std::string now = signature();
+  if (now == last_) return false;
+  last_ = std::move(now);
+  return true;
+}
+
+std::string WatchedFiles::signature() const {
+  std::string text;
+  for (const std::string& file : files_) {
+    struct stat status {};
+    if (stat(file.c_str(), &status) == 0) {
+      for (const uint64_t part :
+           {static_cast<uint64_t>(status.st_dev), static_cast<uint64_t>(status.st_ino),
+            static_cast<uint64_t>(status.st_size), static_cast<uint64_t>(status.st_mode),
+            static_cast<uint64_t>(status.st_ctim.tv_sec), static_cast<uint64_t>(status.st_ctim.tv_nsec)})
+        text += std::to_string(part) + ",";
+    }
+    text += ";";
+  }
+  return text;
+}
+
+}  // namespace shunt::gateway

@@ -1,0 +1,58 @@
+// Who this gateway is and whom it trusts, as OpenSSL needs it; made anew when the files change. Connections keep the
+// one that they began with.
+#pragma once
+
+#include <ktls/gateway/config.hpp>
+#include <ktls/identity/credentials.hpp>
+#include <ktls/identity/peer.hpp>
+#include <ktls/ktls.hpp>
+#include <memory>
+#include <mutex>
+
+namespace shunt::gateway {
+
+inline constexpr std::string_view kProtocol = "shunt/1";  // ALPN
+
+struct Security {
+  SpiffeId id;
+  std::string expires;
+  std::shared_ptr<const TrustBundles> trust;
+  SslContext server;
+  SslContext client;
+};
+
+// `settings`: the ciphers to offer. kTLS or not, sessions are made so that they could be handed off.
+Result<std::shared_ptr<const Security>> load_security(const Config& config, const KtlsSettings& settings);
+
+// What all threads use now.
+class CurrentSecurity {
+ public:
+  std::shared_ptr<const Security> get() const {
+    const std::lock_guard lock(mutex_);
+    return security_;
+  }
+  void set(std::shared_ptr<const Security> security) {
+    const std::lock_guard lock(mutex_);
+    security_ = std::move(security);
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::shared_ptr<const Security> security_;
+};
+
+// Have the files changed since the last time that it was asked? By what stat(2) says: that works for files that are
+// written anew, moved into place, or behind a symbolic link that is.
+class WatchedFiles {
+ public:
+  explicit WatchedFiles(const Config& config);
+  bool changed();
+
+ private:
+  std::string signature() const;
+
+  std::vector<std::string> files_;
+  std::string last_;
+};
+
+}  // namespace shunt::gateway

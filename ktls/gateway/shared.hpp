@@ -1,0 +1,47 @@
+// What all threads of the gateway share.
+#pragma once
+
+#include <atomic>
+#include <base/line_log.hpp>
+#include <ktls/gateway/security.hpp>
+#include <ktls/probe.hpp>
+#include <map>
+#include <mutex>
+
+namespace shunt::gateway {
+
+struct Counters {
+  std::atomic<uint64_t> connections{0};  // open now
+  std::atomic<uint64_t> handshakes{0};   // of the mesh, unfinished now
+  std::atomic<uint64_t> from_mesh{0};    // connections, ever
+  std::atomic<uint64_t> to_mesh{0};
+  std::atomic<uint64_t> received_bytes{0};  // from the mesh, of closed connections
+  std::atomic<uint64_t> sent_bytes{0};
+  std::atomic<uint64_t> rotations{0};  // of certificates and bundles
+
+  void count_reason(const std::string& reason) {
+    const std::lock_guard lock(mutex_);
+    reasons_[reason]++;
+  }
+  std::map<std::string, uint64_t> reasons() const {
+    const std::lock_guard lock(mutex_);
+    return reasons_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, uint64_t> reasons_;  // why connections were refused or failed
+};
+
+struct Shared {
+  Config config;
+  KtlsProbeReport probe;
+  bool to_kernel = false;  // sessions are handed off
+  CurrentSecurity security;
+  LineLog access_log;
+  Counters counters;
+
+  const char* mode() const { return to_kernel ? "ktls" : "userspace"; }
+};
+
+}  // namespace shunt::gateway
