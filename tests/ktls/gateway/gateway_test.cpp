@@ -1,0 +1,467 @@
+// Two gateways between programs that know nothing of them, and strangers at their ports. On kernels without kTLS
+// OpenSSL encrypts; the guests run the same with keys in the kernel.
+#include <gtest/gtest.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+
+#include <algorithm>
+#include <cstring>
+#include <ktls/openssl.hpp>
+#include <ktls/probe.hpp>
+#include <thread>
+
+#include "ktls/gateway/lab.hpp"
+#include "ktls/sessions.hpp"
+
+namespace shunt::test {
+
+namespace {
+
+constexpr auto kPatience = std::chrono::seconds(60);
+constexpr size_t kBody = 10'000'000;
+
+void close_with_reset(UniqueFd& fd) {
+  const linger now{1, 0};
+  setsockopt(fd.get(), SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+  fd.reset();
+}
+
+// What all tests below rest on.
+TEST(WireRecorder, SeesWhatCrossesTheWire) {
+  const NetNs a, b;
+  connect_namespaces(a, "wire", std::string(kAddressA) + "/24", b, "wire", std::string(kAddressB) + "/24");
+  Recorder recorder(a, "wire");
+  UniqueFd listener, client;
+  b.run([&] { listener = listen_tcp({.address = kAddressB, .port = kMeshPort}); });
+  a.run([&] { client = connect_tcp(endpoint(kAddressB, kMeshPort)); });
+  const UniqueFd server = accept_tcp(listener.get());
+  const std::string text = marked(9, 1 << 20);
+  std::thread sender([&] { send_all(client.get(), text); });
+  EXPECT_TRUE(receive_exactly(server.get(), text.size(), kPatience) == text);
+  sender.join();
+  recorder.stop();
+  EXPECT_NE(recorder.frames().find(kMarker), std::string::npos);
+  const auto streams = recorder.streams();
+  const auto sent = std::find_if(streams.begin(), streams.end(),
+                                 [](const auto& stream) { return stream.first.to_port == kMeshPort; });
+  ASSERT_NE(sent, streams.end());
+  EXPECT_TRUE(sent->second == text) << sent->second.size();
+  EXPECT_NE(wire_complaint(sent->second, true), "");
+}
+
+class GatewayTest : public testing::Test {
+ protected:
+  void start(const std::string& more = {}) {
+    mesh_ = std::make_unique<Mesh>(more);
+    echo_ = mesh_->listen_b(kEchoPort);
+    mesh_->start_b();
+    mesh_->start_a();
+  }
+  Connection connect() { return mesh_->connect_through_mesh(echo_.get()); }
+
+  void expect_working() {
+    const Connection connection = connect();
+    EXPECT_TRUE(ping_pong(connection, 3)) << mesh_->a->log() << mesh_->b->log();
+  }
+
+  std::unique_ptr<Mesh> mesh_;
+  UniqueFd echo_;
+};
+
+TEST_F(GatewayTest, BodiesArriveInBothDirectionsAtOnce) {
+  start();
+  const Connection connection = connect();
+  const std::string up = marked(1, kBody), down = marked(2, kBody);
+  std::string got_up, got_down;
+  std::thread threads[] = {std::thread([&] { send_all(connection.client.get(), up); }),
+                           std::thread([&] { send_all(connection.server.get(), down); }),
+                           std::thread([&] { got_up = receive_exactly(connection.server.get(), kBody, kPatience); })};
+  got_down = receive_exactly(connection.client.get(), kBody, kPatience);
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_TRUE(got_up == up) << got_up.size();
+  EXPECT_TRUE(got_down == down) << got_down.size();
+}
+
+TEST_F(GatewayTest, EachDirectionEndsOnItsOwn) {
+  start();
+  for (const bool client_first : {true, false}) {
+    Connection connection = connect();
+    UniqueFd& first = client_first ? connection.client : connection.server;
+    UniqueFd& second = client_first ? connection.server : connection.client;
+    const std::string text = marked(3, 300'000);
+    std::thread sender([&] {
+      send_all(first.get(), text);
+      shutdown(first.get(), SHUT_WR);
+    });
+    EXPECT_TRUE(receive_to_eof(second.get(), kPatience) == text);
+    sender.join();
+    // The other direction goes on.
+    send_all(second.get(), text);
+    second.reset();
+    EXPECT_TRUE(receive_to_eof(first.get(), kPatience) == text);
+  }
+  EXPECT_TRUE(mesh_->b->says(
+      {"msg=closed", "peer=spiffe://mesh.example/a", "service=echo", "received_bytes=300000", "sent_bytes=300000"}))
+      << mesh_->b->log();
+  EXPECT_EQ(mesh_->b->log().find("reason="), std::string::npos) << mesh_->b->log();
+}
+
+TEST_F(GatewayTest, ManyConnectionsAtOnceStayApart) {
+  start();
+  std::vector<Connection> connections;
+  for (int i = 0; i < 200; i++) connections.push_back(connect());
+  for (size_t i = 0; i < connections.size(); i++) send_all(connections[i].client.get(), marked(i, 2000));
+  for (size_t i = 0; i < connections.size(); i++)
+    ASSERT_TRUE(receive_exactly(connections[i].server.get(), 2000, kPatience) == marked(i, 2000)) << i;
+  for (const Connection& connection : connections) ASSERT_TRUE(ping_pong(connection, 1));
+}
+
+TEST_F(GatewayTest, ASlowReaderHoldsTheSender) {
+  start();
+  const Connection connection = connect();
+  ASSERT_TRUE(ping_pong(connection, 1));
+  const uint64_t before = mesh_->a->resident_bytes() + mesh_->b->resident_bytes();
+  set_nonblocking(connection.client.get(), true);
+  const std::string text = marked(4, 4 << 20);
+  std::string sent;
+  // Until nothing is taken for a second: TCP's buffers are full along the way.
+  for (pollfd waiting{connection.client.get(), POLLOUT, 0}; poll(&waiting, 1, 1000) > 0;) {
+    const size_t at = sent.size() % text.size();
+    const ssize_t n = send(connection.client.get(), text.data() + at, text.size() - at, MSG_NOSIGNAL);
+    if (n > 0) sent.append(text, at, static_cast<size_t>(n));
+    ASSERT_LT(sent.size(), size_t{256} << 20) << "nothing holds the sender";
+  }
+  const uint64_t grown = mesh_->a->resident_bytes() + mesh_->b->resident_bytes() - before;
+  EXPECT_LT(grown, uint64_t{4} << 20);
+  EXPECT_TRUE(receive_exactly(connection.server.get(), sent.size(), kPatience) == sent);
+  EXPECT_TRUE(ping_pong({UniqueFd(dup(connection.server.get())), UniqueFd(dup(connection.client.get()))}, 1));
+}
+
+TEST_F(GatewayTest, ResetsPassThrough) {
+  start();
+  for (const bool client_first : {true, false}) {
+    Connection connection = connect();
+    ASSERT_TRUE(ping_pong(connection, 1));
+    close_with_reset(client_first ? connection.client : connection.server);
+    EXPECT_EQ(ending_of((client_first ? connection.server : connection.client).get()), ECONNRESET);
+  }
+  // Also while nobody reads, and the way is full.
+  Connection connection = connect();
+  set_nonblocking(connection.client.get(), true);
+  const std::string text = marked(5, 1 << 20);
+  for (pollfd waiting{connection.client.get(), POLLOUT, 0}; poll(&waiting, 1, 500) > 0;)
+    (void)!send(connection.client.get(), text.data(), text.size(), MSG_NOSIGNAL);
+  close_with_reset(connection.client);
+  EXPECT_TRUE(mesh_->a->says({"msg=failed", "reason=io-failed", "detail=\"the client: Connection reset by peer\""}))
+      << mesh_->a->log();
+  EXPECT_EQ(ending_of(connection.server.get()), ECONNRESET);
+  expect_working();
+}
+
+// The end of TCP alone is not an end.
+TEST_F(GatewayTest, AKilledGatewayLooksLikeAReset) {
+  start();
+  Connection connection = connect();
+  ASSERT_TRUE(ping_pong(connection, 1));
+  mesh_->b->process().signal(SIGKILL);
+  EXPECT_EQ(ending_of(connection.client.get()), ECONNRESET);
+  EXPECT_TRUE(mesh_->a->says({"msg=failed", "reason=truncated", "detail=\"the mesh\""})) << mesh_->a->log();
+  mesh_->start_b();
+  connection = {};
+  echo_.reset();
+  echo_ = mesh_->listen_b(kEchoPort);
+  expect_working();
+}
+
+TEST_F(GatewayTest, StrangersServicesAndServersThatAreNotThereAreNamed) {
+  start();
+  const std::pair<uint16_t, const char*> cases[] = {
+      {kNobodyPort, ""}, {7004, ""}, {7005, "reason=wrong-identity"}, {7006, "reason=gateway-unreachable"}};
+  for (const auto& [port, reason] : cases) {
+    EXPECT_EQ(mesh_->ending_at_a(port), ECONNRESET) << port;
+    EXPECT_TRUE(!*reason || mesh_->a->says({"msg=refused", reason})) << mesh_->a->log();
+  }
+  EXPECT_TRUE(mesh_->b->says({"msg=refused", "service=nobody", "reason=server-unreachable"})) << mesh_->b->log();
+  EXPECT_TRUE(mesh_->b->says({"msg=refused", "reason=unknown-service", "detail='unknown'"})) << mesh_->b->log();
+  expect_working();
+}
+
+// ---- certificates ----
+
+TEST_F(GatewayTest, CertificatesRotateUnderLiveConnections) {
+  start();
+  const Connection live = connect();
+  for (int i = 1; i <= 3; i++) {
+    for (const auto& [files, id, gateway] :
+         {std::tuple{&mesh_->files_a, "a", mesh_->a.get()}, std::tuple{&mesh_->files_b, "b", mesh_->b.get()}}) {
+      const size_t before = gateway->log().rfind("msg=rotated");
+      files->write(mesh_->leaf(id, mesh_->ca), pem_of(mesh_->ca));
+      ASSERT_TRUE(eventually([&] { return gateway->log().rfind("msg=rotated") != before; }, kPatience));
+    }
+    EXPECT_TRUE(ping_pong(live, 1));
+    expect_working();
+  }
+  // Host b goes over to a CA that host a does not know: what is new is refused, what lives goes on.
+  const Forged other = forge(ca_plan("another CA"));
+  const size_t before = mesh_->b->log().rfind("msg=rotated");
+  mesh_->files_b.write(mesh_->leaf("b", other), pem_of(mesh_->ca));
+  ASSERT_TRUE(eventually([&] { return mesh_->b->log().rfind("msg=rotated") != before; }, kPatience));
+  EXPECT_EQ(mesh_->ending_at_a(kEchoPort), ECONNRESET);
+  EXPECT_TRUE(mesh_->a->says({"msg=refused", "reason=wrong-ca"})) << mesh_->a->log();
+  EXPECT_TRUE(ping_pong(live, 1));
+}
+
+TEST_F(GatewayTest, ABundleWithoutTheirCaEndsLiveConnections) {
+  start();
+  const Connection live = connect();
+  ASSERT_TRUE(ping_pong(live, 1));
+  const std::string bundle = mesh_->files_b.folder + "/bundle.pem";
+  ASSERT_TRUE(write_text(bundle, pem_of(forge(ca_plan("another CA")))));
+  const auto began = std::chrono::steady_clock::now();
+  EXPECT_EQ(ending_of(live.client.get()), ECONNRESET);
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(10));
+  EXPECT_TRUE(mesh_->b->says({"msg=failed", "reason=revoked", "wrong-ca"})) << mesh_->b->log();
+  EXPECT_EQ(mesh_->ending_at_a(kEchoPort), ECONNRESET);
+  const size_t before = mesh_->b->log().rfind("msg=rotated");
+  ASSERT_TRUE(write_text(bundle, pem_of(mesh_->ca)));
+  ASSERT_TRUE(eventually([&] { return mesh_->b->log().rfind("msg=rotated") != before; }, kPatience));
+  expect_working();
+}
+
+TEST_F(GatewayTest, WhatDoesNotFitTogetherIsNotTaken) {
+  start();
+  ASSERT_TRUE(write_text(mesh_->files_b.folder + "/certificate.pem", pem_of(mesh_->leaf("b", mesh_->ca))));
+  EXPECT_TRUE(mesh_->b->says({"cannot rotate", "not the key of the certificate"})) << mesh_->b->log();
+  expect_working();
+}
+
+// ---- strangers at the port of the mesh ----
+
+struct Stranger {
+  const Forged* own = nullptr;  // null: no certificate
+  const char* service = "echo";
+  bool protocol = true;  // offers shunt/1
+  int version = TLS1_3_VERSION;
+};
+
+// Connects, and waits until the other end has had enough; empty if it never has.
+void try_handshake(const Mesh& mesh, const Stranger& stranger) {
+  const UniqueFd fd = mesh.connect_mesh();
+  set_receive_timeout(fd.get(), kPatience);
+  const SslContext ctx(SSL_CTX_new(TLS_client_method()));
+  SSL_CTX_set_max_proto_version(ctx.get(), stranger.version);
+  if (stranger.own) {
+    SSL_CTX_use_certificate(ctx.get(), stranger.own->certificate.get());
+    SSL_CTX_use_PrivateKey(ctx.get(), stranger.own->key.get());
+  }
+  const SslSession ssl(SSL_new(ctx.get()));
+  if (stranger.service) SSL_set_tlsext_host_name(ssl.get(), stranger.service);
+  constexpr unsigned char kProtocol[] = "\x07shunt/1";
+  if (stranger.protocol) SSL_set_alpn_protos(ssl.get(), kProtocol, sizeof(kProtocol) - 1);
+  SSL_set_fd(ssl.get(), fd.get());
+  char byte;
+  if (SSL_connect(ssl.get()) == 1) {
+    EXPECT_LE(SSL_read(ssl.get(), &byte, 1), 0) << "it was let in";
+  }
+  ERR_clear_error();
+}
+
+TEST_F(GatewayTest, StrangersAreRefusedWithTheirReason) {
+  start();
+  const Forged other_ca = forge(ca_plan("another CA"));
+  const Forged good = mesh_->leaf("a", mesh_->ca), foreign = mesh_->leaf("a", other_ca),
+               wrong = mesh_->leaf("c", mesh_->ca), expired = forge({.starts_days = -2, .ends_days = -1}, &mesh_->ca),
+               early = forge({.starts_days = 1, .ends_days = 2}, &mesh_->ca),
+               nameless = forge({.alternative_names = "DNS:a"}, &mesh_->ca);
+  const std::pair<Stranger, const char*> cases[] = {
+      {{nullptr}, "reason=no-certificate"},
+      {{&foreign}, "reason=wrong-ca"},
+      {{&expired}, "reason=expired"},
+      {{&early}, "reason=not-yet-valid"},
+      {{&nameless}, "reason=no-identity"},
+      {{&wrong, "private"}, "reason=wrong-identity"},
+      {{&good, "nowhere"}, "reason=unknown-service"},
+      {{&good, nullptr}, "reason=no-service"},
+      {{&good, "echo", false}, "reason=wrong-protocol"},
+      {{&good, "echo", true, TLS1_2_VERSION}, "reason=wrong-version"},
+  };
+  for (const auto& [stranger, reason] : cases) {
+    try_handshake(*mesh_, stranger);
+    EXPECT_TRUE(mesh_->b->says({"msg=refused", "from=mesh", reason})) << reason << "\n" << mesh_->b->log();
+  }
+  // One whom the service's list names comes in.
+  EXPECT_EQ(mesh_->b->log().find("service=private peer="), std::string::npos);
+  expect_working();
+}
+
+TEST_F(GatewayTest, PlaintextIsRefused) {
+  start();
+  mesh_->plaintext_sent = true;
+  for (const std::string text :
+       {"GET / HTTP/1.1\r\nHost: echo\r\n\r\n", "SSH-2.0-OpenSSH_9.2\r\n", "*1\r\n$4\r\nPING\r\n"}) {
+    const UniqueFd fd = mesh_->connect_mesh();
+    send_all(fd.get(), text);
+    EXPECT_EQ(ending_of(fd.get()), 0);
+  }
+  EXPECT_TRUE(eventually([&] { return mesh_->b->status().find("\"not-tls\": 3") != std::string::npos; }))
+      << mesh_->b->status() << mesh_->b->log();
+  expect_working();
+}
+
+TEST_F(GatewayTest, UnfinishedHandshakesEndAndCrowdNobodyOut) {
+  start("threads: 1\ntimeouts: {handshake: 2s}\nlimits: {handshakes: 16}\n");
+  std::vector<UniqueFd> idle;
+  for (int i = 0; i < 200; i++) idle.push_back(mesh_->connect_mesh());
+  expect_working();
+  EXPECT_TRUE(mesh_->b->says({"msg=refused", "reason=crowded-out"})) << mesh_->b->log();
+  const auto began = std::chrono::steady_clock::now();
+  for (const UniqueFd& fd : idle) EXPECT_EQ(ending_of(fd.get()), 0);
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(10));
+  EXPECT_TRUE(mesh_->b->says({"msg=refused", "reason=handshake-timeout"})) << mesh_->b->log();
+  EXPECT_LT(mesh_->b->resident_bytes(), uint64_t{64} << 20);
+}
+
+TEST_F(GatewayTest, ConnectionsHaveALimit) {
+  start("threads: 1\nlimits: {connections: 2}\n");
+  const Connection first = connect(), second = connect();
+  ASSERT_TRUE(ping_pong(first, 1) && ping_pong(second, 1));
+  EXPECT_EQ(mesh_->ending_at_a(kEchoPort), ECONNRESET);
+  EXPECT_TRUE(mesh_->a->says({"msg=refused", "reason=too-many-connections"})) << mesh_->a->log();
+  EXPECT_TRUE(ping_pong(first, 1));
+}
+
+// ---- other programs ----
+
+TEST_F(GatewayTest, OpensslIsAPeerOnEitherSide) {
+  start("timeouts: {stop: 1s}\n");
+  const std::string own = mesh_->files_a.folder, peer = mesh_->files_b.folder;
+  const std::string log = mesh_->folder / "s_client";
+  ASSERT_TRUE(write_text(mesh_->folder / "question", "question\n"));
+  Child client = Child::exec(
+      {"sh", "-c",
+       "exec openssl s_client -connect " + std::string(kAddressB) + ":" + std::to_string(kMeshPort) +
+           " -alpn shunt/1 -servername echo -cert " + own + "/certificate.pem -key " + own + "/key.pem -CAfile " + own +
+           "/bundle.pem -verify_return_error -quiet <" + (mesh_->folder / "question")},
+      log, mesh_->ns_a.fd());
+  const UniqueFd server = accept_tcp(echo_.get(), kPatience);
+  EXPECT_EQ(receive_exactly(server.get(), 9), "question\n");
+  send_all(server.get(), "the answer\n");
+  EXPECT_TRUE(eventually([&] { return read_text(log).find("the answer\n") != std::string::npos; })) << read_text(log);
+
+  // s_server -rev in the place of gateway b; it sends tickets.
+  mesh_->b->process().signal(SIGTERM);
+  client = {};
+  EXPECT_EQ(mesh_->b->process().wait(kPatience), 0) << mesh_->b->log();
+  Child other = Child::exec({"openssl", "s_server", "-accept", std::string(kAddressB) + ":" + std::to_string(kMeshPort),
+                             "-alpn", "shunt/1", "-cert", peer + "/certificate.pem", "-key", peer + "/key.pem",
+                             "-CAfile", peer + "/bundle.pem", "-Verify", "1", "-verify_return_error", "-rev"},
+                            mesh_->folder / "s_server", mesh_->ns_b.fd());
+  mesh_->await_listener_b(kMeshPort);
+  const UniqueFd fd = mesh_->connect_a(kEchoPort);
+  send_all(fd.get(), "desserts\n");
+  EXPECT_EQ(receive_exactly(fd.get(), 9, kPatience), "stressed\n")
+      << mesh_->a->log() << read_text(mesh_->folder / "s_server");
+}
+
+TEST_F(GatewayTest, CurlGetsFilesOfNginx) {
+  start();
+  const TempDir site;
+  const std::string body = marked(6, kBody);
+  ASSERT_TRUE(write_text(site / "body", body));
+  ASSERT_TRUE(write_text(site / "nginx.conf",
+                         "daemon off; master_process off; pid " + (site / "pid") +
+                             "; error_log stderr;\nevents {}\nhttp { access_log off;\n" + "client_body_temp_path " +
+                             (site / "t1") + "; proxy_temp_path " + (site / "t2") + "; fastcgi_temp_path " +
+                             (site / "t3") + "; uwsgi_temp_path " + (site / "t4") + "; scgi_temp_path " +
+                             (site / "t5") + ";\nserver { listen 127.0.0.1:" + std::to_string(kWebPort) + "; root " +
+                             site.path() + "; } }\n"));
+  Child nginx = Child::exec({"nginx", "-p", site.path(), "-c", site / "nginx.conf"}, site / "log", mesh_->ns_b.fd());
+  const std::string url = "http://127.0.0.1:" + std::to_string(kWebPort) + "/body";
+  mesh_->await_listener_b(kWebPort);
+  // Twice over one connection.
+  const CommandResult result = run_command({"curl", "-sS", "--fail", "-o", site / "one", "-o", site / "two", url, url},
+                                           mesh_->ns_a.fd(), kPatience);
+  EXPECT_EQ(result.exit_code, 0) << result.output << read_text(site / "log") << mesh_->a->log() << mesh_->b->log();
+  EXPECT_TRUE(read_text(site / "one") == body);
+  EXPECT_TRUE(read_text(site / "two") == body);
+}
+
+// ---- the process ----
+
+TEST_F(GatewayTest, SaysWhoEncrypts) {
+  start();
+  expect_working();
+  const std::string mode = ktls_use() == "off" ? "userspace" : "ktls";
+  EXPECT_TRUE(mesh_->b->says({"msg=ready", "mode=" + mode}));
+  EXPECT_TRUE(mesh_->b->says({"msg=closed", "mode=" + mode})) << mesh_->b->log();
+  const std::string status = mesh_->b->status();
+  for (const std::string& part :
+       {"\"mode\": \"" + mode + "\"", std::string("\"identity\": \"spiffe://mesh.example/b\""),
+        std::string("\"from_mesh\": 1"), std::string("\"expires\": \"20")})
+    EXPECT_NE(status.find(part), std::string::npos) << part << "\n" << status;
+}
+
+TEST_F(GatewayTest, WithoutKtlsItRunsOnlyIfThatIsAllowed) {
+  mesh_ = std::make_unique<Mesh>();
+  const bool usable = ktls_probe().usable;
+  ASSERT_TRUE(usable || ktls_use() != "required") << "this kernel should have kTLS";
+  const std::string use = ktls_use();
+  setenv("SHUNT_TEST_KTLS", "preferred", 1);
+  echo_ = mesh_->listen_b(kEchoPort);
+  mesh_->start_b();
+  mesh_->start_a();
+  expect_working();
+  EXPECT_TRUE(mesh_->a->says({"msg=ready", usable ? "mode=ktls" : "mode=userspace"}));
+  mesh_->b.reset();
+  const std::string config = read_text(mesh_->files_b.folder + "/gateway.yaml");
+  std::string required = config;
+  required.replace(required.find("preferred"), 9, "required");
+  Gateway strict(mesh_->ns_b, mesh_->files_b.folder, required);
+  if (usable) {
+    EXPECT_TRUE(strict.ready()) << strict.log();
+  } else {
+    EXPECT_EQ(strict.process().wait(kPatience), 1);
+    EXPECT_TRUE(strict.says({"this kernel has no kTLS", "ktls: preferred"})) << strict.log();
+  }
+  setenv("SHUNT_TEST_KTLS", use.c_str(), 1);
+}
+
+TEST_F(GatewayTest, ASignalLetsLiveConnectionsFinish) {
+  start();
+  Connection connection = connect();
+  ASSERT_TRUE(ping_pong(connection, 1));
+  mesh_->b->process().signal(SIGTERM);
+  ASSERT_TRUE(mesh_->b->says({"msg=stopping", "connections=1"}));
+  EXPECT_TRUE(ping_pong(connection, 3));
+  EXPECT_EQ(mesh_->ending_at_a(kEchoPort), ECONNRESET);
+  connection = {};
+  EXPECT_EQ(mesh_->b->process().wait(kPatience), 0) << mesh_->b->log();
+}
+
+TEST_F(GatewayTest, WrongConfigurationsAreNamed) {
+  mesh_ = std::make_unique<Mesh>();
+  echo_ = mesh_->listen_b(kEchoPort);
+  mesh_->start_b();
+  mesh_->start_a();
+  expect_working();
+  const std::string file = mesh_->files_b.folder + "/gateway.yaml", good = read_text(file);
+  const auto check = [&](const std::string& more, const char* complaint) {
+    write_text(mesh_->folder / "bad.yaml", good + more);
+    const CommandResult result = run_command({SHUNT_GATEWAY, "--check", "-c", mesh_->folder / "bad.yaml"});
+    EXPECT_EQ(result.exit_code, *complaint ? 2 : 0) << more << result.output;
+    EXPECT_NE(result.output.find(*complaint ? complaint : "valid: spiffe://mesh.example/b"), std::string::npos)
+        << result.output;
+  };
+  check("", "");
+  check("hooks: {}\n", "hooks");
+  check("revocation: {}\n", "revocation");
+  check("kltls: off\n", "kltls");
+  check("threads: 0\n", "not a whole number");
+  check("limits: {handshakes: 0}\n", "not a whole number");
+  check("timeouts: {handshake: 0s}\n", "no time");
+  check("access_log: {path: here}\n", "absolute");
+}
+
+}  // namespace
+
+}  // namespace shunt::test
