@@ -98,6 +98,7 @@ class ConfigReader {
                         {"log", [this](const Node& node) { read_log_settings(reader_, node, config_.daemon.log); }},
                         {"control", [this](const Node& node) { read_control(node); }},
                         {"metrics", [this](const Node& node) { read_metrics(node); }},
+                        {"proxy", [this](const Node& node) { read_proxy(node); }},
                         {"paths", [this](const Node& node) { read_paths(node); }},
                         {"selection", [this](const Node& node) { read_selection(node); }},
                         {"receivers", [this](const Node& node) { read_receivers(node); }},

@@ -83,8 +83,8 @@ void Ring::cancel(Operation& operation) {
   io_uring_sqe_set_data(sqe, nullptr);
 }
 
-Result<void> Ring::run(std::chrono::milliseconds timeout) {
-  __kernel_timespec wait{timeout.count() / 1000, timeout.count() % 1000 * 1'000'000};
+Result<void> Ring::run(std::chrono::microseconds timeout) {
+  __kernel_timespec wait{timeout.count() / 1'000'000, timeout.count() % 1'000'000 * 1000};
   io_uring_cqe* cqe = nullptr;
   const int result = io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &wait, nullptr);
   if (result < 0 && result != -ETIME && result != -EINTR && result != -EAGAIN && result != -EBUSY)

@@ -40,7 +40,7 @@ class Ring {
   void cancel(Operation& operation);  // it completes nevertheless
 
   // Submits what was begun, waits for a completion or `timeout`, and calls back for all there are.
-  Result<void> run(std::chrono::milliseconds timeout);
+  Result<void> run(std::chrono::microseconds timeout);
 
  private:
   io_uring_sqe* next(Operation* operation);

@@ -9,8 +9,8 @@ namespace {
 constexpr unsigned kRingEntries = 1024;
 constexpr Milliseconds kTick{100};
 constexpr Milliseconds kAliveFor{1000};  // the kernel side gives up on the proxy after twice as long
-constexpr Milliseconds kRetryStep{1};
-constexpr Milliseconds kRetryMost{10};
+constexpr std::chrono::microseconds kRetryFirst{50};
+constexpr std::chrono::microseconds kRetryMost{5000};
 constexpr Milliseconds kPause{100};  // after accept() failed for want of descriptors or memory
 constexpr std::string_view kOverload =
     "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -146,14 +146,15 @@ void Worker::end_channels() {
 
 // What the kernel side sent back is tried again: soon at first, then less often.
 void Worker::retry_channels() {
-  if (now_ < retry_at_) return;
+  const auto now = std::chrono::steady_clock::now();
+  if (now < retry_at_) return;
   bool waits = false;
   for (const auto& channel : channels_) {
     if (channel->waits_for_turn()) channel->retry();
     waits |= channel->waits_for_turn();
   }
-  retry_after_ = waits ? std::min(retry_after_ + kRetryStep, kRetryMost) : Milliseconds(0);
-  retry_at_ = now_ + retry_after_;
+  retry_after_ = waits ? std::clamp(2 * retry_after_, kRetryFirst, kRetryMost) : std::chrono::microseconds(0);
+  retry_at_ = now + retry_after_;
 }
 
 bool Worker::idle() const {
@@ -171,7 +172,7 @@ void Worker::run(std::promise<Result<void>> started) {
   for (const auto& acceptor : acceptors_) acceptor->arm();
   while (!stopping_ || !idle()) {
     // Fails only if the ring itself is broken: then nothing here can go on.
-    if (!ring_.run(retry_after_.count() != 0 ? retry_after_ : kTick)) abort();
+    if (!ring_.run(retry_after_.count() != 0 ? retry_after_ : std::chrono::microseconds(kTick))) abort();
     done_.clear();
     now_ = steady_now();
     turned_ms_ = now_.count();

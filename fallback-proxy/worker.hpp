@@ -84,8 +84,8 @@ class Worker final : public SessionHome, public StreamHome, public ChannelHome {
   std::vector<std::unique_ptr<Stream>> streams_;
   std::vector<Stream*> free_streams_;
   std::vector<std::unique_ptr<Channel>> channels_;
-  Milliseconds retry_after_{0};  // 0: nothing waits for its turn
-  Milliseconds retry_at_{0};
+  std::chrono::microseconds retry_after_{0};  // 0: nothing waits for its turn
+  std::chrono::steady_clock::time_point retry_at_;
 
   std::atomic<bool> accepts_{true};
   std::atomic<int64_t> turned_ms_{0};
