@@ -290,7 +290,7 @@ def many_rules(galaxy, sets, rules):
 def large(galaxy):
     galaxy.recorder()
     galaxy.lab.stop(galaxy.daemon)
-    galaxy.lab.configure(galaxy.more.replace("}", ", blocks: 8192, results: 131072}"))
+    galaxy.lab.configure(galaxy.more.replace("}", ", blocks: 8192, results: 131072}", 1))
     galaxy.daemon = galaxy.lab.run_daemon()
     (galaxy.folder / "many.yaml").write_text(many_rules(galaxy, 400, 50))
     began = time.monotonic()
