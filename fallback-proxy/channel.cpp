@@ -69,11 +69,12 @@ void Channel::retry() { advance(); }
 
 // ---- frames ----
 
-// All that is there. A channel that ends does so with its proxy.
+// All that is there: a read that is not full has emptied the queue. A channel that ends does so with its proxy.
 void Channel::receive() {
-  for (;;) {
+  for (bool more = true; more;) {
     frames_.reserve(kReadBytes);
-    const ssize_t bytes = recv(sockets_.socket.get(), frames_.tail(), frames_.room(), MSG_DONTWAIT);
+    const size_t room = frames_.room();
+    const ssize_t bytes = recv(sockets_.socket.get(), frames_.tail(), room, MSG_DONTWAIT);
     if (bytes < 0 && errno == EINTR) continue;
     if (bytes < 0 && errno == EAGAIN) return;
     if (bytes <= 0) {
@@ -81,6 +82,7 @@ void Channel::receive() {
       return;
     }
     frames_.produced(static_cast<size_t>(bytes));
+    more = static_cast<size_t>(bytes) == room;
     while (take_frame()) {
     }
   }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Requests handed to the fallback proxy, one by one, and back into their connection (root)
 
-usage: punted.py [--build DIR] [--list] [SCENARIO...]
+usage: punted.py [--build DIR] [--requests N] [-o tap|json] [--list] [SCENARIO...]
 
 The Star Wars demo with shunt-proxy: what the kernel side does not judge is judged by the proxy and put back, so that the server
 answers the client directly, in order. Each scenario has a daemon, cgroups, a server and a proxy of its own.
@@ -21,7 +21,16 @@ sys.dont_write_bytecode = True
 from galaxy import PATIENCE_S, POLICY, Galaxy  # noqa: E402
 from scenarios import Scenarios, eventually, expect  # noqa: E402
 
-SCENARIOS = Scenarios("punted", lambda lab, function, _: function(Galaxy(lab)), lambda outcome: f"{outcome['seconds']} s")
+
+
+def go(lab, function, options):
+    galaxy = Galaxy(lab)
+    galaxy.requests = options.requests
+    return function(galaxy)
+
+
+SCENARIOS = Scenarios("punted", go, lambda outcome: f"{outcome['seconds']} s",
+                      (("requests", int, 3000, "in each scenario of load, at least"),))
 LANDING = "POST /v1/request-landing HTTP/1.1\r\nHost: deathstar\r\nContent-Length: 0\r\n\r\n"
 DOTS = "POST /v1/x/../request-landing HTTP/1.1\r\nHost: deathstar\r\nContent-Length: 0\r\n\r\n"
 EXHAUST = "PUT /v1/exhaust-port HTTP/1.1\r\nHost: deathstar\r\nContent-Length: 0\r\n\r\n"
@@ -126,6 +135,50 @@ def bodies(galaxy):
         result = galaxy.client("tiefighter", ["send", LANDING], ["responses", 1], ["send", text], ["responses", 1], ["recv", 6])
         expect(statuses_of(result) == ["200", "413"] and result["error"], f"beyond the limit: {statuses_of(result)}, {result['error']}")
     expect("eee" not in galaxy.read(), "a body beyond the limit reached the server")
+
+
+def load(galaxy, connections, depth, meanwhile=lambda: None):
+    """All requests at once over so many connections."""
+    galaxy.nginx()
+    galaxy.proxy()
+    each = galaxy.requests // connections + 1
+    client = galaxy.lab.serve([sys.executable, ROOT / "tests/socket/request_load.py", galaxy.port, connections, each, depth],
+                              cgroup=galaxy.cgroups["tiefighter"])
+    while client.poll() is None:
+        meanwhile()
+        time.sleep(0.05)
+    outcome = json.loads(client.communicate()[0])
+    answered = sum(outcome["statuses"].values())
+    expect(outcome["errors"] == 0 and answered >= galaxy.requests, f"{outcome}; {galaxy.counters()}")
+    to_proxy = galaxy.counters()["requests_to_proxy"]
+    expect(to_proxy > answered / 20, f"of {answered} requests {to_proxy} went to the proxy")
+    return {"requests": answered, "requests_to_proxy": to_proxy, "errors": outcome["errors"], "load_seconds": outcome["seconds"]}
+
+
+@scenario("load: one connection, one request after the other")
+def load_one(galaxy):
+    return load(galaxy, 1, 1)
+
+
+@scenario("load: 64 connections, pipelines of up to 16")
+def load_many(galaxy):
+    return load(galaxy, 64, 16)
+
+
+@scenario("load: 16 connections, and the policy changes all the time")
+def load_changing(galaxy):
+    changes = 0
+
+    def change():
+        nonlocal changes
+        changes += 1
+        path = "/v1/(request-landing|other)" if changes % 2 else "/v1/request-landing"
+        galaxy.write_policy(POLICY.replace('"/v1/request-landing"', f'"{path}"'))
+        galaxy.reload()
+
+    outcome = load(galaxy, 16, 4, change)
+    expect(changes >= 5, f"the policy changed {changes} times")
+    return {**outcome, "changes": changes}
 
 
 @scenario("the proxy killed, stopped, and there again")

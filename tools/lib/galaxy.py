@@ -171,14 +171,16 @@ class Galaxy:
         self.lab.wait_for(lambda: (folder / "pid").exists(), server, folder / "error.log", "nginx")
         return server
 
-    def proxy(self, more=""):
+    def proxy(self, more="", access_log=True):
         """The fallback proxy on punt channels; returns when requests can be handed to it."""
         config, log = self.lab.folder / "proxy.yaml", self.lab.folder / "proxy.log"
         access = self.lab.folder / "access.log"
         access.touch()
         access.chmod(0o666)
+        if access_log:
+            more += f"access_log: {{path: {access}, format: json}}\n"
         config.write_text(f"user: nobody\nthreads: 2\nchannels: {{socket: {self.lab.folder}/proxy.sock, count: 64}}\n"
-                          f"log: {{target: stderr}}\naccess_log: {{path: {access}, format: json}}\n{more}")
+                          f"log: {{target: stderr}}\n{more}")
         proxy = self.lab.serve([self.lab.build / "fallback-proxy/shunt-proxy", "-c", config], log=log, cgroup=self.lab.without)
         self.lab.wait_for(lambda: "channels are here" in log.read_text(), proxy, log, "shunt-proxy")
         return proxy
