@@ -376,6 +376,7 @@ void Channel::break_off(std::string_view why) {
 }
 
 void Channel::tick() {
+  if (retired_ && state_ == State::idle) stop();
   if (gone_ || released_) return;
   const Timeouts& times = home_.config().timeouts;
   const bool done = state_ == State::head && in_.empty();

@@ -62,9 +62,10 @@ class Channel final : private Operation {
   ~Channel() override;
 
   void start();
-  void retry();  // soon after something was sent back
-  void tick();   // looks at the clock
-  void stop();   // wakes the kernel's part of it, so that it ends
+  void retry();                       // soon after something was sent back
+  void tick();                        // looks at the clock
+  void stop();                        // wakes the kernel's part of it, so that it ends
+  void retire() { retired_ = true; }  // others have come: it ends when it has nothing to do
 
   bool waits_for_turn() const { return waits_for_turn_; }
   bool idle() const { return state_ == State::idle; }
@@ -111,6 +112,7 @@ class Channel final : private Operation {
   ChannelSockets sockets_;
   State state_ = State::idle;
   bool gone_ = false;
+  bool retired_ = false;
   bool waits_for_turn_ = false;
   std::optional<sh_punt_status> returned_;  // of what was sent last
 

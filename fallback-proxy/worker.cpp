@@ -123,7 +123,7 @@ void Worker::look() {
     stop_now = stop_asked_ && !stopping_;
   }
   if (channels) {
-    end_channels();
+    for (const auto& channel : channels_) channel->retire();
     for (ChannelSockets& sockets : *channels) {
       channels_.push_back(std::make_unique<Channel>(*this, std::move(sockets)));
       channels_.back()->start();

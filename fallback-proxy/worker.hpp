@@ -31,7 +31,7 @@ class Worker final : public SessionHome, public StreamHome, public ChannelHome {
 
   // From any thread.
   void use(std::shared_ptr<const Runtime> runtime);
-  void use(std::vector<ChannelSockets> channels);  // those before end
+  void use(std::vector<ChannelSockets> channels);  // those before end when they are idle
   void stop();  // takes nothing new, lets what runs finish until the deadline of the configuration, and ends
 
   // Whether it may still take connections from the listening sockets.
