@@ -10,7 +10,7 @@
 namespace shunt {
 namespace {
 
-constexpr mode_t kSocketMode = 0666;  // SO_PEERCRED says who may do anything
+constexpr mode_t kProxySocketMode = 0666;  // SO_PEERCRED says who may do anything
 
 // Root may, and the user that the proxy becomes.
 bool may_be_proxy(int socket, const std::string& name) {
@@ -38,7 +38,7 @@ Result<void> ProxyLink::listen(const std::string& path, const std::string& user)
   listener_.reset(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   ::unlink(path.c_str());
   if (!listener_ || bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 ||
-      chmod(path.c_str(), kSocketMode) != 0 || ::listen(listener_.get(), 4) != 0)
+      chmod(path.c_str(), kProxySocketMode) != 0 || ::listen(listener_.get(), 4) != 0)
     return unexpected(errno, "cannot listen on " + path);
   return loop_.add(listener_.get(), EPOLLIN, [this](uint32_t) { on_connect(); });
 }
