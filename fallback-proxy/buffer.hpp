@@ -25,7 +25,7 @@ class Buffer {
 
   // Must fit into room().
   void append(std::string_view text) {
-    std::memcpy(tail(), text.data(), text.size());
+    if (!text.empty()) std::memcpy(tail(), text.data(), text.size());
     end_ += text.size();
   }
 

@@ -91,7 +91,7 @@ Result<std::vector<sh_owner>> socket_owners(const Generation& generation) {
   auto raw = run_iterator(program->get());
   if (!raw) return unexpected(raw.error());
   std::vector<sh_owner> owners(raw->size() / sizeof(sh_owner));
-  memcpy(owners.data(), raw->data(), owners.size() * sizeof(sh_owner));
+  if (!owners.empty()) memcpy(owners.data(), raw->data(), owners.size() * sizeof(sh_owner));
   return owners;
 }
 
