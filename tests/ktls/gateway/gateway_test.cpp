@@ -196,7 +196,8 @@ TEST_F(GatewayTest, CertificatesRotateUnderLiveConnections) {
          {std::tuple{&mesh_->files_a, "a", mesh_->a.get()}, std::tuple{&mesh_->files_b, "b", mesh_->b.get()}}) {
       const size_t before = gateway->log().rfind("msg=rotated");
       files->write(mesh_->leaf(id, mesh_->ca), pem_of(mesh_->ca));
-      ASSERT_TRUE(eventually([&] { return gateway->log().rfind("msg=rotated") != before; }, kPatience));
+      ASSERT_TRUE(
+          eventually([&, gateway = gateway] { return gateway->log().rfind("msg=rotated") != before; }, kPatience));
     }
     EXPECT_TRUE(ping_pong(live, 1));
     expect_working();
