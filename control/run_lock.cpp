@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <base/proxy_link.hpp>
 #include <control/run_lock.hpp>
 #include <filesystem>
 
@@ -35,6 +36,7 @@ void RunLock::remove_files(const std::string& socket_path) {
   std::error_code code;  // what cannot be removed stays: it holds nothing
   std::filesystem::remove(beside(socket_path, "off"), code);
   std::filesystem::remove(socket_path, code);
+  std::filesystem::remove(proxy_socket_path(socket_path), code);
   std::filesystem::remove(beside(socket_path, "shuntd.lock"), code);
   std::filesystem::remove(std::filesystem::path(socket_path).parent_path(), code);
 }

@@ -265,9 +265,12 @@ Result<std::unique_ptr<Engine>> Engine::open(const Paths& wanted, const ProbeRep
   return engine;
 }
 
-// What is in force already is not written again: a policy that changed is a reload too.
+// What is in force already is not written again: a policy that changed is a reload too. But for cgroups, which are
+// named by paths: another one may be there now.
 Result<void> Engine::apply(const Settings& settings) {
-  if (!(settings == state_->settings)) {
+  const InOut<std::string>& cgroups = settings.selection.cgroups;
+  const bool by_path = !cgroups.include.empty() || !cgroups.exclude.empty();
+  if (by_path || !(settings == state_->settings)) {
     if (auto installed = state_->install(settings); !installed) return installed;
     state_->settings = settings;
   }
