@@ -6,10 +6,12 @@ import json
 import pathlib
 import shutil
 import sys
+import time
 
 from lab import LabError, cgroup_mount, free_port
 
 PATIENCE_S = 60
+STATUS_AGE_S = 0.6
 POLICIES = pathlib.Path(__file__).resolve().parents[2] / "tests/vectors/policy"
 POLICY = (POLICIES / "starwars_l7.yaml").read_text()
 
@@ -148,6 +150,8 @@ class Galaxy:
         return text
 
     def counters(self):
+        """What has been counted by now: the daemon's answer may be half a second old."""
+        time.sleep(STATUS_AGE_S)
         return self.lab.status()["counters"]
 
     def recorder(self, command=()):
