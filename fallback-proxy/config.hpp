@@ -1,6 +1,7 @@
 // The configuration of shunt-proxy: one YAML file, see shunt-proxy.yaml(5). Unknown keys are errors.
 #pragma once
 
+#include <base/clock.hpp>
 #include <base/log.hpp>
 #include <base/problem.hpp>
 #include <base/sockets.hpp>
@@ -14,8 +15,6 @@ namespace shunt::proxy {
 
 inline constexpr const char* kDefaultConfigFile = "/etc/shunt/proxy.yaml";
 inline constexpr const char* kDefaultUser = "shunt-proxy";
-
-using Milliseconds = std::chrono::milliseconds;
 
 struct NameValue {
   std::string name;

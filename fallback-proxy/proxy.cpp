@@ -2,6 +2,7 @@
 #include <systemd/sd-daemon.h>
 
 #include <base/privileges.hpp>
+#include <base/workers.hpp>
 #include <fallback-proxy/proxy.hpp>
 
 namespace shunt::proxy {
@@ -15,27 +16,12 @@ std::string one_line(std::string text) {
   return text;
 }
 
-sigset_t signals() {
-  sigset_t set;
-  sigemptyset(&set);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
-  return set;
-}
-
 Result<Workers> start_workers(const std::shared_ptr<const Runtime>& runtime,
                               const std::vector<ListeningSocket>& sockets, AccessLog& access_log, Counters& counters,
                               const PolicyStore& channel_policies) {
-  const uint64_t threads = runtime->config.threads != 0 ? runtime->config.threads : std::thread::hardware_concurrency();
-  Workers workers;
-  for (uint64_t i = 0; i < std::max<uint64_t>(threads, 1); i++) {
-    workers.push_back(std::make_unique<Worker>(runtime, sockets, access_log, counters, channel_policies));
-    const auto started = workers.back()->start();
-    if (started) continue;
-    workers.pop_back();
-    for (const auto& worker : workers) worker->stop();
-    return unexpected(started.error());
-  }
-  return workers;
+  return shunt::start_workers<Worker>(thread_count(runtime->config.threads), [&] {
+    return std::make_unique<Worker>(runtime, sockets, access_log, counters, channel_policies);
+  });
 }
 
 // Each worker gets its share.
@@ -70,7 +56,7 @@ void reload(const std::string& file, std::shared_ptr<const Runtime>& runtime, co
 
 void wait_for_end(const std::string& file, std::shared_ptr<const Runtime>& runtime, const Workers& workers,
                   AccessLog& access_log) {
-  const sigset_t wanted = signals();
+  const sigset_t wanted = service_signals();
   for (;;) {
     int signal = 0;
     if (sigwait(&wanted, &signal) != 0 || signal != SIGHUP) return;
@@ -111,7 +97,7 @@ Result<void> run_proxy(const std::string& config_file) {
   // Threads inherit what is given up here, so none runs yet.
   const auto dropped = drop_privileges(runtime->config.user);
   if (!dropped) return dropped;
-  const sigset_t blocked = signals();
+  const sigset_t blocked = service_signals();
   pthread_sigmask(SIG_BLOCK, &blocked, nullptr);
   AccessLog access_log;
   const auto opened = access_log.open(runtime->config.access_log);

@@ -2,6 +2,7 @@
 // keys are errors.
 #pragma once
 
+#include <base/clock.hpp>
 #include <base/log.hpp>
 #include <base/problem.hpp>
 #include <base/sockets.hpp>
@@ -17,8 +18,6 @@ namespace shunt::gateway {
 inline constexpr const char* kDefaultConfigFile = "/etc/shunt/gateway.yaml";
 inline constexpr const char* kDefaultUser = "shunt-gateway";
 inline constexpr const char* kDefaultStatusSocket = "/run/shunt-gateway/status.sock";
-
-using Milliseconds = std::chrono::milliseconds;
 
 enum class KtlsUse {
   required,   // without it nothing is forwarded

@@ -5,6 +5,7 @@
 #include <systemd/sd-daemon.h>
 
 #include <base/privileges.hpp>
+#include <base/workers.hpp>
 #include <ktls/gateway/gateway.hpp>
 #include <ktls/gateway/status.hpp>
 #include <ktls/gateway/worker.hpp>
@@ -59,19 +60,9 @@ Result<std::vector<Listening>> open_listening(const Config& config) {
 }
 
 Result<Workers> start_workers(Shared& shared, const std::vector<Listening>& listening) {
-  const uint64_t wanted = shared.config.threads != 0 ? shared.config.threads : std::thread::hardware_concurrency();
-  const uint64_t threads = std::max<uint64_t>(wanted, 1);
-  Workers workers;
-  for (uint64_t i = 0; i < threads; i++) {
-    const uint64_t handshakes = std::max<uint64_t>(shared.config.limits.handshakes / threads, 1);
-    workers.push_back(std::make_unique<Worker>(shared, listening, handshakes));
-    const auto started = workers.back()->start();
-    if (started) continue;
-    workers.pop_back();
-    for (const auto& worker : workers) worker->stop();
-    return unexpected(started.error());
-  }
-  return workers;
+  const uint64_t threads = thread_count(shared.config.threads);
+  const uint64_t handshakes = std::max<uint64_t>(shared.config.limits.handshakes / threads, 1);
+  return shunt::start_workers<Worker>(threads, [&] { return std::make_unique<Worker>(shared, listening, handshakes); });
 }
 
 // What is wrong is logged, and the old stays in force.
@@ -83,18 +74,11 @@ void rotate(Shared& shared) {
   log_info("rotated", {{"identity", (*fresh)->id.text()}, {"expires", (*fresh)->expires}});
 }
 
-sigset_t signals() {
-  sigset_t set;
-  sigemptyset(&set);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
-  return set;
-}
-
 // The main thread's part: signals, files, status.
 Result<void> supervise(Shared& shared, WatchedFiles& files, StatusSocket& status) {
   auto loop = EventLoop::create();
   if (!loop) return unexpected(loop.error());
-  const sigset_t wanted = signals();
+  const sigset_t wanted = service_signals();
   const UniqueFd signal_fd(signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!signal_fd) return unexpected(errno, "cannot make a signalfd");
   auto ready = (*loop)->add(signal_fd.get(), EPOLLIN, [&](uint32_t) {
@@ -152,7 +136,7 @@ Result<void> run_gateway(const std::string& config_file) {
   // Threads inherit what is given up here, so none runs yet.
   if (ready) ready = drop_privileges(shared.config.user);
   if (!ready) return ready;
-  const sigset_t blocked = signals();
+  const sigset_t blocked = service_signals();
   pthread_sigmask(SIG_BLOCK, &blocked, nullptr);
   WatchedFiles files(shared.config);
   // With the rights that it will have when they change.

@@ -11,10 +11,6 @@ constexpr Milliseconds kTick{100};
 constexpr size_t kScratchBytes = 64 << 10;  // also the most that one direction of a connection holds back
 constexpr int kAcceptsMax = 16;             // then others have their turn
 
-Milliseconds steady_now() {
-  return std::chrono::duration_cast<Milliseconds>(std::chrono::steady_clock::now().time_since_epoch());
-}
-
 }  // namespace
 
 Worker::~Worker() { join(); }
