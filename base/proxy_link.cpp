@@ -89,7 +89,7 @@ Result<LinkMessage> receive_link_message(int socket) {
 }
 
 Result<UniqueFd> seal_bundle(const PolicyBundle& bundle) {
-  Json document{{"generation", bundle.generation}, {"sources", Json::array()}, {"identities", Json::array()}};
+  Json document{{"sources", Json::array()}, {"identities", Json::array()}};
   for (const TextSource& source : bundle.sources)
     document["sources"].push_back(Json::array({source.name, source.text}));
   for (const NamedIdentity& identity : bundle.identities)
@@ -117,7 +117,6 @@ Result<PolicyBundle> open_bundle(int memfd) {
   if (document.is_discarded()) return unexpected(broken);
   PolicyBundle bundle;
   try {
-    bundle.generation = document.at("generation").get<uint32_t>();
     for (const Json& source : document.at("sources"))
       bundle.sources.push_back({source.at(0).get<std::string>(), source.at(1).get<std::string>()});
     for (const Json& identity : document.at("identities"))

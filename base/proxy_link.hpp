@@ -3,8 +3,11 @@
 //   proxy -> shuntd   hello       how many channels it wants; with the page of those it has, if it has any
 //   shuntd -> proxy   keep        those go on
 //   shuntd -> proxy   page        a new page: what it had is void
-//   shuntd -> proxy   channels    numbers, and two descriptors for each: the channel, and the end that keeps it
-//   connected shuntd -> proxy   policy      a sealed memfd with a PolicyBundle; again whenever the policy changes
+//   shuntd -> proxy   channels    numbers, with two descriptors for each: the channel, and the other end of its
+//   connection shuntd -> proxy   policy      its generation, with a sealed memfd of a PolicyBundle; 0 without: there is
+//   no policy
+//
+// The policy comes again whenever it changes.
 //
 // The link ends with its socket: shuntd then resets what the proxy had not finished, unless shuntd itself is gone.
 #pragma once
@@ -26,7 +29,7 @@ enum class LinkKind : uint32_t { hello = 1, keep, page, channels, policy };
 
 struct LinkMessage {
   LinkKind kind = LinkKind::hello;
-  std::vector<uint32_t> numbers;  // hello: version and count; channels: their numbers
+  std::vector<uint32_t> numbers;  // hello: version and count; channels: theirs; policy: its generation
   std::vector<UniqueFd> fds;
 };
 
@@ -44,7 +47,6 @@ struct NamedIdentity {
 
 // The documents that are in force, as texts, so that both sides compile the same.
 struct PolicyBundle {
-  uint32_t generation = 0;  // of the kernel side
   std::vector<TextSource> sources;
   std::vector<NamedIdentity> identities;
 };

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <base/log.hpp>
 #include <base/mounts.hpp>
+#include <base/workers.hpp>
 #include <control/daemon.hpp>
 #include <control/policy_trace.hpp>
 #include <csignal>
@@ -209,8 +210,11 @@ std::optional<StartFailure> Daemon::open_sockets() {
 
 Result<void> Daemon::listen_for_proxy() {
   proxy_link_ = std::make_unique<ProxyLink>(
-      *loop_, ProxyLink::Hooks{[this] { return draining() ? nullptr : engine_.get(); },
-                               [this] { return policy_.bundle(engine_->policy().generation); }});
+      *loop_, ProxyLink::Hooks{
+                  [this] { return draining() ? nullptr : engine_.get(); },
+                  [this] {
+                    return ProxyLink::Policy{policy_.bundle() < 0 ? 0 : engine_->policy().generation, policy_.bundle()};
+                  }});
   return proxy_link_->listen(proxy_socket_path(config_.daemon.socket), config_.daemon.proxy_user);
 }
 
@@ -223,9 +227,7 @@ Result<void> Daemon::listen_for_metrics() {
 }
 
 Result<void> Daemon::watch_signals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, number);
+  const sigset_t signals = service_signals();
   sigprocmask(SIG_BLOCK, &signals, nullptr);
   signals_.reset(signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC));
   if (!signals_) return unexpected(errno, "signalfd");

@@ -59,14 +59,18 @@ Result<std::shared_ptr<const PolicyState::Prepared>> PolicyState::prepare(const 
                             "make it, or change policy.directory"});
   if (!any) return std::shared_ptr<const Prepared>(prepared);
   std::vector<Problem> unreadable;
-  prepared->sources = policy::read_files({settings.directory}, unreadable);
+  PolicyBundle bundle{policy::read_files({settings.directory}, unreadable), {}};
   if (!unreadable.empty()) return unexpected(problems_error(unreadable));
-  prepared->loaded = loader_.load(prepared->sources);
+  prepared->loaded = loader_.load(bundle.sources);
   if (!prepared->loaded.ok()) return unexpected(problems_error(prepared->loaded.problems));
-  if (prepared->any()) {
-    prepared->tables = compiler_.compile(prepared->loaded.model);
-    prepared->rows = policy::rows_of(prepared->loaded.model, prepared->tables);
-  }
+  if (!prepared->any()) return std::shared_ptr<const Prepared>(prepared);
+  prepared->tables = compiler_.compile(prepared->loaded.model);
+  prepared->rows = policy::rows_of(prepared->loaded.model, prepared->tables);
+  for (const policy::Identity& identity : prepared->tables.identities)
+    bundle.identities.push_back({identity.number, identity.title});
+  auto sealed = seal_bundle(bundle);
+  if (!sealed) return unexpected(sealed.error());
+  prepared->bundle = std::move(*sealed);
   return std::shared_ptr<const Prepared>(prepared);
 }
 
@@ -77,16 +81,6 @@ void PolicyState::put_in_force(std::shared_ptr<const Prepared> prepared, uint32_
   for (const auto& [subject, table] : prepared_->tables.subjects) {
     for (const auto& [where, entry] : table->entries) origins_[entry.entry.origin] = &entry;
   }
-}
-
-std::unique_ptr<PolicyBundle> PolicyState::bundle(uint32_t generation) const {
-  if (!prepared_ || generation == 0) return nullptr;
-  auto bundle = std::make_unique<PolicyBundle>();
-  bundle->generation = generation;
-  bundle->sources = prepared_->sources;
-  for (const policy::Identity& identity : prepared_->tables.identities)
-    bundle->identities.push_back({identity.number, identity.title});
-  return bundle;
 }
 
 Json PolicyState::summary(const PolicyReport& report) const {

@@ -14,7 +14,7 @@ class PolicyState {
  public:
   // Documents that were read and compiled, and are not in force yet.
   struct Prepared {
-    std::vector<TextSource> sources;
+    UniqueFd bundle;  // sealed, for the fallback proxy
     policy::Loaded loaded;
     policy::Tables tables;
     PolicyRows rows;  // of the tables
@@ -31,8 +31,7 @@ class PolicyState {
     return prepared_.get();
   }  // what is, or would be if shunt were on; null: not known
 
-  // For the fallback proxy; null: nothing is in force.
-  std::unique_ptr<PolicyBundle> bundle(uint32_t generation) const;
+  int bundle() const { return prepared_ ? prepared_->bundle.get() : -1; }  // of what is in force; -1: there is none
 
   Json summary(const PolicyReport& report) const;
   Json document(const PolicyReport& report, const PolicySettings& settings) const;

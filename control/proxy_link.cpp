@@ -101,10 +101,10 @@ Result<void> ProxyLink::hand_out(uint32_t count) {
 }
 
 Result<void> ProxyLink::send_policy() {
-  const auto bundle = hooks_.policy();
-  auto memfd = seal_bundle(bundle ? *bundle : PolicyBundle{});
-  if (!memfd) return unexpected(memfd.error());
-  return send_link_message(proxy_.get(), LinkKind::policy, {}, {memfd->get()});
+  const Policy policy = hooks_.policy();
+  std::vector<int> bundle;
+  if (policy.generation != 0) bundle.push_back(policy.bundle);
+  return send_link_message(proxy_.get(), LinkKind::policy, {policy.generation}, bundle);
 }
 
 void ProxyLink::policy_changed() {

@@ -11,10 +11,14 @@ namespace shunt {
 
 class ProxyLink {
  public:
-  // `engine`: null while it is not to be had (it drains). `policy`: what is in force; null: nothing.
+  struct Policy {
+    uint32_t generation = 0;  // 0: there is none
+    int bundle = -1;          // sealed; stays the caller's
+  };
+  // `engine`: null while it is not to be had (it drains). `policy`: what is in force.
   struct Hooks {
     std::function<Engine*()> engine;
-    std::function<std::unique_ptr<PolicyBundle>()> policy;
+    std::function<Policy()> policy;
   };
 
   ProxyLink(EventLoop& loop, Hooks hooks) : loop_(loop), hooks_(std::move(hooks)) {}

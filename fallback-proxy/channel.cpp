@@ -65,7 +65,15 @@ void Channel::completed(int result) {
   if (!gone_) start();
 }
 
-void Channel::retry() { advance(); }
+void Channel::retry() {
+  waits_for_turn_ = false;
+  advance();
+}
+
+Channel::Step Channel::wait_for_turn() {
+  if (!std::exchange(waits_for_turn_, true)) home_.wait_for_turn(*this);
+  return Step::wait;
+}
 
 // ---- frames ----
 
@@ -122,7 +130,6 @@ void Channel::begin_epoch(const sh_punt_head& head) {
 
 void Channel::forget() {
   state_ = State::idle;
-  waits_for_turn_ = false;
   finished_ = 0;
   in_.clear();
   out_.clear();
@@ -168,7 +175,6 @@ std::optional<sh_punt_status> Channel::send(sh_punt_kind kind, uint32_t flags, s
 // ---- requests ----
 
 void Channel::advance() {
-  waits_for_turn_ = false;
   while (!gone_ && state_ != State::idle && step() == Step::again) {
   }
 }
@@ -212,12 +218,19 @@ Channel::Step Channel::read_head() {
 }
 
 Channel::Step Channel::take_request() {
-  if (auto policies = home_.channel_policies(); policies != policies_ || !relation_) {
+  auto [generation, policies] = home_.channel_policies();
+  // The kernel side has a newer policy, which is being compiled here. The head is read again then: its bytes may move.
+  if (static_cast<int32_t>(generation - first_.generation) < 0) {
+    if (since(since_) >= home_.config().timeouts.head) return refuse(503, "the proxy has no policy in time", true);
+    request_.reset();
+    return wait_for_turn();
+  }
+  if (policies != policies_ || !relation_) {
     policies_ = std::move(policies);
     relation_ =
         policies_ ? policies_->relation(first_.identity, first_.peer_identity, first_.server_port) : std::nullopt;
   }
-  if (!relation_) return refuse(503, "the proxy does not know the policy yet", true);
+  if (!relation_) return refuse(503, "the proxy does not know the policy", true);
   verdict_ = policies_->judge(*relation_, request_, in_.bytes());
   const uint64_t most = home_.config().channels.body_bytes;
   const bool too_long = request_.framing() == Framing::length && request_.content_length() > most;
@@ -263,7 +276,7 @@ Channel::Step Channel::collect_body() {
 void Channel::promise_body() {
   const auto sent = send(SH_PUNT_ANSWER, 0, kContinue);
   promised_ = sent && *sent == SH_PUNT_READY;
-  waits_for_turn_ = sent && *sent == SH_PUNT_NOT_YET;
+  if (sent && *sent == SH_PUNT_NOT_YET) wait_for_turn();
 }
 
 Channel::Step Channel::begin_inject() {
@@ -279,10 +292,7 @@ Channel::Step Channel::inject() {
     const uint32_t flags = begun_ ? 0 : SH_PUNT_BEGIN | (to_head_ ? SH_PUNT_TO_HEAD : 0);
     const auto sent = send(SH_PUNT_INJECT, flags, out_.bytes().substr(0, bytes));
     if (!sent || state_ != State::inject) return Step::again;  // another connection's
-    if (*sent == SH_PUNT_NOT_YET) {
-      waits_for_turn_ = true;
-      return Step::wait;
-    }
+    if (*sent == SH_PUNT_NOT_YET) return wait_for_turn();
     if (*sent == SH_PUNT_CLIENT_GONE) {
       record("failed", "the client left", 0);
       break_off({});
@@ -341,10 +351,7 @@ Channel::Step Channel::refuse(int status, std::string_view why, bool close) {
 Channel::Step Channel::answer() {
   const auto sent = send(SH_PUNT_ANSWER, 0, out_.bytes());
   if (!sent || state_ != State::answer) return Step::again;  // another connection's
-  if (*sent == SH_PUNT_NOT_YET) {
-    waits_for_turn_ = true;
-    return Step::wait;
-  }
+  if (*sent == SH_PUNT_NOT_YET) return wait_for_turn();
   if (*sent != SH_PUNT_READY) {
     break_off({});
     return Step::wait;

@@ -15,6 +15,7 @@
 #include <fallback-proxy/body.hpp>
 #include <fallback-proxy/heads.hpp>
 #include <fallback-proxy/message.hpp>
+#include <fallback-proxy/policy_store.hpp>
 #include <fallback-proxy/ring.hpp>
 #include <fallback-proxy/verdict.hpp>
 #include <memory>
@@ -46,13 +47,16 @@ struct ChannelSockets {
   std::shared_ptr<PuntPage> page;
 };
 
+class Channel;
+
 class ChannelHome {
  public:
   virtual ~ChannelHome() = default;
   virtual Ring& ring() = 0;
   virtual Milliseconds now() = 0;
   virtual const Config& config() = 0;
-  virtual std::shared_ptr<const Policies> channel_policies() = 0;  // null: shuntd has not said any
+  virtual PolicyStore::Compiled channel_policies() = 0;
+  virtual void wait_for_turn(Channel& channel) = 0;  // calls its retry(), soon
   virtual AccessLog& access_log() = 0;
 };
 
@@ -62,12 +66,11 @@ class Channel final : private Operation {
   ~Channel() override;
 
   void start();
-  void retry();                       // soon after something was sent back
+  void retry();                       // what had to wait
   void tick();                        // looks at the clock
   void stop();                        // wakes the kernel's part of it, so that it ends
   void retire() { retired_ = true; }  // others have come: it ends when it has nothing to do
 
-  bool waits_for_turn() const { return waits_for_turn_; }
   bool idle() const { return state_ == State::idle; }
   bool gone() const { return gone_ && !pending(); }  // nobody has anything of it any more
 
@@ -101,6 +104,7 @@ class Channel final : private Operation {
   Step refuse(int status, std::string_view why, bool close);
   Step finish_request();
   void promise_body();  // 100 Continue
+  Step wait_for_turn();
 
   std::optional<sh_punt_status> send(sh_punt_kind kind, uint32_t flags, std::string_view bytes);
   void break_off(std::string_view why);
@@ -113,7 +117,7 @@ class Channel final : private Operation {
   State state_ = State::idle;
   bool gone_ = false;
   bool retired_ = false;
-  bool waits_for_turn_ = false;
+  bool waits_for_turn_ = false;             // retry() will be called
   std::optional<sh_punt_status> returned_;  // of what was sent last
 
   Buffer frames_;         // as received

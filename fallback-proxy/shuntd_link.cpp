@@ -12,21 +12,7 @@ namespace {
 constexpr Milliseconds kBeat{100};
 constexpr Milliseconds kTryAgain{500};
 
-Milliseconds steady_now() {
-  return std::chrono::duration_cast<Milliseconds>(std::chrono::steady_clock::now().time_since_epoch());
-}
-
 }  // namespace
-
-void PolicyStore::set(std::shared_ptr<const Policies> policies) {
-  const std::lock_guard lock(mutex_);
-  policies_ = std::move(policies);
-}
-
-std::shared_ptr<const Policies> PolicyStore::get() const {
-  const std::lock_guard lock(mutex_);
-  return policies_;
-}
 
 Result<void> ShuntdLink::start() {
   wake_.reset(eventfd(0, EFD_CLOEXEC));
@@ -107,8 +93,8 @@ Result<void> ShuntdLink::take(LinkMessage message) {
     case LinkKind::channels:
       return take_channels(std::move(message));
     case LinkKind::policy:
-      if (message.fds.size() != 1) break;
-      take_policy(message.fds.front().get());
+      if (message.numbers.size() != 1 || message.fds.size() != (message.numbers[0] != 0 ? 1u : 0u)) break;
+      policies_.put(message.numbers[0], message.fds.empty() ? UniqueFd() : std::move(message.fds.front()));
       return {};
   }
   return unexpected(EPROTO, "the link to shuntd");
@@ -127,16 +113,6 @@ Result<void> ShuntdLink::take_channels(LinkMessage message) {
   beat();
   log_info("channels are here", {{"count", std::to_string(count)}});
   return {};
-}
-
-// Without a policy that can be used the requests are answered with 503: shuntd compiled the same texts.
-void ShuntdLink::take_policy(int memfd) {
-  auto bundle = open_bundle(memfd);
-  if (!bundle) return log_failure("no policy from shuntd", bundle.error(), "punted requests get 503");
-  auto policies = Policies::load(*bundle);
-  if (!policies) log_failure("the policy of shuntd cannot be used", policies.error(), "punted requests get 503");
-  policies_.set(policies ? *policies : nullptr);
-  if (policies) log_info("policy", {{"generation", std::to_string(bundle->generation)}});
 }
 
 }  // namespace shunt::proxy

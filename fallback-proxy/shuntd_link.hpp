@@ -3,22 +3,11 @@
 
 #include <base/proxy_link.hpp>
 #include <fallback-proxy/channel.hpp>
+#include <fallback-proxy/policy_store.hpp>
 #include <functional>
-#include <mutex>
 #include <thread>
 
 namespace shunt::proxy {
-
-// What is in force for punted requests: replaced by the link's thread, read by the workers.
-class PolicyStore {
- public:
-  void set(std::shared_ptr<const Policies> policies);
-  std::shared_ptr<const Policies> get() const;
-
- private:
-  mutable std::mutex mutex_;
-  std::shared_ptr<const Policies> policies_;
-};
 
 class ShuntdLink {
  public:
@@ -39,7 +28,6 @@ class ShuntdLink {
   Result<void> connect();
   Result<void> take(LinkMessage message);
   Result<void> take_channels(LinkMessage message);
-  void take_policy(int memfd);
   void lose(const Error& error);
   void beat();
 

@@ -25,16 +25,18 @@ void settle(const policy::Entry& entry, const sh_policy_result& result, Verdict&
 
 Result<std::shared_ptr<const Policies>> Policies::load(const Config& config) {
   auto made = std::make_shared<Policies>();
-  if (auto compiled = made->compile(policy::Loader().load_files(config.policies)); !compiled)
+  policy::Compiler compiler;
+  if (auto compiled = made->compile(policy::Loader().load_files(config.policies), compiler); !compiled)
     return unexpected(compiled.error());
   const auto found = made->find_ends(config);
   if (!found) return unexpected(found.error());
   return std::shared_ptr<const Policies>(std::move(made));
 }
 
-Result<std::shared_ptr<const Policies>> Policies::load(const PolicyBundle& bundle) {
+Result<std::shared_ptr<const Policies>> Policies::load(const PolicyBundle& bundle, policy::Loader& loader,
+                                                       policy::Compiler& compiler) {
   auto made = std::make_shared<Policies>();
-  if (auto compiled = made->compile(policy::Loader().load(bundle.sources)); !compiled)
+  if (auto compiled = made->compile(loader.load(bundle.sources), compiler); !compiled)
     return unexpected(compiled.error());
   for (const NamedIdentity& identity : bundle.identities) {
     const auto own = policy::find_identity(made->loaded_.model, made->tables_, identity.title);
@@ -43,12 +45,12 @@ Result<std::shared_ptr<const Policies>> Policies::load(const PolicyBundle& bundl
   return std::shared_ptr<const Policies>(std::move(made));
 }
 
-Result<void> Policies::compile(policy::Loaded loaded) {
+Result<void> Policies::compile(policy::Loaded loaded, policy::Compiler& compiler) {
   loaded_ = std::move(loaded);
   std::string problems;
   for (const Problem& problem : loaded_.problems) problems += (problems.empty() ? "" : "\n") + problem.to_string();
   if (!problems.empty()) return unexpected(Error{EINVAL, problems, {}});
-  tables_ = policy::Compiler().compile(loaded_.model);
+  tables_ = compiler.compile(loaded_.model);
   summary_ = policy::summary(loaded_, tables_);
   return {};
 }

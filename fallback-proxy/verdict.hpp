@@ -40,8 +40,9 @@ class Policies {
   // An error says which documents or which names of the configuration are wrong, one a line.
   static Result<std::shared_ptr<const Policies>> load(const Config& config);
 
-  // What shuntd has put in force, for channels alone.
-  static Result<std::shared_ptr<const Policies>> load(const PolicyBundle& bundle);
+  // What shuntd has put in force, for channels alone. Loader and compiler are those of the one before.
+  static Result<std::shared_ptr<const Policies>> load(const PolicyBundle& bundle, policy::Loader& loader,
+                                                      policy::Compiler& compiler);
 
   Relation relation(size_t listener, const Address& client) const;
   // Of a punted request: by the numbers that the kernel side gives the two ends. Nothing: it speaks of another policy.
@@ -61,7 +62,7 @@ class Policies {
     std::vector<std::pair<Cidr, uint32_t>> sources;  // the longest prefix first
   };
 
-  Result<void> compile(policy::Loaded loaded);
+  Result<void> compile(policy::Loaded loaded, policy::Compiler& compiler);
   Result<void> find_ends(const Config& config);
   void ask(Relation& relation, uint16_t port) const;
   Verdict judge_side(sh_policy_direction direction, const Relation::Side& side, const RequestReader& request,

@@ -15,10 +15,6 @@ constexpr Milliseconds kPause{100};  // after accept() failed for want of descri
 constexpr std::string_view kOverload =
     "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
-Milliseconds steady_now() {
-  return std::chrono::duration_cast<Milliseconds>(std::chrono::steady_clock::now().time_since_epoch());
-}
-
 }  // namespace
 
 // Takes one connection at a time, so that the threads share them.
@@ -144,16 +140,13 @@ void Worker::end_channels() {
   for (const auto& channel : channels_) channel->stop();
 }
 
-// What the kernel side sent back is tried again: soon at first, then less often.
+// What had to wait is tried again: soon at first, then less often.
 void Worker::retry_channels() {
   const auto now = std::chrono::steady_clock::now();
-  if (now < retry_at_) return;
-  bool waits = false;
-  for (const auto& channel : channels_) {
-    if (channel->waits_for_turn()) channel->retry();
-    waits |= channel->waits_for_turn();
-  }
-  retry_after_ = waits ? std::clamp(2 * retry_after_, kRetryFirst, kRetryMost) : std::chrono::microseconds(0);
+  if (waiting_.empty() || now < retry_at_) return;
+  for (Channel* channel : std::exchange(waiting_, {})) channel->retry();
+  retry_after_ =
+      waiting_.empty() ? std::chrono::microseconds(0) : std::clamp(2 * retry_after_, kRetryFirst, kRetryMost);
   retry_at_ = now + retry_after_;
 }
 
@@ -172,7 +165,7 @@ void Worker::run(std::promise<Result<void>> started) {
   for (const auto& acceptor : acceptors_) acceptor->arm();
   while (!stopping_ || !idle()) {
     // Fails only if the ring itself is broken: then nothing here can go on.
-    if (!ring_.run(retry_after_.count() != 0 ? retry_after_ : std::chrono::microseconds(kTick))) abort();
+    if (!ring_.run(waiting_.empty() ? std::chrono::microseconds(kTick) : std::max(retry_after_, kRetryFirst))) abort();
     done_.clear();
     now_ = steady_now();
     turned_ms_ = now_.count();
@@ -193,10 +186,10 @@ void Worker::tick() {
       sessions_[i]->tick();
     }
   }
-  const bool quiet =
-      std::all_of(channels_.begin(), channels_.end(), [](const auto& channel) { return channel->idle(); });
-  if (stopping_ && (quiet || now_ > stop_at_)) end_channels();
+  const auto is_idle = [](const auto& channel) { return channel->idle(); };
+  if (stopping_ && (now_ > stop_at_ || std::all_of(channels_.begin(), channels_.end(), is_idle))) end_channels();
   for (const auto& channel : channels_) channel->tick();
+  std::erase_if(waiting_, [](const Channel* channel) { return channel->gone(); });
   std::erase_if(channels_, [](const auto& channel) { return channel->gone(); });
   for (const auto& acceptor : acceptors_) {
     if (!acceptor->paused || stopping_ || now_ - acceptor->paused_at < kPause) continue;

@@ -49,7 +49,8 @@ class Worker final : public SessionHome, public StreamHome, public ChannelHome {
   Stream& new_stream() override;
   AccessLog& access_log() override { return access_log_; }
   const Config& config() override { return runtime_->config; }
-  std::shared_ptr<const Policies> channel_policies() override { return channel_policies_.get(); }
+  PolicyStore::Compiled channel_policies() override { return channel_policies_.get(); }
+  void wait_for_turn(Channel& channel) override { waiting_.push_back(&channel); }
   size_t next_upstream(size_t listener) override { return next_upstream_[listener]++; }
   void session_done(Session& session) override;
   void stream_free(Stream& stream) override;
@@ -84,7 +85,8 @@ class Worker final : public SessionHome, public StreamHome, public ChannelHome {
   std::vector<std::unique_ptr<Stream>> streams_;
   std::vector<Stream*> free_streams_;
   std::vector<std::unique_ptr<Channel>> channels_;
-  std::chrono::microseconds retry_after_{0};  // 0: nothing waits for its turn
+  std::vector<Channel*> waiting_;  // for their turn
+  std::chrono::microseconds retry_after_{0};
   std::chrono::steady_clock::time_point retry_at_;
 
   std::atomic<bool> accepts_{true};

@@ -272,27 +272,13 @@ def restless(galaxy):
     expect(hits == [15 * 60], f"hits of the rule that never changed: {rules}")
 
 
-def many_rules(galaxy, sets, rules):
-    """Documents with `sets` sets of `rules` http rules, each for another pair of workloads and port."""
-    workloads = [f"apiVersion: shunt.dev/v1\nkind: Workload\nmetadata: {{name: w{i}, labels: {{app: w{i}}}}}\n"
-                 f"spec: {{match: {{cgroup: {galaxy.path(f'w{i}')}}}}}\n" for i in range(40)]
-    policies = []
-    for i in range(sets):
-        paths = "".join(f"        - {{method: GET, path: '/api/v{i}/items{k}/[a-z0-9]+'}}\n" for k in range(rules))
-        policies.append(f"apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: p{i}}}\nspec:\n"
-                        f"  endpointSelector: {{matchLabels: {{app: w{i % 20}}}}}\n  ingress:\n"
-                        f"  - fromEndpoints: [{{matchLabels: {{app: w{20 + i // 20 % 20}}}}}]\n    toPorts:\n"
-                        f"    - ports: [{{port: '{8000 + i // 400}'}}]\n      rules:\n        http:\n{paths}")
-    return "---\n".join(workloads + policies)
-
-
 @scenario("a large policy: the daemon answers while it compiles, and one rule among many changes")
 def large(galaxy):
     galaxy.recorder()
     galaxy.lab.stop(galaxy.daemon)
     galaxy.lab.configure(galaxy.more.replace("}", ", blocks: 8192, results: 131072}", 1))
     galaxy.daemon = galaxy.lab.run_daemon()
-    (galaxy.folder / "many.yaml").write_text(many_rules(galaxy, 400, 50))
+    (galaxy.folder / "many.yaml").write_text(galaxy.many_rules(400, 50))
     began = time.monotonic()
     reload = subprocess.Popen([galaxy.lab.build / "control/shunt", "-c", galaxy.lab.folder / "shunt.yaml", "reload"],
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -230,11 +230,31 @@ def daemon_ends(galaxy):
     result = json.loads(client.communicate(timeout=PATIENCE_S)[0])
     expect(statuses_of(result) == ["200", "200", "403"] * 2, f"a connection across the restart: {result}")
     galaxy.write_policy(POLICY.replace('method: "POST"', 'method: "GET"'))
-    galaxy.reload()
-    eventually(lambda: (galaxy.lab.folder / "proxy.log").read_text().count("msg=policy") >= 3, "the proxy gets the next policy")
+    galaxy.reload()  # from now on nothing is judged by the policy before, by the proxy neither
     result = galaxy.client("tiefighter", ["send", DOTS], ["responses", 1], ["send", DOTS.replace("POST", "GET")], ["responses", 1])
     expect(statuses_of(result) == ["403", "200"], f"with the next policy: {result}")
     expect(proxy.poll() is None, "the proxy ended")
+
+
+@scenario("a large policy: the proxy goes on while it compiles, and then judges by the new one")
+def large(galaxy):
+    galaxy.recorder()
+    galaxy.lab.stop(galaxy.daemon)
+    galaxy.lab.configure(galaxy.more.replace("}", ", blocks: 16384, results: 524288}", 1))
+    galaxy.daemon = galaxy.lab.run_daemon()
+    galaxy.proxy()
+    (galaxy.folder / "many.yaml").write_text(galaxy.many_rules(1000, 50))
+    turns = [["send", DOTS], ["responses", 1], ["sleep", 0.02]] * 300
+    client = galaxy.lab.serve(galaxy.client_command(turns), cgroup=galaxy.cgroups["tiefighter"])
+    eventually(lambda: len(galaxy.accessed()) > 5, "requests go to the proxy")
+    galaxy.write_policy(POLICY.replace("/v1/request-landing", "/v1/other"))
+    galaxy.reload()
+    result = galaxy.client("tiefighter", ["send", DOTS], ["responses", 1])
+    expect(statuses_of(result) == ["403"], f"right after the change: {result}")
+    result = json.loads(client.communicate(timeout=PATIENCE_S)[0])
+    statuses = statuses_of(result)
+    changes = sum(a != b for a, b in zip(statuses, statuses[1:]))
+    expect(set(statuses) == {"200", "403"} and changes == 1 and len(statuses) == 300, f"{len(statuses)}, {changes}: {result['error']}")
 
 
 @scenario("ends: client and server leave while a request is with the proxy")

@@ -64,13 +64,12 @@ TEST(LinkMessages, WhatIsNoneIsRefused) {
 }
 
 TEST(Bundles, AreReadAsTheyWereSealed) {
-  const PolicyBundle bundle{3, {{"a.yaml", "x: 1\n\xff"}, {"b.yaml", ""}}, {{256, "default/web"}, {1, "host"}}};
+  const PolicyBundle bundle{{{"a.yaml", "x: 1\n\xff"}, {"b.yaml", ""}}, {{256, "default/web"}, {1, "host"}}};
   const auto memfd = seal_bundle(bundle);
   ASSERT_TRUE(memfd);
   EXPECT_LT(write(memfd->get(), "x", 1), 0) << "a sealed bundle can be changed";
   const auto read = open_bundle(memfd->get());
   ASSERT_TRUE(read);
-  EXPECT_EQ(read->generation, 3u);
   ASSERT_EQ(read->sources.size(), 2u);
   EXPECT_EQ(read->sources[0].name, "a.yaml");
   EXPECT_EQ(read->sources[0].text, "x: 1\n\xff");
@@ -85,6 +84,11 @@ TEST(Bundles, WhatIsNotSealedIsRefused) {
   EXPECT_FALSE(open_bundle(memfd.get()));
 }
 
+int policy_file() {
+  static const UniqueFd file = some_file();
+  return file.get();
+}
+
 // The daemon's end, with an engine of the test's own behind it.
 class DaemonsEnd : public testing::Test {
  protected:
@@ -93,11 +97,10 @@ class DaemonsEnd : public testing::Test {
     folder_ = mkdtemp(name);
     loop_ = std::move(*EventLoop::create());
     engine_ = std::move(*Engine::open({}, {}, {}));
-    link_ = std::make_unique<ProxyLink>(
-        *loop_, ProxyLink::Hooks{[this] { return engine_.get(); },
-                                 [] {
-                                   return std::make_unique<PolicyBundle>(PolicyBundle{5, {}, {}});
-                                 }});
+    link_ = std::make_unique<ProxyLink>(*loop_, ProxyLink::Hooks{[this] { return engine_.get(); },
+                                                                 [] {
+                                                                   return ProxyLink::Policy{5, policy_file()};
+                                                                 }});
     ASSERT_TRUE(link_->listen(folder_ + "/proxy.sock", "nobody"));
     fake_kernel().channels_made = fake_kernel().channels_ended = 0;
   }
@@ -130,7 +133,8 @@ TEST_F(DaemonsEnd, HandsOutThePolicyAndThenTheChannels) {
   auto policy = receive_link_message(proxy.get());
   ASSERT_TRUE(policy);
   ASSERT_EQ(policy->kind, LinkKind::policy);
-  EXPECT_EQ(open_bundle(policy->fds.at(0).get())->generation, 5u);
+  EXPECT_EQ(policy->numbers, std::vector<uint32_t>{5});
+  EXPECT_EQ(inode(policy->fds.at(0).get()), inode(policy_file()));
   EXPECT_EQ(receive_link_message(proxy.get())->kind, LinkKind::page);
   const auto first = receive_link_message(proxy.get()), second = receive_link_message(proxy.get());
   EXPECT_EQ(first->numbers.size() + second->numbers.size(), 150u);

@@ -140,6 +140,19 @@ class Galaxy:
             text = text.replace(f"{{unit: {name}.service}}", f"{{cgroup: {self.path(name)}}}")
         (self.folder / "empire.yaml").write_text(text)
 
+    def many_rules(self, sets, rules):
+        """Documents with `sets` sets of `rules` http rules, each for another pair of workloads and port."""
+        workloads = [f"apiVersion: shunt.dev/v1\nkind: Workload\nmetadata: {{name: w{i}, labels: {{app: w{i}}}}}\n"
+                     f"spec: {{match: {{cgroup: {self.path(f'w{i}')}}}}}\n" for i in range(40)]
+        policies = []
+        for i in range(sets):
+            paths = "".join(f"        - {{method: GET, path: '/api/v{i}/items{k}/[a-z0-9]+'}}\n" for k in range(rules))
+            policies.append(f"apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: p{i}}}\nspec:\n"
+                            f"  endpointSelector: {{matchLabels: {{app: w{i % 20}}}}}\n  ingress:\n"
+                            f"  - fromEndpoints: [{{matchLabels: {{app: w{20 + i // 20 % 20}}}}}]\n    toPorts:\n"
+                            f"    - ports: [{{port: '{8000 + i // 400}'}}]\n      rules:\n        http:\n{paths}")
+        return "---\n".join(workloads + policies)
+
     def reload(self):
         self.shunt("reload")
 

@@ -1,0 +1,50 @@
+// The policy that shuntd has put in force, for punted requests: compiled by a thread of its own, read by the workers.
+#pragma once
+
+#include <base/unique_fd.hpp>
+#include <condition_variable>
+#include <fallback-proxy/verdict.hpp>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+namespace shunt::proxy {
+
+class PolicyStore {
+ public:
+  struct Compiled {
+    uint32_t generation = 0;                   // of the kernel side
+    std::shared_ptr<const Policies> policies;  // null: there is none, or it cannot be used
+  };
+
+  PolicyStore() = default;
+  PolicyStore(const PolicyStore&) = delete;
+  PolicyStore& operator=(const PolicyStore&) = delete;
+  ~PolicyStore();
+
+  // Starts to compile a bundle, instead of one that waits for it; none: there is no policy.
+  void put(uint32_t generation, UniqueFd bundle);
+
+  Compiled get() const;  // the last one that is ready
+
+ private:
+  struct Task {
+    uint32_t generation = 0;
+    UniqueFd bundle;
+  };
+
+  void run();
+  std::shared_ptr<const Policies> compile(const Task& task);
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  Compiled compiled_;
+  std::optional<Task> next_;
+  bool stop_ = false;
+  std::thread thread_;  // from the first policy on
+  // The thread's own: what did not change is taken over.
+  policy::Loader loader_;
+  policy::Compiler compiler_;
+};
+
+}  // namespace shunt::proxy
