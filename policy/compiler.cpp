@@ -50,6 +50,8 @@ static sh_u16 sh_policy_first_port(const struct sh_policy_view* view, sh_u8, sh_
 #include <policy/core/lookup.h>
 #include <policy/core/request.h>
 
+#include <policy/text_request.hpp>
+
 namespace shunt::policy {
 namespace {
 
@@ -167,36 +169,12 @@ size_t Tables::set_bytes() const {
   return bytes;
 }
 
-namespace {
-// A path that is known to be in its normal form is text like the others.
-sh_policy_result match(const Automaton& automaton, const HttpRequest& request, bool path_is_normal) {
-  std::string bytes;
-  sh_policy_view view{nullptr, &automaton, bytes};
-  const auto put = [&](const std::string& text) {
-    bytes += text;
-    view.request = bytes;
-    return static_cast<sh_u32>(bytes.size() - text.size());
-  };
-  const auto length = [](const std::string& text) { return static_cast<sh_u32>(text.size()); };
-  sh_policy_run run;
-  sh_policy_begin(&run, &view, &automaton.set);
-  sh_policy_method(&run, put(request.method), length(request.method));
-  sh_policy_text(&run, put(request.path), length(request.path), path_is_normal ? 0 : 1);
-  sh_policy_host(&run, put(request.host), length(request.host));
-  for (const auto& [name, value] : request.headers) {
-    const sh_u32 name_at = put(name);
-    sh_policy_header(&run, name_at, length(name), put(value), length(value));
-  }
-  return sh_policy_end(&run);
-}
-}  // namespace
-
 sh_policy_result match(const Automaton& automaton, const HttpRequest& request) {
-  return match(automaton, request, false);
+  return match_text({nullptr, &automaton}, automaton.set, request, false);
 }
 
 sh_policy_result match_normal(const Automaton& automaton, const HttpRequest& request) {
-  return match(automaton, request, true);
+  return match_text({nullptr, &automaton}, automaton.set, request, true);
 }
 
 sh_policy_result match(const Automaton& automaton, const l7_http1& head, std::string_view bytes) {

@@ -41,6 +41,8 @@ static sh_u16 sh_policy_first_port(const struct sh_policy_view* view, sh_u8, sh_
 #include <policy/core/lookup.h>
 #include <policy/core/request.h>
 
+#include <policy/text_request.hpp>
+
 namespace shunt::policy {
 
 // What one direction says about a connection.
@@ -67,24 +69,7 @@ inline sh_policy_result judge(const PolicySource& source, sh_u32 number, const l
 inline sh_policy_result judge(const PolicySource& source, sh_u32 number, const HttpRequest& request) {
   sh_policy_set set{};
   if (!source.set(number, set)) return {0, SH_POLICY_NO_RULE, SH_POLICY_PUNT, SH_POLICY_R_TABLES};
-  std::string bytes;
-  sh_policy_view view{&source, bytes};
-  const auto put = [&](const std::string& text) {
-    bytes += text;
-    view.request = bytes;
-    return static_cast<sh_u32>(bytes.size() - text.size());
-  };
-  const auto length = [](const std::string& text) { return static_cast<sh_u32>(text.size()); };
-  sh_policy_run run;
-  sh_policy_begin(&run, &view, &set);
-  sh_policy_method(&run, put(request.method), length(request.method));
-  sh_policy_path(&run, put(request.path), length(request.path));
-  sh_policy_host(&run, put(request.host), length(request.host));
-  for (const auto& [name, value] : request.headers) {
-    const sh_u32 name_at = put(name);
-    sh_policy_header(&run, name_at, length(name), put(value), length(value));
-  }
-  return sh_policy_end(&run);
+  return match_text({&source}, set, request, false);
 }
 
 }  // namespace shunt::policy
