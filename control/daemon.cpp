@@ -100,10 +100,17 @@ std::optional<StartFailure> Daemon::open_engine() {
                         {"meaning", item.meaning}});
   }
   if (!probe_.usable) return StartFailure{ExitCode::kernel_unusable, unusable_kernel(probe_)};
+  const auto before = pinned_status(config_.paths);
   auto engine = Engine::open(config_.paths, probe_, config_.settings);
   if (!engine) return failed(engine.error());
   engine_ = std::move(*engine);
-  if (auto failure = load_first_policy()) return failure;
+  if (auto failure = load_first_policy()) {
+    engine_.reset();
+    // What this start pinned is of use to nobody.
+    if (before && before->generations.empty())
+      (void)drain_pinned(config_.paths, std::chrono::milliseconds(0), false, [](uint32_t) {});
+    return failure;
+  }
   if (turned_off(config_.daemon.socket)) {
     log_warning("turned off by 'shunt off' before this start: nothing is accelerated", {{"remedy", "shunt on"}});
     return std::nullopt;

@@ -25,6 +25,7 @@ from galaxy import PATIENCE_S, POLICY, Galaxy  # noqa: E402
 from scenarios import Scenarios, eventually, expect  # noqa: E402
 
 CURL_CANNOT_CONNECT = 7
+USAGE = 2  # exit code of shuntd
 SCENARIOS = Scenarios("policy", lambda lab, function, _: function(Galaxy(lab)), lambda outcome: f"{outcome['seconds']} s")
 
 
@@ -312,6 +313,18 @@ def begins(galaxy):
     galaxy.reload()
     result = json.loads(client.communicate(timeout=PATIENCE_S)[0])
     expect("exhaust" not in galaxy.read() and result["error"], f"a connection older than the policy: {result}")
+
+
+@scenario("a start that bad documents forbid leaves nothing")
+def bad_start(galaxy):
+    lab = galaxy.lab
+    lab.stop(galaxy.daemon)
+    galaxy.shunt("cleanup")
+    (galaxy.folder / "empire.yaml").write_text("kind: Nonsense\n")
+    status = lab.start([lab.build / "control/shuntd", "-c", lab.folder / "shunt.yaml"], log=lab.folder / "shuntd.log").wait(PATIENCE_S)
+    expect(status == USAGE, f"shuntd ended with {status}")
+    left = {path.name for path in (lab.folder / "bpffs").iterdir()} - {"maps.debug", "progs.debug"}
+    expect(not left, f"pinned: {left}")
 
 
 @scenario("a cgroup that is made anew is governed at once")
