@@ -325,17 +325,17 @@ static __always_inline __u32 sh_may_answer(struct sh_ends *ends, __u64 client_co
 	return sh_all_answered(ends) ? SH_PUNT_READY : SH_PUNT_NOT_YET;
 }
 
-/* The daemon is asked to reset the client; its program drops what it sends meanwhile. */
-static __always_inline void sh_break_bound(struct sh_channel *channel)
+/* The daemon is asked to reset the client, whose program drops what it sends meanwhile. By its cookie: should another one be bound
+ * by now, nothing is found. */
+static __always_inline void sh_tell_broken(struct sh_channel *channel, __u64 client)
 {
 	struct sh_event *ev;
 
-	channel->broken = 1;
 	sh_count(SH_C_FORBIDDEN, 1);
 	ev = sh_event_new(SH_EV_FORBIDDEN, SH_R_POLICY, 0);
 	if (!ev)
 		return;
-	ev->cookie = channel->client;
+	ev->cookie = client;
 	ev->peer_cookie = channel->server;
 	ev->netns = channel->netns;
 	ev->family = channel->family;
@@ -372,21 +372,22 @@ static __always_inline __u32 sh_deliver(struct sk_msg_md *msg, struct sh_channel
 	struct sh_ends ends = {};
 	struct sh_apart *apart;
 	__u64 client, target;
-	__u32 epoch, broken, status;
+	__u32 bound, status;
 
 	bpf_spin_lock(&channel->lock);
-	epoch = channel->epoch;
-	broken = channel->broken;
 	client = channel->client;
+	bound = client && channel->epoch == head->epoch && !channel->broken;
+	if (bound && head->kind == SH_PUNT_BREAK)
+		channel->broken = 1;
 	ends.client = (void *)channel->client_sock;
 	ends.server = (void *)channel->server_sock;
 	ends.server_storage = (void *)channel->server_storage;
 	ends.server_cookie = channel->server;
 	bpf_spin_unlock(&channel->lock);
-	if (!client || epoch != head->epoch || broken)
+	if (!bound)
 		return SH_PUNT_CLIENT_GONE;
 	if (head->kind == SH_PUNT_BREAK) {
-		sh_break_bound(channel);
+		sh_tell_broken(channel, client);
 		return SH_PUNT_READY;
 	}
 	apart = bpf_map_lookup_elem(&sh_aparts, &client);
