@@ -1,11 +1,10 @@
 // What shuntd and its fallback proxy say to each other: messages with descriptors over a SOCK_SEQPACKET socket.
 //
-//   proxy -> shuntd   hello       how many channels it wants; with the page of those it has, if it has any
-//   shuntd -> proxy   keep        those go on
-//   shuntd -> proxy   page        a new page: what it had is void
-//   shuntd -> proxy   channels    numbers, with two descriptors for each: the channel, and the other end of its
-//   connection shuntd -> proxy   policy      its generation, with a sealed memfd of a PolicyBundle; 0 without: there is
-//   no policy
+//   proxy  -> shuntd  hello     how many channels it wants; with the page of those it has, if it has any
+//   shuntd -> proxy   keep      those go on
+//   shuntd -> proxy   page      a new page: what it had is void
+//   shuntd -> proxy   channels  their numbers; with two descriptors for each, the two ends of its connection
+//   shuntd -> proxy   policy    its generation; with a sealed memfd of a PolicyBundle, if its texts are known
 //
 // The policy comes again whenever it changes.
 //

@@ -217,11 +217,10 @@ std::optional<StartFailure> Daemon::open_sockets() {
 
 Result<void> Daemon::listen_for_proxy() {
   proxy_link_ = std::make_unique<ProxyLink>(
-      *loop_, ProxyLink::Hooks{
-                  [this] { return draining() ? nullptr : engine_.get(); },
-                  [this] {
-                    return ProxyLink::Policy{policy_.bundle() < 0 ? 0 : engine_->policy().generation, policy_.bundle()};
-                  }});
+      *loop_, ProxyLink::Hooks{[this] { return draining() ? nullptr : engine_.get(); },
+                               [this] {
+                                 return ProxyLink::Policy{engine_->policy().generation, policy_.bundle()};
+                               }});
   return proxy_link_->listen(proxy_socket_path(config_.daemon.socket), config_.daemon.proxy_user);
 }
 

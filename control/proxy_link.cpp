@@ -103,7 +103,7 @@ Result<void> ProxyLink::hand_out(uint32_t count) {
 Result<void> ProxyLink::send_policy() {
   const Policy policy = hooks_.policy();
   std::vector<int> bundle;
-  if (policy.generation != 0) bundle.push_back(policy.bundle);
+  if (policy.bundle >= 0) bundle.push_back(policy.bundle);
   return send_link_message(proxy_.get(), LinkKind::policy, {policy.generation}, bundle);
 }
 

@@ -13,7 +13,7 @@ class ProxyLink {
  public:
   struct Policy {
     uint32_t generation = 0;  // 0: there is none
-    int bundle = -1;          // sealed; stays the caller's
+    int bundle = -1;          // sealed, stays the caller's; -1: its documents are not known
   };
   // `engine`: null while it is not to be had (it drains). `policy`: what is in force.
   struct Hooks {

@@ -22,7 +22,7 @@ class PolicyStore {
   PolicyStore& operator=(const PolicyStore&) = delete;
   ~PolicyStore();
 
-  // Starts to compile a bundle, instead of one that waits for it; none: there is no policy.
+  // Starts to compile a bundle, instead of one that waits for it; none: nobody knows its texts, and 503 is the answer.
   void put(uint32_t generation, UniqueFd bundle);
 
   Compiled get() const;  // the last one that is ready

@@ -93,7 +93,7 @@ Result<void> ShuntdLink::take(LinkMessage message) {
     case LinkKind::channels:
       return take_channels(std::move(message));
     case LinkKind::policy:
-      if (message.numbers.size() != 1 || message.fds.size() != (message.numbers[0] != 0 ? 1u : 0u)) break;
+      if (message.numbers.size() != 1 || message.fds.size() > 1) break;
       policies_.put(message.numbers[0], message.fds.empty() ? UniqueFd() : std::move(message.fds.front()));
       return {};
   }
