@@ -65,7 +65,8 @@ asyncio.run(main())
 """
 
 # Steps: ["send", text] ["urgent", text] ["file", path] ["recv", seconds] (until nothing comes for so long) ["sleep", seconds]
-# ["shut", 0] (its half of the connection) ["responses", n] (until n whole responses have come). Prints what was received and the
+# ["shut", 0] (its half of the connection) ["responses", n] (until n whole responses have come) ["until", [path, steps]] (these
+# again and again, until the file is there). Prints what was received and the
 # error that ended it.
 CLIENT = """
 import json, os, re, socket, sys, time
@@ -80,8 +81,8 @@ def whole(data):
             break
         data, n = rest[length:], n + 1
     return n
-try:
-    s = socket.create_connection((host, port), timeout=20)
+def run(steps):
+    global got, error
     for what, value in steps:
         if what == "send":
             s.sendall(value.encode("latin-1"))
@@ -94,6 +95,9 @@ try:
             s.shutdown(socket.SHUT_WR)
         elif what == "sleep":
             time.sleep(value)
+        elif what == "until":
+            while not os.path.exists(value[0]) and not error:
+                run(value[1])
         elif what == "responses":
             wanted = whole(got) + value
             while whole(got) < wanted:
@@ -110,6 +114,9 @@ try:
                     error = "closed"
                     break
                 got += more
+try:
+    s = socket.create_connection((host, port), timeout=20)
+    run(steps)
 except OSError as e:
     error = type(e).__name__ + ": " + str(e)
 print(json.dumps({"got": got.decode("latin-1"), "error": error}))
@@ -174,14 +181,14 @@ class Galaxy:
                           self.lab.folder / "recorder.log", "the recorder")
         return server
 
-    def nginx(self):
+    def nginx(self, access_log=True):
         folder = self.lab.folder / "nginx"
         folder.mkdir()
         temp = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
         (folder / "nginx.conf").write_text(
             f"daemon off; master_process off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\n"
             f"events {{ worker_connections 1024; }}\nhttp {{ {temp}\n"
-            f"access_log {folder}/access.log; keepalive_requests 1000000000; client_max_body_size 0; large_client_header_buffers 4 128k;\n"
+            f"access_log {f'{folder}/access.log' if access_log else 'off'}; keepalive_requests 1000000000; client_max_body_size 0; large_client_header_buffers 4 128k;\n"
             f"server {{ listen 127.0.0.1:{self.port}; location / {{ return 200 \"Ship landed\\n\"; }} }} }}\n")
         server = self.lab.serve([shutil.which("nginx"), "-c", folder / "nginx.conf", "-e", folder / "error.log"],
                                 cgroup=self.cgroups["deathstar"], log=folder / "log")
