@@ -341,6 +341,10 @@ static __always_inline enum sh_do sh_refuse(struct sk_msg_md *msg, struct tcp_so
 
 	sh_count(denied ? SH_C_REQUESTS_DENIED : SH_C_REQUESTS_PUNTED, 1);
 	sh_tell_request(st, scratch, denied ? SH_EV_REQUEST_DENIED : SH_EV_REQUEST_PUNTED);
+	if (!answered && !sh_all_arrived(tp, st)) {
+		sh_break(st, SH_L7_WHY_WRITERS);
+		return SH_DO_DROP;
+	}
 	if (!answered) {
 		enum sh_punted punted = sh_punt(msg, tp, st, scratch->why);
 

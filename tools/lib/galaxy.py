@@ -18,6 +18,7 @@ POLICY = (POLICIES / "starwars_l7.yaml").read_text()
 RECORDER = """
 import asyncio, sys
 log = open(sys.argv[2], "ab", buffering=0)
+lines = open(sys.argv[2] + ".lines", "ab", buffering=0)
 async def serve(reader, writer):
     data = b""
     try:
@@ -29,6 +30,7 @@ async def serve(reader, writer):
                 log.write(more)
                 data += more
             head, data = data.split(b"\\r\\n\\r\\n", 1)
+            lines.write(head.split(b"\\r\\n")[0] + b"\\n")
             length, chunked = 0, False
             for line in head.split(b"\\r\\n"):
                 if line.lower().startswith(b"content-length:"):
@@ -126,8 +128,9 @@ print(json.dumps({"got": got.decode("latin-1"), "error": error}))
 class Galaxy:
     """One scenario: the deathstar's port is served by the recorder or by nginx, the ships are cgroups."""
 
-    def __init__(self, lab):
+    def __init__(self, lab, options=None):
         self.lab = lab
+        self.options = options
         self.scripts = 0
         self.port = free_port()
         self.log = lab.folder / "read-by-the-server"
@@ -215,6 +218,10 @@ class Galaxy:
 
     def read(self):
         return self.log.read_bytes().decode("latin-1") if self.log.exists() else ""
+
+    def request_lines(self):
+        """What the recorder took for requests, a line each."""
+        return pathlib.Path(f"{self.log}.lines").read_text(errors="replace").splitlines()
 
     def run(self, ship, command):
         process = self.lab.start(command, cgroup=self.cgroups[ship])
