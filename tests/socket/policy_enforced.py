@@ -264,7 +264,7 @@ def restless(galaxy):
             more = f'        - method: "POST"\n          path: "{paths[len(changes) % 3]}"\n        - method: "PUT"'
             galaxy.write_policy(POLICY.replace('        - method: "PUT"', more))
             galaxy.reload()
-            changes.append(time.monotonic())
+            changes.append(len(changes))
 
     thread = threading.Thread(target=change)
     thread.start()
@@ -281,8 +281,7 @@ def restless(galaxy):
     finally:
         ended.set()
         thread.join()
-    rate = (len(changes) - 1) / (changes[-1] - changes[0])
-    expect(seen == {"200", "403"} and rate > 4, f"{len(changes)} changes, {rate:.1f} a second; where they differ: {seen}")
+    expect(seen == {"200", "403"} and len(changes) >= 10, f"{len(changes)} changes; where they differ: {seen}")
     rules = json.loads(galaxy.shunt("-o", "json", "policy", "get"))["rules"]
     hits = [rule["hits"] for rule in rules if rule["hits"] >= 15 * 60]
     expect(hits == [15 * 60], f"hits of the rule that never changed: {rules}")
