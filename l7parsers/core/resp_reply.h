@@ -50,7 +50,7 @@ L7_INLINE long l7_reply_value(struct l7_replies *p, l7_u64 end)
 		return 0;
 	}
 	if (p->lacking)
-		return l7_punt(&p->out, L7_R_RESP_REPLY);
+		return l7_punt(&p->out, L7_R_INCOMPLETE);
 	p->count += end == p->message_bytes;
 	p->out.verdict = L7_SIMPLE;
 	p->out.reason = L7_R_NONE;
@@ -153,7 +153,7 @@ L7_INLINE long l7_replies_step(l7_u32 index, void *context)
 	case '%':
 		return l7_reply_counted(p, run->in, type);
 	default:
-		return l7_punt(&p->out, L7_R_RESP_REPLY);
+		return l7_punt(&p->out, L7_R_RESP_TYPE);
 	}
 }
 

@@ -224,6 +224,8 @@ def pipelines(shop):
     expect(result == {"got": "".join(bulk(f"user:{i}") for i in range(50)) * 20, "error": None}, f"{result['error']}")
     after = shop.counters()
     expect(after["requests_allowed"] - before["requests_allowed"] == 1000, "not every command was judged")
+    result = shop.shopping(["send", gets], ["responses", 50], *ask("GET", "admin"), *ask("GET", "user:x"))
+    expect(result["got"].endswith(bulk("user:49") + DENIED + bulk("user:x")), f"a denial behind a pipeline: {result['got'][-100:]!r}")
     long = "".join(command("GET", f"user:{i}") for i in range(2000))  # longer than what is looked at in one go
     result = shop.shopping(["send", long], ["responses", 2000], *ask("GET", "user:x"))
     expect(result["got"] == "".join(bulk(f"user:{i}") for i in range(2000)) + bulk("user:x"), f"{result['error']}")

@@ -227,6 +227,7 @@ TEST(RespReplies, WholeOnesAreCounted) {
   EXPECT_EQ(replies("*2\r\n$1\r\na\r\n*3\r\n:1\r\n*0\r\n*-1\r\n+OK\r\n"), Counted(2, 0));
   EXPECT_EQ(replies("%2\r\n+a\r\n:1\r\n+b\r\n~2\r\n:1\r\n:2\r\n+OK\r\n"), Counted(2, 0));
   EXPECT_EQ(replies("+" + std::string(3000, 'x') + "\r\n+OK\r\n"), Counted(2, 0));
+  EXPECT_EQ(replies("*2\r\n:1\r\n$10\r\nabc"), Counted(0, 9)) << "of the last string of an array";
   EXPECT_EQ(replies("$10\r\nabc"), Counted(0, 9)) << "the rest of a string comes later";
   EXPECT_EQ(replies("+OK\r\n$100000\r\n" + std::string(4070, 'x')), Counted(1, 100002 - 4070));
   EXPECT_EQ(replies("+OK\r\n$3\r\nabc", 0), Counted(1, 2));
@@ -234,7 +235,7 @@ TEST(RespReplies, WholeOnesAreCounted) {
 
 TEST(RespReplies, WhatIsNotPlainIsNotCounted) {
   for (const char* bytes :
-       {"", "+OK", "+OK\r", "+OK\n", "+OK\rx", "*2\r\n+a\r\n", "*1\r\n$10\r\nabc", "$", "$1", "$x\r\n", "$1\nx\r\n",
+       {"", "+OK", "+OK\r", "+OK\n", "+OK\rx", "*2\r\n+a\r\n", "*2\r\n$10\r\nabc", "$", "$1", "$x\r\n", "$1\nx\r\n",
         ">2\r\n+message\r\n+x\r\n", "|1\r\n+a\r\n+b\r\n:1\r\n", "$?\r\n;0\r\n", "*?\r\n.\r\n", "HTTP/1.1 200 OK\r\n",
         "+OK\r\n>1\r\n+x\r\n", "$1234567890\r\n"}) {
     EXPECT_EQ(replies(bytes).first, -1) << bytes;
