@@ -213,6 +213,22 @@ def replies(shop):
         expect(result["error"] is None and result["got"].endswith(DENIED), f"{words}: {result}")
     result = shop.shopping(*[step for words in kinds for step in ask(*words) + ask("GET", "admin")])
     expect(result["error"] is None and result["got"].count(DENIED) == len(kinds), f"{result['error']}: {result['got'][-300:]!r}")
+    many = "".join(command(*words) for words in kinds[:5] * 10)  # answered in one message
+    result = shop.shopping(["send", many], ["responses", 50], *ask("GET", "admin"), *ask("PING"))
+    expect(result["error"] is None and result["got"].endswith(DENIED + "+PONG\r\n"), f"{result['error']}: {result['got'][-300:]!r}")
+
+
+@scenario("where the keys of commands are: as redis-server tells it")
+def table(shop):
+    shop.redis()
+    theirs = {name: (keys, "movablekeys" in flags) for name, _, flags, *keys in
+              (row[:6] for row in json.loads(shop.look("--json", "COMMAND")))}
+    rows = re.findall(r'X\("([^"]+)", (\d+), (-?\d+), (\d+), (\w+)\)', (ROOT / "l7parsers/core/resp_commands.h").read_text())
+    expect(len(rows) > 200, f"{len(rows)} rows")
+    for name, *keys, reason in rows:
+        if reason != "NONE" or name.lower() not in theirs:
+            continue
+        expect(theirs[name.lower()] == ([int(key) for key in keys], False), f"{name}: {keys}, and redis-server: {theirs[name.lower()]}")
 
 
 @scenario("pipelines: what is allowed goes in one piece, and nothing behind what is not")
@@ -361,15 +377,17 @@ def changes(shop):
     shop.documents(DOCUMENTS.replace('key: "user:*"', 'key: "admin"'))
     result = json.loads(client.communicate(timeout=60)[0])
     expect(result == {"got": bulk("user:1") + DENIED + bulk("admin"), "error": None}, f"other keys: {result}")
-    client = shop.lab.serve(shop.client_command([*ask("GET", "admin"), ["sleep", 4], *ask("GET", "admin")]), cgroup=shop.cgroups["tiefighter"])
+    steps = [*ask("GET", "admin"), ["sleep", 4], *ask("GET", "admin")]
+    client = shop.lab.serve(shop.client_command(steps), cgroup=shop.cgroups["tiefighter"])
     eventually(lambda: shop.read().count("admin") == 2, "the next one arrives")
     begin, end = DOCUMENTS.index("        l7proto: redis"), DOCUMENTS.index("---")
     shop.documents(DOCUMENTS[:begin] + "        http: [{}]\n" + DOCUMENTS[end:])
     result = json.loads(client.communicate(timeout=60)[0])
     expect(result["got"] == bulk("admin") and result["error"], f"another protocol: {result}")
     expect(shop.read().count("admin") == 2, "a command was read as HTTP")
-    both = "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: second}\nspec:\n  endpointSelector: {matchLabels: {app: cache}}\n" \
-           '  ingress:\n  - toPorts:\n    - ports: [{port: "6379", protocol: TCP}]\n      rules: {http: [{}]}\n'
+    both = ("---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: second}\nspec:\n"
+            "  endpointSelector: {matchLabels: {app: cache}}\n  ingress:\n  - toPorts:\n"
+            '    - ports: [{port: "6379", protocol: TCP}]\n      rules: {http: [{}]}\n')
     shop.documents(DOCUMENTS + both)
     expect("PermissionError" in str(shop.shopping(*ask("PING"))["error"]), "a port of two protocols")
 
