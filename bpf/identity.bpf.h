@@ -152,7 +152,7 @@ static __always_inline __u16 sh_policy_first_port(const struct sh_policy_view *v
 struct sh_policy_asked {
 	__u8 verdict; /* enum sh_policy_verdict */
 	__u8 reason;  /* enum sh_policy_reason: of a denial */
-	__u16 zero;
+	__u16 protocol; /* enum sh_l7_protocol, where requests are judged */
 	__u32 sets[2];
 	__u32 origins[2];
 };
@@ -168,6 +168,7 @@ static __always_inline void sh_policy_add(struct sh_policy_asked *asked, const s
 	if (entry->verdict == SH_POLICY_DENY || asked->verdict == SH_POLICY_ALLOW)
 		asked->verdict = entry->verdict;
 	asked->reason = entry->reason;
+	asked->protocol = entry->protocol;
 	asked->sets[direction] = entry->set;
 	asked->origins[direction] = entry->origin;
 }
@@ -186,6 +187,10 @@ static __noinline int sh_policy_ask_both(struct sh_policy_asked *asked, __u32 ge
 	asked->verdict = SH_POLICY_ALLOW;
 	sh_policy_add(asked, &egress, SH_POLICY_EGRESS);
 	sh_policy_add(asked, &ingress, SH_POLICY_INGRESS);
+	if (sh_policy_protocols_differ(&egress, &ingress)) {
+		asked->verdict = SH_POLICY_DENY;
+		asked->reason = SH_POLICY_R_PROTOCOLS;
+	}
 	if (asked->verdict == SH_POLICY_PUNT) /* no set of one direction can replace what the other cannot decide */
 		asked->sets[0] = asked->sets[1] = 0;
 	return 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The parser cores of l7parsers/core in the kernel, one program each, and HTTP/1 with a policy, for tests and benchmarks. sk_msg
+/* The parser cores of l7parsers/core in the kernel, one program each, and with a policy, for tests and benchmarks. sk_msg
  * programs cannot be run by BPF_PROG_TEST_RUN; tc programs can, and for the verifier and the compiler the core is the same. The
  * input does not come in the packet, which would limit its length, but in `request`; each run copies it as a verdict program copies
  * a message. */
@@ -9,6 +9,7 @@
 
 #include <l7parsers/core/http1.h>
 #include <l7parsers/core/resp.h>
+#include <l7parsers/core/resp_reply.h>
 
 #include "bpf/abi/l7_harness.h"
 #include "bpf/abi/policy.h"
@@ -20,6 +21,7 @@ char LICENSE[] SEC("license") = "GPL";
 struct l7_harness_request request;
 struct l7_http1 http1;
 struct l7_resp resp;
+struct l7_replies replies;
 
 struct sh_policy_set policy_set;
 struct sh_policy_result policy_result;
@@ -125,5 +127,32 @@ int l7_resp(struct __sk_buff *skb)
 		return -1;
 	l7_resp_begin(&resp);
 	l7_resp_parse(&resp, in);
+	return TC_ACT_OK;
+}
+
+SEC("tc")
+int l7_resp_policy(struct __sk_buff *skb)
+{
+	struct l7_input *in = copied();
+	struct sh_policy_view view = {in};
+
+	if (!in)
+		return -1;
+	l7_resp_begin(&resp);
+	l7_resp_parse(&resp, in);
+	policy_result = sh_policy_resp(&view, &policy_set, &resp);
+	return TC_ACT_OK;
+}
+
+/* `kind`: how many bytes the message has beyond its beginning. */
+SEC("tc")
+int l7_resp_replies(struct __sk_buff *skb)
+{
+	struct l7_input *in = copied();
+
+	if (!in)
+		return -1;
+	l7_replies_begin(&replies, (__u64)in->len + request.kind);
+	l7_replies_parse(&replies, in);
 	return TC_ACT_OK;
 }

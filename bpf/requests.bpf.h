@@ -1,86 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Requests under a policy: each message of a governed connection comes here before it is carried.
  *
- * The client's program judges. What is allowed is one whole request, which may be redirected; or the bytes of one request, which
+ * The client's program judges. What is allowed is whole requests, which may be redirected; or the bytes of a request, which
  * go through TCP from its head on: PASS appends under the socket's lock, so no other writer comes between verdict and append. How
  * many bytes are allowed is kept as a position in TCP's stream (l7_seq, l7_left), for two reasons: a PASS that fails repeats its
  * verdict for the next bytes without a run, and the server's gate drops whatever goes beyond it (govern.bpf.h).
  *
- * What is not judged here, or cannot be denied here, goes to the fallback proxy (channel.bpf.h).
+ * What is not judged here, or cannot be denied here, goes to the fallback proxy (channel.bpf.h), if it is HTTP.
  *
- * The server's program counts the responses that are complete, so that an answer of ours (403, 503) never overtakes one.
+ * The server's program counts the responses that are complete, so that an answer of ours (403, 503, -NOPERM) never overtakes one.
+ *
+ * The policy's entry names the protocol (sh_l7_protocol). What differs between protocols is in judge_NAME.bpf.h, and
+ * called from the three functions under "protocols" below. Each protocol but HTTP/1 runs in a program of its own, which
+ * SH_MSG_L7 calls when all that is alike has been done: so none makes another one slower, or harder to verify. HTTP/2
+ * would be the next.
  *
  * apply_bytes and the redirect target stay in force within one chunk. So apply_bytes begins at 0 in every run, and is never used
  * with a redirect: what shares its message with another request goes through TCP. */
 #ifndef SHUNT_REQUESTS_BPF_H
 #define SHUNT_REQUESTS_BPF_H
 
-#include "channel.bpf.h"
-#include "identity.bpf.h"
-
-#include <l7parsers/core/http1.h>
-
-#define SH_SCRATCH_PER_CPU 4 /* programs of one CPU that interrupt each other */
-#define SH_SCRATCHES 1024
-
-struct sh_scratch {
-	__u32 busy;
-	__u32 zero;
-	struct l7_input in;
-	struct l7_http1 http1;
-	/* what came of it */
-	__u32 verdict; /* enum sh_policy_verdict */
-	__u32 why;     /* enum sh_l7_why */
-	__u32 rule;
-	__u32 origin;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, SH_SCRATCHES);
-	__type(key, __u32);
-	__type(value, struct sh_scratch);
-} sh_scratches SEC(".maps");
-
-static __always_inline struct sh_scratch *sh_claim_scratch(void)
-{
-	__u32 first = bpf_get_smp_processor_id() * SH_SCRATCH_PER_CPU;
-
-	for (__u32 i = 0; i < SH_SCRATCH_PER_CPU; i++) {
-		__u32 key = (first + i) & (SH_SCRATCHES - 1);
-		struct sh_scratch *scratch = bpf_map_lookup_elem(&sh_scratches, &key);
-
-		if (scratch && !__sync_val_compare_and_swap(&scratch->busy, 0, 1))
-			return scratch;
-	}
-	return 0;
-}
-
-static __always_inline void sh_release_scratch(struct sh_scratch *scratch)
-{
-	__sync_lock_test_and_set(&scratch->busy, 0);
-}
-
-/* ---- the tables that a set is made of ---- */
-
-static __always_inline const struct sh_policy_block *sh_policy_block(const struct sh_policy_view *view, sh_u32 number)
-{
-	return bpf_map_lookup_elem(&sh_pol_blocks, &number);
-}
-
-static __always_inline struct sh_policy_result sh_policy_result_at(const struct sh_policy_view *view, sh_u32 index)
-{
-	struct sh_policy_result *found = bpf_map_lookup_elem(&sh_pol_results, &index), none = {};
-
-	return found ? *found : none;
-}
-
-static __always_inline sh_u8 sh_policy_byte(const struct sh_policy_view *view, sh_u32 offset)
-{
-	return l7_byte_unbranched(view->in, offset);
-}
-
-#include <policy/core/request.h>
+#include "judge_http1.bpf.h"
+#include "judge_resp.bpf.h"
 
 /* ---- what is told ---- */
 
@@ -154,6 +95,11 @@ static __always_inline bool sh_await_server(struct sh_sock *st)
 	return wait.ready && sh_adopt_answer(st);
 }
 
+static __always_inline __u32 sh_protocol_of(const struct sh_policy_asked *asked)
+{
+	return asked->protocol ? asked->protocol : SH_L7_HTTP1;
+}
+
 /* The client asks what its requests must pass. Without a server's end nothing is known: the gate drops what is sent then, if the
  * server is governed, and the next message asks again. */
 static __always_inline void sh_ask_client(struct sh_policy_head *policy, struct tcp_sock *tp, struct sh_sock *st)
@@ -180,11 +126,14 @@ static __always_inline void sh_ask_client(struct sh_policy_head *policy, struct 
 		st->l7_state = SH_L7_NONE;
 	} else if (asked.verdict == SH_POLICY_DENY) {
 		sh_break(st, asked.reason);
+	} else if (st->l7_protocol && st->l7_protocol != sh_protocol_of(&asked)) {
+		sh_break(st, SH_L7_WHY_PROTOCOL);
 	} else if (older && policy->existing == SH_POLICY_EXISTING_RESET) {
 		sh_break(st, SH_L7_WHY_OLDER);
 	} else if (older) {
 		st->l7_state = SH_L7_NONE;
 	} else if (st->l7_state != SH_L7_JUDGED) {
+		st->l7_protocol = sh_protocol_of(&asked);
 		st->l7_state = SH_L7_JUDGED;
 		st->l7_seq = tp->write_seq;
 		st->l7_left = 0;
@@ -204,111 +153,34 @@ static __always_inline void sh_ask_server(struct bpf_sock *sk, struct sh_policy_
 	st->l7_state = policed && policed->state == SH_POLICED_JUDGED ? SH_L7_JUDGED : SH_L7_NONE;
 }
 
-/* ---- reading a head ---- */
+/* ---- protocols ---- */
 
-/* Copies the head of the message and parses it. False: no memory could be had. */
-static __always_inline bool sh_parse(struct sk_msg_md *msg, struct sh_scratch *scratch, enum l7_http1_kind kind)
+/* `protocol` is a constant of each program. */
+static __always_inline void sh_judge_requests(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch,
+					      enum sh_l7_protocol protocol)
 {
-	__u32 bytes = msg->size;
-
-	if (bytes > L7_WINDOW_BYTES)
-		bytes = L7_WINDOW_BYTES;
-	/* Also takes a copy of pages that the sender could change afterwards, and makes bytes of sendfile() readable at all. */
-	if (bpf_msg_pull_data(msg, 0, bytes, 0))
-		return false;
-	if (bytes > L7_WINDOW_BYTES || bpf_probe_read_kernel(scratch->in.bytes, bytes, msg->data))
-		return false;
-	scratch->in.len = bytes;
-	l7_http1_begin(&scratch->http1, kind);
-	l7_http1_parse(&scratch->http1, &scratch->in);
-	return true;
-}
-
-/* One set's word on the request that was parsed; it counts if it is stricter than what was said before. */
-static __noinline int sh_pass_set(struct sh_scratch *scratch, __u32 number, __u32 origin)
-{
-	struct sh_policy_set *set = bpf_map_lookup_elem(&sh_pol_sets, &number);
-	struct sh_policy_result result = {};
-	struct sh_policy_view view = {};
-
-	if (!scratch)
-		return 0;
-	view.in = &scratch->in;
-	if (set)
-		result = sh_policy_http1(&view, set, &scratch->http1);
+	if (protocol == SH_L7_RESP)
+		sh_resp_judge(msg, st, scratch);
 	else
-		result.name = SH_POLICY_R_TABLES;
-	sh_count_rule(origin, set ? result.rule : SH_POLICY_NO_RULE);
-	if (scratch->verdict == SH_POLICY_DENY || (scratch->verdict == SH_POLICY_PUNT && result.verdict != SH_POLICY_DENY))
-		return 0;
-	scratch->verdict = result.verdict;
-	scratch->why = result.name;
-	scratch->rule = result.rule;
-	scratch->origin = origin;
-	return 0;
+		sh_http1_judge(st, scratch);
 }
 
-static __always_inline void sh_verdict(struct sh_sock *st, struct sh_scratch *scratch)
+static __always_inline bool sh_answer(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch,
+				      enum sh_l7_protocol protocol)
 {
-	scratch->verdict = SH_POLICY_PUNT;
-	scratch->rule = SH_POLICY_NO_RULE;
-	scratch->origin = 0;
-	scratch->why = SH_L7_WHY_PARSER + scratch->http1.out.reason;
-	if (scratch->http1.out.verdict != L7_SIMPLE || scratch->http1.out.unit_bytes == L7_BYTES_UNKNOWN)
-		return;
-	if (!st->l7_sets[0] && !st->l7_sets[1]) { /* an entry without a set that can be compiled */
-		scratch->why = SH_POLICY_R_EXPRESSION;
-		return;
-	}
-	scratch->verdict = SH_POLICY_ALLOW;
-	for (int i = 0; i < 2; i++)
-		if (st->l7_sets[i])
-			sh_pass_set(scratch, st->l7_sets[i], st->l7_origins[i]);
+	return protocol == SH_L7_RESP ? sh_resp_answer(msg, st) : sh_http1_answer(msg, st, scratch);
 }
 
-/* ---- answers of our own ---- */
-
-/* Padded with spaces behind a value, which no reader counts, to whole words. */
-#define SH_REPLY_403 "HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain\r\ncontent-length: 16\r\nserver: shunt                 \r\n\r\n"
-#define SH_REPLY_503 "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 16\r\nserver: shunt       \r\n\r\n"
-#define SH_REPLY_HEAD_BYTES 104
-#define SH_REPLY_BYTES 120 /* with the body */
-
-_Static_assert(sizeof(SH_REPLY_403) - 1 == SH_REPLY_HEAD_BYTES, "403");
-_Static_assert(sizeof(SH_REPLY_503) - 1 == SH_REPLY_HEAD_BYTES, "503");
-
-static const char sh_replies[2][SH_REPLY_BYTES] __attribute__((aligned(8))) = {
-	SH_REPLY_403 "Access denied \r\n",
-	SH_REPLY_503 "No proxy here \r\n",
-};
-
-/* Turns the message, which is one whole request, into the response to it, and into the client's own queue. */
-static __always_inline bool sh_reply(struct sk_msg_md *msg, struct sh_sock *st, __u32 which, bool head_only)
+static __always_inline void sh_count_responses(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch,
+					       enum sh_l7_protocol protocol)
 {
-	__u32 bytes = head_only ? SH_REPLY_HEAD_BYTES : SH_REPLY_BYTES, size = msg->size;
-	const __u64 *text = (const void *)sh_replies[which & 1];
-	__u64 own = st->shared.cookie;
-	__u64 *to;
-
-	if (size > bytes && bpf_msg_pop_data(msg, bytes, size - bytes, 0))
-		return false;
-	if (size < bytes && bpf_msg_push_data(msg, 0, bytes - size, 0))
-		return false;
-	if (bpf_msg_pull_data(msg, 0, bytes, 0))
-		return false;
-	to = msg->data;
-	for (__u32 i = 0; i < SH_REPLY_HEAD_BYTES / 8; i++) {
-		if ((void *)(to + i + 1) > msg->data_end)
-			return false;
-		to[i] = text[i];
-	}
-	for (__u32 i = SH_REPLY_HEAD_BYTES / 8; i < SH_REPLY_BYTES / 8 && !head_only; i++) {
-		if ((void *)(to + i + 1) > msg->data_end)
-			return false;
-		to[i] = text[i];
-	}
-	return bpf_msg_redirect_hash(msg, &sh_socks, &own, BPF_F_INGRESS) == SK_PASS;
+	if (protocol == SH_L7_RESP)
+		sh_resp_count(msg, st, scratch);
+	else
+		sh_http1_count(msg, st, scratch);
 }
+
+static __always_inline bool sh_proxy_speaks(enum sh_l7_protocol protocol) { return protocol == SH_L7_HTTP1; }
 
 /* ---- one message ---- */
 
@@ -316,6 +188,7 @@ enum sh_do {
 	SH_DO_DROP,
 	SH_DO_CARRY,    /* the message goes on its way */
 	SH_DO_REDIRECT, /* it has become an answer to its sender, or goes to the proxy */
+	SH_DO_RESP,     /* it is for the program of that protocol */
 };
 
 static __always_inline bool sh_is_answered(struct tcp_sock *tp, struct sh_sock *st)
@@ -328,33 +201,38 @@ static __always_inline bool sh_is_answered(struct tcp_sock *tp, struct sh_sock *
 		.requests = sh_requests_sent(st),
 	};
 
-	return sh_all_answered(&ends);
+	return !st->l7_lost && sh_all_answered(&ends);
 }
 
 /* Denied: answered in place of the server, where that is possible; the proxy waits until it is. Punted: the proxy's. Without a proxy
  * both are answered here, or the connection ends. */
-static __always_inline enum sh_do sh_refuse(struct sk_msg_md *msg, struct tcp_sock *tp, struct sh_sock *st, struct sh_scratch *scratch)
+static __always_inline enum sh_do sh_refuse(struct sk_msg_md *msg, struct tcp_sock *tp, struct sh_sock *st, struct sh_scratch *scratch,
+					    enum sh_l7_protocol protocol)
 {
 	bool denied = scratch->verdict == SH_POLICY_DENY;
-	bool whole = scratch->http1.out.verdict == L7_SIMPLE && scratch->http1.out.unit_bytes == msg->size;
+	bool whole = scratch->unit == msg->size;
 	bool answered = denied && whole && sh_is_answered(tp, st);
 
 	sh_count(denied ? SH_C_REQUESTS_DENIED : SH_C_REQUESTS_PUNTED, 1);
 	sh_tell_request(st, scratch, denied ? SH_EV_REQUEST_DENIED : SH_EV_REQUEST_PUNTED);
-	if (!answered && !sh_all_arrived(tp, st)) {
+	if (!answered && !sh_proxy_speaks(protocol)) {
+		answered = !denied && whole && sh_is_answered(tp, st);
+	} else if (!answered && !sh_all_arrived(tp, st)) {
 		sh_break(st, SH_L7_WHY_WRITERS);
 		return SH_DO_DROP;
-	}
-	if (!answered) {
+	} else if (!answered) {
 		enum sh_punted punted = sh_punt(msg, tp, st, scratch->why);
 
 		if (punted == SH_PUNTED)
 			return SH_DO_REDIRECT;
 		answered = punted == SH_NOT_PUNTED && !denied && whole && sh_is_answered(tp, st);
 	}
-	if (answered && sh_reply(msg, st, denied ? 0 : 1, scratch->http1.method == L7_M_HEAD))
+	if (answered && sh_answer(msg, st, scratch, protocol))
 		return SH_DO_REDIRECT;
-	sh_break(st, whole ? SH_L7_WHY_ORDER : SH_L7_WHY_SPLIT);
+	if (!scratch->unit && !sh_proxy_speaks(protocol))
+		sh_break(st, scratch->why);
+	else
+		sh_break(st, whole ? SH_L7_WHY_ORDER : SH_L7_WHY_SPLIT);
 	return SH_DO_DROP;
 }
 
@@ -367,12 +245,16 @@ static __always_inline bool sh_split_behind(struct sk_msg_md *msg, __u32 unit)
 	return !bpf_msg_pop_data(msg, unit, 1, 0);
 }
 
-/* A request that is allowed: what of it may pass, and how. False: nothing can. */
+/* Requests that are allowed: what of the message may pass, and how. False: nothing can. */
 static __always_inline bool sh_allow(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch)
 {
-	__u64 unit = scratch->http1.out.unit_bytes;
+	__u64 unit = scratch->unit;
 
-	sh_note_request(st, scratch->http1.method == L7_M_HEAD);
+	if (scratch->requests == 1)
+		sh_note_request(st, scratch->to_head);
+	else
+		st->l7_count += scratch->requests;
+	st->l7_lost |= scratch->loses;
 	st->l7_left = unit;
 	st->l7_via_tcp = unit != msg->size;
 	if (unit < msg->size) {
@@ -380,7 +262,7 @@ static __always_inline bool sh_allow(struct sk_msg_md *msg, struct sh_sock *st, 
 			return false;
 		bpf_msg_apply_bytes(msg, (__u32)unit);
 	}
-	sh_count(SH_C_REQUESTS_ALLOWED, 1);
+	sh_count(SH_C_REQUESTS_ALLOWED, scratch->requests);
 	return true;
 }
 
@@ -396,7 +278,8 @@ static __always_inline bool sh_settle(struct tcp_sock *tp, struct sh_sock *st)
 	return true;
 }
 
-static __always_inline enum sh_do sh_client_message(struct sk_msg_md *msg, struct tcp_sock *tp, struct sh_sock *st)
+static __always_inline enum sh_do sh_client_message(struct sk_msg_md *msg, struct tcp_sock *tp, struct sh_sock *st,
+						    enum sh_l7_protocol protocol)
 {
 	enum sh_do what = SH_DO_CARRY;
 	struct sh_scratch *scratch;
@@ -408,15 +291,15 @@ static __always_inline enum sh_do sh_client_message(struct sk_msg_md *msg, struc
 		return SH_DO_CARRY;
 	}
 	scratch = sh_claim_scratch();
-	if (!scratch || !sh_parse(msg, scratch, L7_HTTP1_REQUEST)) {
+	if (!scratch || !sh_copy_message(msg, scratch)) {
 		if (scratch)
 			sh_release_scratch(scratch);
 		sh_break(st, SH_L7_WHY_SCRATCH);
 		return SH_DO_DROP;
 	}
-	sh_verdict(st, scratch);
+	sh_judge_requests(msg, st, scratch, protocol);
 	if (scratch->verdict != SH_POLICY_ALLOW)
-		what = sh_refuse(msg, tp, st, scratch);
+		what = sh_refuse(msg, tp, st, scratch, protocol);
 	else if (!sh_allow(msg, st, scratch))
 		what = SH_DO_DROP;
 	sh_release_scratch(scratch);
@@ -425,31 +308,21 @@ static __always_inline enum sh_do sh_client_message(struct sk_msg_md *msg, struc
 	return what;
 }
 
-/* The head of a response: how long it is. Anything that is not plain ends the counting for good. */
-static __always_inline void sh_response_head(struct sk_msg_md *msg, struct sh_sock *st)
+/* A message that begins with a response. */
+static __always_inline void sh_response_head(struct sk_msg_md *msg, struct sh_sock *st, enum sh_l7_protocol protocol)
 {
-	struct sh_sock *client = (void *)st->peer_storage;
 	struct sh_scratch *scratch = sh_claim_scratch();
-	struct l7_outcome *out;
-	__u64 heads;
 
 	st->l7_lost = 1;
 	if (!scratch)
 		return;
-	heads = sh_heads_of(client, st->peer_cookie);
-	if (sh_parse(msg, scratch, heads >> (st->l7_count & 63) & 1 ? L7_HTTP1_RESPONSE_TO_HEAD : L7_HTTP1_RESPONSE)) {
-		out = &scratch->http1.out;
-		if (out->verdict == L7_SIMPLE && out->unit_bytes != L7_BYTES_UNKNOWN && out->unit_bytes >= msg->size) {
-			st->l7_lost = 0;
-			st->l7_left = out->unit_bytes - msg->size;
-			if (!st->l7_left && !(scratch->http1.flags & L7_F_INTERIM))
-				st->l7_count++;
-		}
-	}
+	if (sh_copy_message(msg, scratch))
+		sh_count_responses(msg, st, scratch, protocol);
 	sh_release_scratch(scratch);
 }
 
-static __always_inline void sh_server_message(struct sk_msg_md *msg, struct tcp_sock *tp, struct sh_sock *st)
+static __always_inline void sh_server_message(struct sk_msg_md *msg, struct tcp_sock *tp, struct sh_sock *st,
+					      enum sh_l7_protocol protocol)
 {
 	st->l7_via_tcp = 0;
 	if (tp->write_seq != st->l7_seq) /* a send() that TCP took in part */
@@ -457,7 +330,7 @@ static __always_inline void sh_server_message(struct sk_msg_md *msg, struct tcp_
 	if (st->l7_lost)
 		return;
 	if (!st->l7_left) {
-		sh_response_head(msg, st);
+		sh_response_head(msg, st, protocol);
 	} else if (msg->size > st->l7_left) {
 		st->l7_lost = 1;
 	} else {
@@ -465,6 +338,30 @@ static __always_inline void sh_server_message(struct sk_msg_md *msg, struct tcp_
 		if (!st->l7_left)
 			st->l7_count++;
 	}
+}
+
+/* The client asked for it by the time the server answers. */
+static __always_inline __u32 sh_server_protocol(struct sh_sock *st)
+{
+	struct sh_sock *client = (void *)st->peer_storage;
+	__u32 protocol = 0;
+
+	if (!st->l7_protocol && !bpf_probe_read_kernel(&protocol, sizeof(protocol), &client->l7_protocol))
+		st->l7_protocol = protocol;
+	return st->l7_protocol;
+}
+
+static __always_inline enum sh_do sh_from_server(struct sk_msg_md *msg, struct bpf_sock *sk, struct sh_policy_head *policy,
+						 struct tcp_sock *tp, struct sh_sock *st)
+{
+	if (st->l7_generation != policy->generation)
+		sh_ask_server(sk, policy, tp, st);
+	if (st->l7_state != SH_L7_JUDGED)
+		return SH_DO_CARRY;
+	if (sh_server_protocol(st) == SH_L7_RESP)
+		return SH_DO_RESP;
+	sh_server_message(msg, tp, st, SH_L7_HTTP1);
+	return SH_DO_CARRY;
 }
 
 static __always_inline enum sh_do sh_request(struct sk_msg_md *msg)
@@ -497,13 +394,8 @@ static __always_inline enum sh_do sh_request(struct sk_msg_md *msg)
 		st->l7_state = SH_L7_NONE;
 		return SH_DO_CARRY;
 	}
-	if (!(st->flags & SH_SOCK_ACTIVE)) {
-		if (st->l7_generation != policy->generation)
-			sh_ask_server(sk, policy, tp, st);
-		if (st->l7_state == SH_L7_JUDGED)
-			sh_server_message(msg, tp, st);
-		return SH_DO_CARRY;
-	}
+	if (!(st->flags & SH_SOCK_ACTIVE))
+		return sh_from_server(msg, sk, policy, tp, st);
 	if (st->l7_state == SH_L7_JUDGED && !sh_settle(tp, st))
 		sh_break(st, SH_L7_WHY_BYTES);
 	else if (st->l7_generation != policy->generation && (st->l7_state != SH_L7_JUDGED || !st->l7_left)) {
@@ -513,7 +405,24 @@ static __always_inline enum sh_do sh_request(struct sk_msg_md *msg)
 	}
 	if (st->l7_state == SH_L7_BROKEN)
 		return SH_DO_DROP;
-	return st->l7_state == SH_L7_JUDGED ? sh_client_message(msg, tp, st) : SH_DO_CARRY;
+	if (st->l7_state != SH_L7_JUDGED)
+		return SH_DO_CARRY;
+	return st->l7_protocol == SH_L7_RESP ? SH_DO_RESP : sh_client_message(msg, tp, st, SH_L7_HTTP1);
+}
+
+/* The rest of it, for a protocol that has a program of its own. */
+static __always_inline enum sh_do sh_request_of(struct sk_msg_md *msg, enum sh_l7_protocol protocol)
+{
+	struct bpf_sock *sk = msg->sk;
+	struct sh_sock *st = sk ? bpf_sk_storage_get(&sh_sockets, sk, 0, 0) : 0;
+	struct tcp_sock *tp = sk ? bpf_skc_to_tcp_sock(sk) : 0;
+
+	if (!st || !tp)
+		return SH_DO_DROP;
+	if (st->flags & SH_SOCK_ACTIVE)
+		return sh_client_message(msg, tp, st, protocol);
+	sh_server_message(msg, tp, st, protocol);
+	return SH_DO_CARRY;
 }
 
 #endif

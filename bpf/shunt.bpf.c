@@ -84,6 +84,19 @@ int sh_msg_l7(struct sk_msg_md *msg)
 
 	if (what == SH_DO_CARRY)
 		bpf_tail_call(msg, &sh_msg_progs, SH_MSG_CARRY); /* does not return */
+	if (what == SH_DO_RESP)
+		bpf_tail_call(msg, &sh_msg_progs, SH_MSG_RESP); /* likewise */
+	return what == SH_DO_REDIRECT ? SK_PASS : SK_DROP;
+}
+
+/* The same for Redis; a further protocol would follow here. */
+SEC("sk_msg")
+int sh_msg_resp(struct sk_msg_md *msg)
+{
+	enum sh_do what = sh_request_of(msg, SH_L7_RESP);
+
+	if (what == SH_DO_CARRY)
+		bpf_tail_call(msg, &sh_msg_progs, SH_MSG_CARRY); /* does not return */
 	return what == SH_DO_REDIRECT ? SK_PASS : SK_DROP;
 }
 

@@ -133,15 +133,17 @@ void PolicyState::add_hits(const std::vector<uint64_t>& hits, Json& document) co
     uint64_t hits = 0;
     policy::RuleOrigin origin;
   };
-  std::map<std::pair<const policy::Rule*, const policy::HttpRule*>, Rule> known;  // one may be in the entries of many
+  std::map<std::pair<const policy::Rule*, const void*>, Rule> known;  // one may be in the entries of many
   uint64_t others = 0;
   for (const auto& [number, entry] : origins_) {
     if (entry->entry.verdict != SH_POLICY_RULES) continue;
     others += at(number);
     for (size_t i = 0; i < entry->origins.size(); i++) {
-      Rule& rule = known[{entry->origins[i].rule, entry->origins[i].http}];
+      const policy::RuleOrigin& origin = entry->origins[i];
+      const void* const request = origin.http != nullptr ? static_cast<const void*>(origin.http) : origin.redis;
+      Rule& rule = known[{origin.rule, request}];
       rule.hits += at(number + 1 + i);
-      rule.origin = entry->origins[i];
+      rule.origin = origin;
     }
   }
   std::vector<Rule> rules;

@@ -2,6 +2,7 @@
 #include <base/parse.hpp>
 #include <control/policy_trace.hpp>
 #include <l7parsers/http1.hpp>
+#include <l7parsers/resp.hpp>
 #include <policy/walk.hpp>
 
 namespace shunt {
@@ -58,7 +59,12 @@ class Trace {
                   {"port", server.port}};
     document["egress"] = side_document(egress_, client.identity);
     document["ingress"] = side_document(ingress_, server.identity);
-    decide(query.request, document);
+    for (const policy::Asked* asked : {&egress_, &ingress_}) {
+      if (differ()) break;
+      const auto checked = policy::check_protocol(asked->entry, query.request.has_value(), query.command.has_value());
+      if (!checked) return unexpected(checked.error());
+    }
+    decide(query, document);
     document["by"] = document["verdict"] == policy::verdict_name(SH_POLICY_PUNT) ? "proxy" : "kernel";
     return document;
   }
@@ -157,33 +163,54 @@ class Trace {
     document["text"] = policy::why_text(why);
   }
 
-  // As sh_verdict() of the kernel side: of two sets the stricter word holds, and only where the connection is judged
-  // request by request the request is read at all.
-  void decide(const std::optional<policy::HttpRequest>& request, Json& document) const {
+  // As the kernel side: of two sets the stricter word holds, and only where the connection is judged request by request
+  // the request is read at all.
+  void decide(const TraceQuery& query, Json& document) const {
     const auto plain = [](const policy::Asked& asked) {
       return asked.entry.verdict == SH_POLICY_RULES ? sh_u8{SH_POLICY_ALLOW} : asked.entry.verdict;
     };
-    const sh_u8 connection = sh_policy_both(plain(egress_), plain(ingress_));
+    const sh_u8 connection = differ() ? sh_u8{SH_POLICY_DENY} : sh_policy_both(plain(egress_), plain(ingress_));
+    if (differ()) say(document, SH_POLICY_DENY, SH_POLICY_R_PROTOCOLS);
     const bool judged = egress_.entry.verdict == SH_POLICY_RULES || ingress_.entry.verdict == SH_POLICY_RULES;
     document["verdict"] = policy::verdict_name(
         judged && connection == SH_POLICY_ALLOW ? SH_POLICY_RULES : static_cast<sh_policy_verdict>(connection));
-    if (request) document["request"] = request->method + " " + request->path;
-    if (!request || !judged || connection != SH_POLICY_ALLOW) return;
-    const std::string bytes = policy::head_of(*request);
-    l7::Http1Head head;
-    head.parse(bytes);
-    if (head.outcome().verdict != L7_SIMPLE) {
-      say(document, SH_POLICY_PUNT, SH_L7_WHY_PARSER + uint32_t{head.outcome().reason});
-      return;
+    if (query.request) document["request"] = query.request->method + " " + query.request->path;
+    if (query.command) document["request"] = words_of(*query.command);
+    if (!judged || connection != SH_POLICY_ALLOW) return;
+    if (query.request) {
+      const std::string bytes = policy::head_of(*query.request);
+      l7::Http1Head head;
+      head.parse(bytes);
+      decide_by(head.outcome(), head.outcome().verdict == L7_SIMPLE, head.raw(), bytes, document);
+    } else if (query.command) {
+      const std::string bytes = policy::bytes_of(*query.command);
+      l7::RespCommand command;
+      command.parse(bytes);
+      decide_by(command.outcome(), command.outcome().unit_bytes != 0, command.raw(), bytes, document);
     }
-    const sh_u8 egress = judge(egress_, head, bytes, document["egress"]);
-    const sh_u8 ingress = judge(ingress_, head, bytes, document["ingress"]);
+  }
+
+  bool differ() const { return sh_policy_protocols_differ(&egress_.entry, &ingress_.entry) != 0; }
+
+  static std::string words_of(const policy::RedisCommand& command) {
+    std::string words = command.name;
+    for (const std::string& key : command.keys) words += " " + key;
+    return words;
+  }
+
+  template <typename Parsed>
+  void decide_by(const l7_outcome& outcome, bool judged, const Parsed& request, const std::string& bytes,
+                 Json& document) const {
+    if (!judged) return say(document, SH_POLICY_PUNT, SH_L7_WHY_PARSER + uint32_t{outcome.reason});
+    const sh_u8 egress = judge(egress_, request, bytes, document["egress"]);
+    const sh_u8 ingress = judge(ingress_, request, bytes, document["ingress"]);
     document["verdict"] = policy::verdict_name(static_cast<sh_policy_verdict>(sh_policy_both(egress, ingress)));
   }
 
-  sh_u8 judge(const policy::Asked& asked, const l7::Http1Head& head, const std::string& bytes, Json& side) const {
+  template <typename Parsed>
+  sh_u8 judge(const policy::Asked& asked, const Parsed& request, const std::string& bytes, Json& side) const {
     if (asked.entry.verdict != SH_POLICY_RULES) return SH_POLICY_ALLOW;
-    const sh_policy_result result = policy::judge(*tables_, asked.entry.set, head.raw(), bytes);
+    const sh_policy_result result = policy::judge(*tables_, asked.entry.set, request, bytes);
     say(side, result.verdict, result.name);
     side["rules"] = result.rule == SH_POLICY_NO_RULE ? Json::array() : state_.rules_of(asked.entry.origin, result.rule);
     return result.verdict;

@@ -69,6 +69,8 @@ bool read_headers(const Json& value, policy::HttpRequest& request) {
 // Any of these fields makes it a question about a request.
 policy::HttpRequest& request_of(TraceQuery& trace) { return trace.request ? *trace.request : trace.request.emplace(); }
 
+policy::RedisCommand& command_of(TraceQuery& trace) { return trace.command ? *trace.command : trace.command.emplace(); }
+
 // As read_field().
 std::optional<bool> read_trace_field(const std::string& key, const Json& value, TraceQuery& trace) {
   if (key == "from") return read_text(value, trace.from);
@@ -77,6 +79,8 @@ std::optional<bool> read_trace_field(const std::string& key, const Json& value, 
   if (key == "path") return read_text(value, request_of(trace).path);
   if (key == "host") return read_text(value, request_of(trace).host);
   if (key == "headers") return read_headers(value, request_of(trace));
+  if (key == "command") return read_text(value, command_of(trace).name);
+  if (key == "keys") return read_words(value, command_of(trace).keys);
   return std::nullopt;
 }
 
@@ -98,6 +102,8 @@ std::optional<bool> read_field(const std::string& key, const Json& value, Reques
 void add_trace(const TraceQuery& trace, Json& document) {
   document["from"] = trace.from;
   document["to"] = trace.to;
+  if (trace.command) document["command"] = trace.command->name;
+  if (trace.command && !trace.command->keys.empty()) document["keys"] = trace.command->keys;
   if (!trace.request) return;
   document["method"] = trace.request->method;
   document["path"] = trace.request->path;
@@ -189,6 +195,8 @@ Result<Request> parse_request(std::string_view line) {
   }
   if (request.command == Command::trace && (request.trace.from.empty() || request.trace.to.empty()))
     return refused("trace takes \"from\" and \"to\"");
+  if (request.trace.command && (request.trace.request || request.trace.command->name.empty()))
+    return refused("trace takes a request, or a \"command\" with its \"keys\"");
   auto checked = check_filter(request.filter, request.command == Command::monitor);
   if (!checked) return unexpected(checked.error());
   return request;

@@ -40,7 +40,9 @@ struct Filter {
 struct TraceQuery {
   std::string from;
   std::string to;
+  // At most one of them.
   std::optional<policy::HttpRequest> request;
+  std::optional<policy::RedisCommand> command;
 };
 
 struct Request {

@@ -30,6 +30,7 @@ struct Arguments {
   bool replace = false;
   policy::Question question;
   policy::HttpRequest request;
+  policy::RedisCommand command;
   std::vector<std::string> headers;
   CaArguments ca;
 };
@@ -45,8 +46,13 @@ void add_filter(CLI::App* command, Arguments& arguments, const char* kinds, cons
 
 using Run = std::function<ExitCode(Cli&)>;
 
-// Who asks whom, and perhaps what for: there is a request if the option that is returned was given.
-const CLI::Option* add_question(CLI::App* command, Arguments& arguments, const char* from, const char* to) {
+// Who asks whom, and perhaps what for: there is a request, or a command, if its option was given.
+struct AskedFor {
+  const CLI::Option* method;
+  const CLI::Option* command;
+};
+
+AskedFor add_question(CLI::App* command, Arguments& arguments, const char* from, const char* to) {
   command->add_option("from", arguments.question.from, from)->required();
   command->add_option("to", arguments.question.to, to)->required();
   auto* method = command->add_option("method", arguments.request.method, "of the request");
@@ -55,7 +61,16 @@ const CLI::Option* add_question(CLI::App* command, Arguments& arguments, const c
   command->add_option("-H,--header", arguments.headers, "'Name: value', any number of times")
       ->allow_extra_args(false)
       ->needs(method);
-  return method;
+  auto* redis = command->add_option("--command", arguments.command.name, "a Redis command")->excludes(method);
+  command->add_option("--key", arguments.command.keys, "of the Redis command, any number of times")
+      ->allow_extra_args(false)
+      ->needs(redis);
+  return {method, redis};
+}
+
+void take_question(const AskedFor& asked, Arguments& arguments) {
+  if (asked.method->count() > 0) arguments.question.request = arguments.request;
+  if (asked.command->count() > 0) arguments.question.command = arguments.command;
 }
 
 void add_policy(CLI::App& app, Arguments& arguments, std::vector<std::pair<CLI::App*, Run>>& commands) {
@@ -74,20 +89,20 @@ void add_policy(CLI::App& app, Arguments& arguments, std::vector<std::pair<CLI::
   auto* explain =
       policy->add_subcommand("explain", "would this be allowed, by which rule, in the kernel or by the proxy?");
   explain->add_option("-f,--file", arguments.files, "files and folders")->required()->allow_extra_args(false);
-  const auto* explained = add_question(explain, arguments, "a workload, an address, host or world",
-                                       "TARGET:PORT, a service, a workload or an address");
+  const AskedFor explained = add_question(explain, arguments, "a workload, an address, host or world",
+                                          "TARGET:PORT, a service, a workload or an address");
   commands.emplace_back(explain, [&arguments, explained](Cli&) {
-    if (explained->count() > 0) arguments.question.request = arguments.request;
+    take_question(explained, arguments);
     return policy_explain(arguments.files, arguments.question, arguments.headers, arguments.options.json);
   });
   auto* trace = policy->add_subcommand("trace", "the same, asked of the kernel's tables about who is there now");
-  const auto* traced =
+  const AskedFor traced =
       add_question(trace, arguments, "PID, unit, /CGROUP, ADDR:PORT of a connection, or as for explain",
                    "the same with a port, or ADDR:PORT of the other end");
   commands.emplace_back(trace, [&arguments, traced](Cli& cli) {
-    if (traced->count() > 0) arguments.question.request = arguments.request;
-    return cli.policy_trace({arguments.question.from, arguments.question.to, arguments.question.request},
-                            arguments.headers);
+    take_question(traced, arguments);
+    const policy::Question& question = arguments.question;
+    return cli.policy_trace({question.from, question.to, question.request, question.command}, arguments.headers);
   });
 }
 

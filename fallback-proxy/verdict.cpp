@@ -123,7 +123,12 @@ Verdict Policies::judge_side(sh_policy_direction direction, const Relation::Side
   verdict.entry = side.rules;
   verdict.allowed = side.entry.verdict == SH_POLICY_ALLOW;
   verdict.reason = static_cast<sh_policy_reason>(side.entry.reason);
-  if (side.entry.verdict == SH_POLICY_RULES && side.rules != nullptr) judge_rules(*side.rules, request, bytes, verdict);
+  if (side.entry.verdict != SH_POLICY_RULES || side.rules == nullptr) return verdict;
+  if (side.entry.protocol == SH_L7_HTTP1) {
+    judge_rules(*side.rules, request, bytes, verdict);
+  } else {
+    verdict.reason = SH_POLICY_R_PROTOCOLS;  // rules for something else than HTTP
+  }
   return verdict;
 }
 

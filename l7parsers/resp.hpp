@@ -4,6 +4,7 @@
 #include <l7parsers/core/resp.h>
 
 #include <l7parsers/view.hpp>
+#include <string>
 
 namespace shunt::l7 {
 
@@ -41,6 +42,21 @@ constexpr std::string_view resp_command_name(size_t index) {
 #undef L7_COMMAND_NAME
   };
   return kNames[index];
+}
+
+// Its number in the table, whatever the case of `name`; -1: it is not there.
+inline int resp_command(std::string_view name) {
+  RespCommand command;
+  const std::string bytes = "*1\r\n$" + std::to_string(name.size()) + "\r\n" + std::string(name) + "\r\n";
+  command.parse(bytes);
+  const int number = command.raw().command;
+  return command.outcome().unit_bytes != 0 && number < L7_RESP_COMMAND_COUNT ? number : -1;
+}
+
+// Does the parser know where the keys of the command are?
+inline bool resp_has_keys(std::string_view name) {
+  const int number = resp_command(name);
+  return number >= 0 && l7_resp_commands[number].first != 0;
 }
 
 }  // namespace shunt::l7

@@ -37,6 +37,23 @@ std::shared_ptr<const Expression> approximation(const Expression& refused) {
   return expression;
 }
 
+// The text, and behind it perhaps anything: bytes that mean nothing but themselves.
+std::shared_ptr<const Expression> literal(const std::string& text, bool then_any) {
+  auto expression = std::make_shared<Expression>();
+  const auto length = static_cast<uint32_t>(text.size());
+  const uint32_t positions = length + (then_any ? 1 : 0);
+  for (uint32_t i = 0; i < positions; i++) {
+    ByteSet& set = expression->positions.emplace_back();
+    i < length ? set.set(static_cast<unsigned char>(text[i])) : set.set();
+    expression->follow.push_back(i + 1 < positions ? std::vector{i + 1} : std::vector<uint32_t>{});
+    expression->last.push_back(i + 1 >= length);
+  }
+  if (then_any) expression->follow[length] = {length};
+  if (positions != 0) expression->first = {0};
+  expression->nullable = length == 0;
+  return expression;
+}
+
 // A rule as the construction needs it.
 struct Input {
   std::shared_ptr<const Expression> fields[kFields];
@@ -597,6 +614,20 @@ std::vector<Input> make_inputs(const std::vector<const HttpRule*>& rules, const 
   return inputs;
 }
 
+std::vector<Input> make_inputs(const std::vector<const RedisRule*>& rules) {
+  const auto any = literal("", true);
+  std::vector<Input> inputs(rules.size());
+  for (size_t i = 0; i < rules.size(); i++) {
+    const RedisRule& rule = *rules[i];
+    inputs[i].constrains[0] = !rule.command.empty();
+    inputs[i].constrains[1] = rule.key.has_value();
+    inputs[i].fields[0] = rule.command.empty() ? any : literal(rule.command, false);
+    inputs[i].fields[1] = rule.key ? literal(SH_POLICY_KEY_MARK + *rule.key, rule.key_is_prefix) : any;
+    inputs[i].fields[2] = any;
+  }
+  return inputs;
+}
+
 // Nothing fits: every request is punted.
 void punt_all(std::vector<Input>& inputs, Automaton& result) {
   for (Input& input : inputs) {
@@ -610,18 +641,8 @@ void punt_all(std::vector<Input>& inputs, Automaton& result) {
   result.names_rules = false;
 }
 
-}  // namespace
-
-std::shared_ptr<const Expression> ExpressionCache::get(const std::string& text) {
-  std::shared_ptr<const Expression>& known = known_[text];
-  if (!known) known = std::make_shared<const Expression>(text.empty() ? any_text() : compile_regex(text));
-  return known;
-}
-
-std::shared_ptr<const Automaton> build_automaton(const std::vector<const HttpRule*>& rules,
-                                                 ExpressionCache& expressions, const AutomatonLimits& limits) {
-  const Conditions conditions(rules);
-  std::vector<Input> inputs = make_inputs(rules, conditions, expressions);
+std::shared_ptr<const Automaton> build(std::vector<Input> inputs, const Conditions& conditions,
+                                       const AutomatonLimits& limits) {
   auto result = std::make_shared<Automaton>();
   std::vector<uint32_t> order(inputs.size());
   std::iota(order.begin(), order.end(), 0);
@@ -639,6 +660,25 @@ std::shared_ptr<const Automaton> build_automaton(const std::vector<const HttpRul
   if (!fits) punt_all(inputs, *result);
   for (const Input& input : inputs) result->refused.push_back(input.refused);
   return result;
+}
+
+}  // namespace
+
+std::shared_ptr<const Expression> ExpressionCache::get(const std::string& text) {
+  std::shared_ptr<const Expression>& known = known_[text];
+  if (!known) known = std::make_shared<const Expression>(text.empty() ? any_text() : compile_regex(text));
+  return known;
+}
+
+std::shared_ptr<const Automaton> build_automaton(const std::vector<const HttpRule*>& rules,
+                                                 ExpressionCache& expressions, const AutomatonLimits& limits) {
+  const Conditions conditions(rules);
+  return build(make_inputs(rules, conditions, expressions), conditions, limits);
+}
+
+std::shared_ptr<const Automaton> build_automaton(const std::vector<const RedisRule*>& rules,
+                                                 const AutomatonLimits& limits) {
+  return build(make_inputs(rules), Conditions({}), limits);
 }
 
 }  // namespace shunt::policy

@@ -1,4 +1,4 @@
-// Makes one automaton of the http rules of a set, in the layout of bpf/abi/policy.h.
+// Makes one automaton of the http or Redis rules of a set, in the layout of bpf/abi/policy.h.
 #pragma once
 
 #include <bpf/abi/policy.h>
@@ -45,5 +45,7 @@ struct AutomatonLimits {
 // rule by rule, in the end all.
 std::shared_ptr<const Automaton> build_automaton(const std::vector<const HttpRule*>& rules,
                                                  ExpressionCache& expressions, const AutomatonLimits& limits = {});
+std::shared_ptr<const Automaton> build_automaton(const std::vector<const RedisRule*>& rules,
+                                                 const AutomatonLimits& limits = {});
 
 }  // namespace shunt::policy

@@ -1,5 +1,6 @@
 // cilium.io/v2 CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy, as Cilium means them.
 #include <algorithm>
+#include <l7parsers/resp.hpp>
 #include <policy/document_reader.hpp>
 #include <policy/regex.hpp>
 
@@ -255,7 +256,7 @@ void DocumentReader::read_cilium_ports(const Node& node, Rule& rule) {
   std::vector<YamlReader::Key> keys = {
       {"ports", [&](const Node& list) { yaml_.list(list, [&](const Node& item) { read_cilium_port(item, rule); }); }}};
   if (!rule.deny) {
-    keys.push_back({"rules", [&](const Node& rules) { read_http_rules(rules, rule); }});
+    keys.push_back({"rules", [&](const Node& rules) { read_request_rules(rules, rule); }});
     keys.push_back(unsupported("serverNames", "Shunt does not look into TLS: remove it"));
     keys.push_back(unsupported("terminatingTLS", "Shunt does not terminate TLS for others: remove it"));
     keys.push_back(unsupported("originatingTLS", "Shunt does not originate TLS for others: remove it"));
@@ -289,8 +290,8 @@ void DocumentReader::read_cilium_port(const Node& node, Rule& rule) {
   const auto text = yaml_.scalar(port);
   if (!text) return;
   if (protocol == "tcp" || protocol == "any") protocol = protocol == "tcp" ? "TCP" : "ANY";
-  if (rule.has_http && protocol != "TCP") {
-    return yaml_.problem(node, "http rules need protocol: TCP", "write protocol: TCP");
+  if (rule.protocol != Protocol::tcp && protocol != "TCP") {
+    return yaml_.problem(node, "rules for requests need protocol: TCP", "write protocol: TCP");
   }
   if (protocol != "TCP" && protocol != "ANY") {
     return note(node, "a rule for " + protocol + " has no effect: Shunt governs TCP",
@@ -301,10 +302,10 @@ void DocumentReader::read_cilium_port(const Node& node, Rule& rule) {
   rule.ports.push_back({0, 0, {}});
 }
 
-void DocumentReader::read_http_rules(const Node& node, Rule& rule) {
+void DocumentReader::read_request_rules(const Node& node, Rule& rule) {
   yaml_.mapping(node, {{"http",
                         [&](const Node& list) {
-                          rule.has_http = true;
+                          rule.protocol = Protocol::http;
                           yaml_.list(list, [&](const Node& item) { rule.http.push_back(read_http_rule(item)); });
                           if (rule.http.empty()) {
                             yaml_.problem(list, "http without rules", "write '- {}' for every request, or remove it");
@@ -312,8 +313,70 @@ void DocumentReader::read_http_rules(const Node& node, Rule& rule) {
                         }},
                        unsupported("dns", "Shunt does not read DNS: remove rules, and the port stays open"),
                        unsupported("kafka", "Shunt does not read Kafka: remove rules, and the port stays open"),
-                       unsupported("l7proto", "only http is supported"),
-                       unsupported("l7", "only http is supported")});
+                       ignored("l7proto"),
+                       ignored("l7")});
+  const Node protocol = find(node, "l7proto");
+  const Node list = find(node, "l7");
+  if (absent(protocol)) {
+    if (!absent(list)) yaml_.problem(list, "l7 without l7proto", "add l7proto: redis");
+    return;
+  }
+  const auto name = yaml_.scalar(protocol);
+  if (!name) return;
+  if (rule.protocol == Protocol::http)
+    return yaml_.problem(protocol, "http and l7proto in one rule", "one port speaks one protocol: remove one of them");
+  if (*name != "redis") {
+    return yaml_.problem(protocol, "the l7proto " + in_quotes(*name) + " is not supported",
+                         "write http rules, or l7proto: redis");
+  }
+  rule.protocol = Protocol::resp;
+  if (!absent(list)) yaml_.list(list, [&](const Node& item) { rule.redis.push_back(read_redis_rule(item)); });
+  if (rule.redis.empty())
+    yaml_.problem(protocol, "l7proto without rules", "add l7: with '- {}' for every command, or remove it");
+}
+
+// As the table of the parser and the names of modules have them.
+void DocumentReader::read_redis_command(const Node& node, RedisRule& rule) {
+  const auto text = yaml_.scalar(node);
+  if (!text) return;
+  const auto in_names = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
+  };
+  if (text->empty() || text->size() > kRedisCommandBytesMax || !std::all_of(text->begin(), text->end(), in_names)) {
+    return yaml_.problem(
+        node, in_quotes(*text) + " is not the name of one Redis command",
+        "write GET; subcommands and patterns are not told apart, and a rule without command is for all");
+  }
+  rule.command = lower_case(*text);
+}
+
+void DocumentReader::read_redis_key(const Node& node, RedisRule& rule) {
+  auto text = yaml_.scalar(node);
+  if (!text) return;
+  if (text->size() > kExpressionBytesMax) return yaml_.problem(node, "the key is too long");
+  rule.key_is_prefix = text->ends_with('*');
+  if (rule.key_is_prefix) text->pop_back();
+  if (text->find_first_of("*?[\\") != std::string::npos) {
+    return yaml_.problem(node, "of patterns only a '*' at the end of a key is supported",
+                         "write the key, or 'PREFIX*'; keys with * ? [ or \\ cannot be named");
+  }
+  rule.key = std::move(*text);
+}
+
+RedisRule DocumentReader::read_redis_rule(const Node& node) {
+  RedisRule rule;
+  rule.place = place(node);
+  yaml_.mapping(node, {{"command", [&](const Node& value) { read_redis_command(value, rule); }},
+                       {"key", [&](const Node& value) { read_redis_key(value, rule); }},
+                       unsupported("cmd", "write command"),
+                       unsupported("keys", "write one rule with key: for each"),
+                       unsupported("channel", "channels are not told apart: write command: SUBSCRIBE or PUBLISH alone"),
+                       unsupported("args", "only command and key are looked at")});
+  if (rule.key && !rule.command.empty() && !l7::resp_has_keys(rule.command)) {
+    yaml_.problem(find(node, "key"), "the keys of " + in_quotes(rule.command) + " are not known",
+                  "a rule for it can have the command alone, and allows it with all keys");
+  }
+  return rule;
 }
 
 void DocumentReader::read_expression(const Node& node, std::string& target) {

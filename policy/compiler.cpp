@@ -82,6 +82,12 @@ std::string key_of(const HttpRule& rule) {
   return key;
 }
 
+std::string key_of(const RedisRule& rule) {
+  std::string key = "redis" + std::string(1, '\0') + rule.command + '\0';
+  if (rule.key) key += (rule.key_is_prefix ? '*' : '=') + *rule.key;
+  return key;
+}
+
 // FNV-1a: every build of every version finds again what it counted.
 constexpr uint64_t kNoWords = 0xcbf29ce484222325;
 
@@ -182,6 +188,11 @@ sh_policy_result match(const Automaton& automaton, const l7_http1& head, std::st
   return sh_policy_http1(&view, &automaton.set, &head);
 }
 
+sh_policy_result match(const Automaton& automaton, const l7_resp& command, std::string_view bytes) {
+  const sh_policy_view view{nullptr, &automaton, bytes};
+  return sh_policy_resp(&view, &automaton.set, &command);
+}
+
 void Compiler::find_identities(const Model& model, Tables& tables) {
   std::map<std::string, Cidr> cidrs;
   for (const PlacedPolicy& placed : model.policies) {
@@ -261,7 +272,7 @@ std::vector<Compiler::ResolvedRule> Compiler::resolve(const Tables& tables, cons
   for (const auto& policy : made.policies) {
     for (const Rule& rule : policy->rules) {
       if (rule.direction != direction) continue;
-      ResolvedRule resolved{{policy.get(), &rule, nullptr}, {}};
+      ResolvedRule resolved{{policy.get(), &rule, nullptr, nullptr}, {}};
       for (const Identity& identity : tables.identities) resolved.peers.push_back(selects(rule.peers, identity));
       rules.push_back(std::move(resolved));
     }
@@ -269,64 +280,89 @@ std::vector<Compiler::ResolvedRule> Compiler::resolve(const Tables& tables, cons
   return rules;
 }
 
-uint32_t Compiler::number_of(const std::string& http_rule) {
-  const auto [known, fresh] = http_numbers_.emplace(http_rule, next_http_rule_);
-  if (fresh) next_http_rule_++;
+uint32_t Compiler::number_of(const std::string& request_rule) {
+  const auto [known, fresh] = rule_numbers_.emplace(request_rule, next_rule_);
+  if (fresh) next_rule_++;
   return known->second;
 }
 
-std::pair<std::shared_ptr<const Automaton>, uint32_t> Compiler::automaton(const std::vector<const HttpRule*>& rules,
-                                                                          std::vector<uint32_t> numbers) {
+std::pair<std::shared_ptr<const Automaton>, uint32_t> Compiler::automaton(std::vector<uint32_t> numbers,
+                                                                          const Build& build) {
   Kept& kept = sets_[std::move(numbers)];
   std::shared_ptr<const Automaton> known = kept.automaton.lock();
   if (!known) {
-    known = build_automaton(rules, expressions_);
+    known = build();
     kept = {known, kept.number != 0 ? kept.number : *set_numbers_.take(1)};
   }
   return {known, kept.number};
 }
 
-void Compiler::judge_requests(const std::vector<const ResolvedRule*>& rules, const std::string& where, Entry& entry) {
-  std::vector<const HttpRule*> http;
-  const uint64_t place = hash_words(kNoWords, where);
-  entry.counters.push_back(counter_key(place));
+// The different rules for requests, with their numbers; the entry gets their origins and counters.
+template <typename Request>
+std::vector<const Request*> Compiler::collect(const std::vector<const ResolvedRule*>& rules,
+                                              const std::vector<Request> Rule::*list, const Request* RuleOrigin::*place,
+                                              Entry& entry, std::vector<uint32_t>& numbers) {
+  std::vector<const Request*> requests;
   std::unordered_set<uint32_t> seen;
-  std::vector<uint32_t> numbers;
   for (const ResolvedRule* rule : rules) {
-    const uint64_t policy = hash_words(place, rule->origin.policy->title() + '\0');
-    for (const HttpRule& request : rule->origin.rule->http) {
+    const uint64_t policy = hash_words(entry.counters.front(), rule->origin.policy->title() + '\0');
+    for (const Request& request : rule->origin.rule->*list) {
       const std::string key = key_of(request);
       const uint32_t number = number_of(key);
       if (!seen.insert(number).second) continue;
-      http.push_back(&request);
+      requests.push_back(&request);
       numbers.push_back(number);
-      entry.origins.push_back({rule->origin.policy, rule->origin.rule, &request});
+      RuleOrigin origin{rule->origin.policy, rule->origin.rule};
+      origin.*place = &request;
+      entry.origins.push_back(origin);
       entry.counters.push_back(counter_key(hash_words(policy, key)));
     }
   }
-  const auto [known, number] = automaton(http, std::move(numbers));
+  return requests;
+}
+
+// For rules of one protocol.
+void Compiler::judge_requests(const std::vector<const ResolvedRule*>& rules, const std::string& where, Entry& entry) {
+  std::vector<uint32_t> numbers;
+  entry.counters.push_back(counter_key(hash_words(kNoWords, where)));
+  Build build;
+  if (rules.front()->origin.rule->protocol == Protocol::resp) {
+    entry.entry.protocol = SH_L7_RESP;
+    build = [redis = collect(rules, &Rule::redis, &RuleOrigin::redis, entry, numbers)] {
+      return build_automaton(redis);
+    };
+  } else {
+    entry.entry.protocol = SH_L7_HTTP1;
+    build = [this, http = collect(rules, &Rule::http, &RuleOrigin::http, entry, numbers)] {
+      return build_automaton(http, expressions_);
+    };
+  }
+  const auto [known, number] = automaton(std::move(numbers), build);
   entry.automaton = known;
   entry.entry.set = number;
   entry.entry.verdict = SH_POLICY_RULES;
   entry.entry.reason = SH_POLICY_R_RULE;
 }
 
-// Denials win; then a rule that does not look at requests makes those that do void.
+// Denials win; then a rule that does not look at requests makes those that do void. Nobody can look at them in two
+// protocols.
 Entry Compiler::decide(const std::vector<const ResolvedRule*>& rules, const std::string& where) {
   Entry entry;
   entry.entry.verdict = SH_POLICY_DENY;
   entry.entry.reason = SH_POLICY_R_DEFAULT;
-  const auto collect = [&](auto&& wanted) {
+  const auto wanted_by = [&](auto&& wanted) {
     for (const ResolvedRule* rule : rules) {
       if (wanted(*rule->origin.rule)) entry.origins.push_back(rule->origin);
     }
     return !entry.origins.empty();
   };
-  if (collect([](const Rule& rule) { return rule.deny; })) {
+  if (wanted_by([](const Rule& rule) { return rule.deny; })) {
     entry.entry.reason = SH_POLICY_R_DENY_RULE;
-  } else if (collect([](const Rule& rule) { return !rule.has_http; })) {
+  } else if (wanted_by([](const Rule& rule) { return rule.protocol == Protocol::tcp; })) {
     entry.entry.verdict = SH_POLICY_ALLOW;
     entry.entry.reason = SH_POLICY_R_RULE;
+  } else if (wanted_by([&](const Rule& rule) { return rule.protocol != rules.front()->origin.rule->protocol; })) {
+    entry.entry.reason = SH_POLICY_R_PROTOCOLS;
   } else if (!rules.empty()) {
     judge_requests(rules, where, entry);
   }
@@ -481,9 +517,9 @@ Tables Compiler::compile(const Model& model) {
 void Compiler::forget() {
   std::unordered_set<uint32_t> used;
   for (const auto& [numbers, kept] : sets_) used.insert(numbers.begin(), numbers.end());
-  std::erase_if(http_numbers_, [&](const auto& item) { return !used.contains(item.second); });
-  if (expressions_.size() > kRememberedMin + 3 * http_numbers_.size()) expressions_ = {};
-  remembered_max_ = 2 * kRememberedMin + 8 * http_numbers_.size();
+  std::erase_if(rule_numbers_, [&](const auto& item) { return !used.contains(item.second); });
+  if (expressions_.size() > kRememberedMin + 3 * rule_numbers_.size()) expressions_ = {};
+  remembered_max_ = 2 * kRememberedMin + 8 * rule_numbers_.size();
 }
 
 }  // namespace shunt::policy

@@ -3,8 +3,10 @@
 
 #include <bpf/abi/policy.h>
 #include <l7parsers/core/http1.h>
+#include <l7parsers/core/resp.h>
 
 #include <base/number_ranges.hpp>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -29,14 +31,16 @@ struct Identity {
 struct RuleOrigin {
   const Policy* policy = nullptr;
   const Rule* rule = nullptr;
-  const HttpRule* http = nullptr;  // absent: the rule itself
+  // At most one of them; none: the rule itself.
+  const HttpRule* http = nullptr;
+  const RedisRule* redis = nullptr;
 };
 
 struct Entry {
   sh_policy_entry entry{};
   std::shared_ptr<const Automaton> automaton;  // with SH_POLICY_RULES
-  // Denied by a rule, or allowed without looking at requests: those rules. Otherwise the http rules in the automaton's
-  // order.
+  // Denied by a rule, or allowed without looking at requests: those rules. Otherwise the http or Redis rules in the
+  // automaton's order.
   std::vector<RuleOrigin> origins;
   // With SH_POLICY_RULES: the keys under which hits are counted, of no rule in this entry and of each of `origins`.
   // Equal from one compilation to the next, whatever the numbers are.
@@ -80,6 +84,11 @@ struct HttpRequest {
   std::vector<std::pair<std::string, std::string>> headers;
 };
 
+struct RedisCommand {
+  std::string name;
+  std::vector<std::string> keys;
+};
+
 // One request through one automaton, by the matcher that the kernel side uses.
 sh_policy_result match(const Automaton& automaton, const HttpRequest& request);
 
@@ -89,13 +98,15 @@ sh_policy_result match_normal(const Automaton& automaton, const HttpRequest& req
 // A head that was read from `bytes`, likewise. Other than a simple request: punted.
 sh_policy_result match(const Automaton& automaton, const l7_http1& head, std::string_view bytes);
 
+sh_policy_result match(const Automaton& automaton, const l7_resp& command, std::string_view bytes);
+
 class Compiler {
  public:
   // For a model without problems. What did not change since the last time is taken over.
   Tables compile(const Model& model);
 
   // Rules and expressions that are kept from one compilation to the next, those that are gone for a while too.
-  size_t remembered() const { return http_numbers_.size() + expressions_.size(); }
+  size_t remembered() const { return rule_numbers_.size() + expressions_.size(); }
 
  private:
   struct ResolvedRule;
@@ -115,10 +126,15 @@ class Compiler {
   Entry decide(const std::vector<const ResolvedRule*>& rules, const std::string& where);
   void judge_requests(const std::vector<const ResolvedRule*>& rules, const std::string& where, Entry& entry);
   void give_back(const SubjectTable& table);
-  uint32_t number_of(const std::string& http_rule);
+  uint32_t number_of(const std::string& request_rule);
   void forget();
-  std::pair<std::shared_ptr<const Automaton>, uint32_t> automaton(const std::vector<const HttpRule*>& rules,
-                                                                  std::vector<uint32_t> numbers);  // of the rules
+  template <typename Request>
+  std::vector<const Request*> collect(const std::vector<const ResolvedRule*>& rules,
+                                      const std::vector<Request> Rule::*list, const Request* RuleOrigin::*place,
+                                      Entry& entry, std::vector<uint32_t>& numbers);
+  using Build = std::function<std::shared_ptr<const Automaton>()>;
+  std::pair<std::shared_ptr<const Automaton>, uint32_t> automaton(std::vector<uint32_t> numbers,  // of the rules
+                                                                  const Build& build);
 
   uint32_t generation_ = 0;
   NumberRanges table_numbers_{1};
@@ -130,8 +146,8 @@ class Compiler {
   std::map<Labels, uint32_t> workload_numbers_;
   std::map<std::string, uint32_t> cidr_numbers_;
   static constexpr size_t kRememberedMin = 1000;
-  std::unordered_map<std::string, uint32_t> http_numbers_;
-  uint32_t next_http_rule_ = 0;
+  std::unordered_map<std::string, uint32_t> rule_numbers_;
+  uint32_t next_rule_ = 0;
   size_t remembered_max_ = kRememberedMin;
   struct Kept {
     std::weak_ptr<const Automaton> automaton;

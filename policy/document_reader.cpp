@@ -288,7 +288,7 @@ void DocumentReader::add_port(const Node& node, const std::string& text, const s
 }
 
 void DocumentReader::add_rule(Policy& policy, Rule rule) {
-  document_.http_rules += rule.http.size();
+  document_.request_rules += rule.http.size() + rule.redis.size();
   policy.rules.push_back(std::move(rule));
 }
 

@@ -53,7 +53,10 @@ class DocumentReader {
   Selector endpoint_selector(const Node& node, const Policy& policy);
   void read_cilium_ports(const Node& node, Rule& rule);
   void read_cilium_port(const Node& node, Rule& rule);
-  void read_http_rules(const Node& node, Rule& rule);
+  void read_request_rules(const Node& node, Rule& rule);
+  RedisRule read_redis_rule(const Node& node);
+  void read_redis_command(const Node& node, RedisRule& rule);
+  void read_redis_key(const Node& node, RedisRule& rule);
   HttpRule read_http_rule(const Node& node);
   void read_header(const Node& node, HttpRule& rule);
   void read_header_match(const Node& node, HttpRule& rule);

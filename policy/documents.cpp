@@ -106,7 +106,7 @@ Loaded Loader::load(const std::vector<TextSource>& sources) {
   titles_.clear();
   namespaces_.clear();
   used_.clear();
-  http_rules_ = 0;
+  request_rules_ = 0;
   for (const TextSource& source : sources) {
     if (loaded.files.size() == kFilesMax) {
       loaded.problems.push_back({source.name, 0, 0, "more than 10,000 files", "put several documents into one"});
@@ -159,7 +159,7 @@ void Loader::add(const Document& document, const std::string& file, int lines_be
     }
   }
   loaded.documents += document.titles.size();
-  http_rules_ += document.http_rules;
+  request_rules_ += document.request_rules;
   for (const auto& policy : document.policies) loaded.model.policies.push_back({policy, file, lines_before});
   loaded.model.workloads.insert(loaded.model.workloads.end(), document.workloads.begin(), document.workloads.end());
   loaded.model.services.insert(loaded.model.services.end(), document.services.begin(), document.services.end());
@@ -172,8 +172,9 @@ void Loader::add(const Document& document, const std::string& file, int lines_be
 }
 
 void Loader::finish(Loaded& loaded) {
-  if (http_rules_ > kHttpRulesMax) {
-    loaded.problems.push_back({loaded.files.front(), 0, 0, "more than 1,000,000 http rules in all", "write fewer"});
+  if (request_rules_ > kRequestRulesMax) {
+    loaded.problems.push_back(
+        {loaded.files.front(), 0, 0, "more than 1,000,000 rules for requests in all", "write fewer"});
   }
   for (Workload& workload : loaded.model.workloads) {
     workload.labels[kNamespaceLabel] = workload.name_space;

@@ -15,8 +15,9 @@ namespace shunt::policy {
 
 inline constexpr size_t kFileBytesMax = size_t{64} << 20;
 inline constexpr size_t kFilesMax = 10'000;
-inline constexpr size_t kHttpRulesMax = 1'000'000;  // in all documents
+inline constexpr size_t kRequestRulesMax = 1'000'000;  // in all documents
 inline constexpr size_t kExpressionBytesMax = 4096;
+inline constexpr size_t kRedisCommandBytesMax = 64;
 inline constexpr size_t kCidrsMax = 65'536;  // different networks in all documents
 
 struct Loaded {
@@ -42,7 +43,7 @@ struct Document {
   std::vector<NamespaceLabels> namespaces;
   std::vector<std::pair<std::string, Place>> titles;  // "Kind namespace/name", which must be unique
   std::vector<Problem> notes;                         // lines from the document's own first line
-  size_t http_rules = 0;
+  size_t request_rules = 0;
 };
 
 // Files, and folders with *.yaml, *.yml and *.json in byte order of their names. What cannot be read is a problem.
@@ -65,7 +66,7 @@ class Loader {
   std::unordered_map<std::string, std::shared_ptr<const Document>> used_;
   std::map<std::string, std::string> titles_;  // to "FILE:LINE"
   std::map<std::string, Labels> namespaces_;
-  size_t http_rules_ = 0;
+  size_t request_rules_ = 0;
 };
 
 }  // namespace shunt::policy

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <base/parse.hpp>
+#include <l7parsers/resp.hpp>
 #include <nlohmann/json.hpp>
 #include <policy/explain.hpp>
 
@@ -44,8 +45,9 @@ constexpr ReasonEntry kConnectionReasons[] = {
     {"scratch", "no memory to parse in was free"},
     {"proxy", "the proxy ended the connection, or did not take what the client sent"},
     {"writers", "two threads were sending, and what one sent could have come into a request of the other"},
+    {"protocol", "the policy has changed the protocol of the port"},
 };
-static_assert(std::size(kConnectionReasons) == SH_L7_WHY_WRITERS - SH_L7_WHY_UNJUDGED + 1);
+static_assert(std::size(kConnectionReasons) == SH_L7_WHY_PROTOCOL - SH_L7_WHY_UNJUDGED + 1);
 
 ReasonEntry why_entry(uint32_t why) {
   const auto of = [why](const auto& list, uint32_t first) {
@@ -96,8 +98,16 @@ Result<uint16_t> find_port(const End& end, const std::string& text) {
   return invalid(in_quotes(text) + " is not a port", "write a number, or the name of a port of the service");
 }
 
-void judge(const Model& model, const Entry& entry, const HttpRequest& request, Side& side) {
-  const sh_policy_result result = match(*entry.automaton, request);
+sh_policy_result match(const Automaton& automaton, const RedisCommand& command) {
+  const std::string bytes = bytes_of(command);
+  l7::RespCommand parsed;
+  parsed.parse(bytes);
+  return match(automaton, parsed.raw(), bytes);
+}
+
+void judge(const Model& model, const Entry& entry, const Question& question, Side& side) {
+  const sh_policy_result result =
+      question.request ? match(*entry.automaton, *question.request) : match(*entry.automaton, *question.command);
   side.verdict = static_cast<sh_policy_verdict>(result.verdict);
   side.reason = static_cast<sh_policy_reason>(result.name);
   if (result.rule < entry.origins.size()) {
@@ -108,16 +118,18 @@ void judge(const Model& model, const Entry& entry, const HttpRequest& request, S
   }
 }
 
-Side ask(const Model& model, const Tables& tables, sh_policy_direction direction, uint32_t subject, uint32_t peer,
-         uint16_t port, const std::optional<HttpRequest>& request) {
+Result<Side> ask(const Model& model, const Tables& tables, sh_policy_direction direction, uint32_t subject,
+                 uint32_t peer, uint16_t port, const Question& question) {
   Side side;
   side.subject = tables.identity(subject)->title;
   const auto [entry, found] = tables.ask(direction, subject, peer, port);
   side.verdict = static_cast<sh_policy_verdict>(entry.verdict);
   side.reason = static_cast<sh_policy_reason>(entry.reason);
   if (found == nullptr) return side;
-  if (entry.verdict == SH_POLICY_RULES && request) {
-    judge(model, *found, *request, side);
+  const auto checked = check_protocol(entry, question.request.has_value(), question.command.has_value());
+  if (!checked) return unexpected(checked.error());
+  if (entry.verdict == SH_POLICY_RULES && (question.request || question.command)) {
+    judge(model, *found, question, side);
     return side;
   }
   side.rules = rules_of(model, *found);
@@ -138,13 +150,16 @@ const char* verdict_text(sh_policy_verdict verdict) {
 
 std::string describe(const Model& model, const RuleOrigin& origin) {
   std::string text = origin.policy->title() + " " + origin.rule->path;
-  if (origin.http != nullptr) {
-    const size_t index = static_cast<size_t>(origin.http - origin.rule->http.data());
-    text += ".rules.http[" + std::to_string(index) + "]";
-  }
+  Place place = origin.rule->place;
+  const auto add = [&](const char* list, const auto* request, const auto& requests) {
+    if (request == nullptr) return;
+    text += std::string(".rules.") + list + "[" + std::to_string(request - requests.data()) + "]";
+    place = request->place;
+  };
+  add("http", origin.http, origin.rule->http);
+  add("l7", origin.redis, origin.rule->redis);
   for (const PlacedPolicy& placed : model.policies) {
-    if (placed.policy.get() != origin.policy) continue;
-    return text + " (" + placed.at(origin.http != nullptr ? origin.http->place : origin.rule->place) + ")";
+    if (placed.policy.get() == origin.policy) return text + " (" + placed.at(place) + ")";
   }
   return text;
 }
@@ -199,6 +214,32 @@ std::string head_of(const HttpRequest& request) {
   return head + "\r\n";
 }
 
+std::string bytes_of(const RedisCommand& command) {
+  std::vector<std::string> arguments{command.name};
+  const int number = l7::resp_command(command.name);
+  const auto fill = [&](int count) { arguments.insert(arguments.end(), static_cast<size_t>(std::max(0, count)), "0"); };
+  const l7_resp_command* known =
+      number >= 0 && l7_resp_commands[number].first != 0 ? &l7_resp_commands[number] : nullptr;
+  if (known != nullptr) fill(known->first - 1);
+  for (const std::string& key : command.keys) {
+    arguments.push_back(key);
+    if (known != nullptr) fill(known->step - 1);
+  }
+  if (known != nullptr && known->last < -1) fill(-known->last - 1);
+  std::string bytes = "*" + std::to_string(arguments.size()) + "\r\n";
+  for (const std::string& text : arguments) bytes += "$" + std::to_string(text.size()) + "\r\n" + text + "\r\n";
+  return bytes;
+}
+
+Result<void> check_protocol(const sh_policy_entry& entry, bool asks_http, bool asks_redis) {
+  if (entry.verdict != SH_POLICY_RULES) return {};
+  if (asks_http && entry.protocol == SH_L7_RESP)
+    return invalid("the port speaks Redis, as its rules have it", "ask with --command and --key");
+  if (asks_redis && entry.protocol == SH_L7_HTTP1)
+    return invalid("the port speaks HTTP, as its rules have it", "ask with METHOD and PATH");
+  return {};
+}
+
 Result<Answer> explain(const Model& model, const Tables& tables, const Question& question) {
   const auto from = find_end(model, tables, question.from, false);
   if (!from) return unexpected(from.error());
@@ -208,8 +249,22 @@ Result<Answer> explain(const Model& model, const Tables& tables, const Question&
   answer.from = tables.identity(from->identity)->title;
   answer.to = tables.identity(to->identity)->title;
   answer.port = to->port;
-  answer.egress = ask(model, tables, SH_POLICY_EGRESS, from->identity, to->identity, to->port, question.request);
-  answer.ingress = ask(model, tables, SH_POLICY_INGRESS, to->identity, from->identity, to->port, question.request);
+  const auto out = tables.ask(SH_POLICY_EGRESS, from->identity, to->identity, to->port).first;
+  const auto in = tables.ask(SH_POLICY_INGRESS, to->identity, from->identity, to->port).first;
+  const bool differ = sh_policy_protocols_differ(&out, &in) != 0;
+  const Question asked = differ ? Question{} : question;
+  const auto egress = ask(model, tables, SH_POLICY_EGRESS, from->identity, to->identity, to->port, asked);
+  const auto ingress = ask(model, tables, SH_POLICY_INGRESS, to->identity, from->identity, to->port, asked);
+  for (const auto* side : {&egress, &ingress}) {
+    if (!*side) return unexpected(side->error());
+  }
+  answer.egress = *egress;
+  answer.ingress = *ingress;
+  for (Side* side : {&answer.egress, &answer.ingress}) {
+    if (!differ) break;
+    side->verdict = SH_POLICY_DENY;
+    side->reason = SH_POLICY_R_PROTOCOLS;
+  }
   const auto plain = [](sh_policy_verdict verdict) {
     return static_cast<sh_u8>(verdict == SH_POLICY_RULES ? SH_POLICY_ALLOW : verdict);
   };
@@ -253,11 +308,14 @@ std::string render_json(const Answer& answer) {
 }
 
 std::string summary(const Loaded& loaded, const Tables& tables) {
-  size_t http = 0;
+  size_t http = 0, redis = 0;
   size_t refused = 0;
   std::vector<const Automaton*> seen;
   for (const PlacedPolicy& placed : loaded.model.policies) {
-    for (const Rule& rule : placed.policy->rules) http += rule.http.size();
+    for (const Rule& rule : placed.policy->rules) {
+      http += rule.http.size();
+      redis += rule.redis.size();
+    }
   }
   for (const auto& subject : tables.subjects) {
     for (const auto& item : subject.second->entries) {
@@ -268,9 +326,10 @@ std::string summary(const Loaded& loaded, const Tables& tables) {
     }
   }
   std::string text = std::to_string(loaded.model.policies.size()) + " policies, " + std::to_string(http) +
-                     " http rules, " + std::to_string(loaded.model.workloads.size()) + " workloads; " +
-                     std::to_string(tables.entries()) + " entries, " + std::to_string(tables.sets()) + " automata, " +
-                     std::to_string(tables.set_bytes()) + " bytes\n";
+                     " http rules, " + (redis == 0 ? "" : std::to_string(redis) + " Redis rules, ") +
+                     std::to_string(loaded.model.workloads.size()) + " workloads; " + std::to_string(tables.entries()) +
+                     " entries, " + std::to_string(tables.sets()) + " automata, " + std::to_string(tables.set_bytes()) +
+                     " bytes\n";
   if (refused != 0)
     text += std::to_string(refused) + " rules could not be compiled: requests that they may match go to the proxy\n";
   return text;

@@ -13,7 +13,9 @@ namespace shunt::policy {
 struct Question {
   std::string from;  // a workload, NAMESPACE/NAME or NAME; an address; host; world
   std::string to;    // TARGET:PORT, a service, a workload or an address with a port
+  // At most one of them.
   std::optional<HttpRequest> request;
+  std::optional<RedisCommand> command;
 };
 
 // One direction.
@@ -41,7 +43,8 @@ const char* reason_text(sh_policy_reason reason);
 const char* why_name(uint32_t why);
 const char* why_text(uint32_t why);
 
-// "POLICY PATH (FILE:LINE)" of the rules behind an entry: the http rule with this number in its automaton, or all.
+// "POLICY PATH (FILE:LINE)" of the rules behind an entry: the rule for requests with this number in its automaton, or
+// all.
 std::vector<std::string> rules_of(const Model& model, const Entry& entry, uint32_t rule = SH_POLICY_NO_RULE);
 // "POLICY PATH (FILE:LINE)"
 std::string describe(const Model& model, const RuleOrigin& origin);
@@ -60,6 +63,10 @@ Result<Target> find_target(const Model& model, const Tables& tables, const std::
 std::optional<std::pair<std::string, std::string>> parse_header(const std::string& text);
 // The request as a client sends it, without a body; HTTP/1.0 where it has no host.
 std::string head_of(const HttpRequest& request);
+// Likewise; other arguments than keys, as many as it takes for these to be at their places, are "0".
+std::string bytes_of(const RedisCommand& command);
+// A question about a request where another protocol is spoken cannot be answered.
+Result<void> check_protocol(const sh_policy_entry& entry, bool asks_http, bool asks_redis);
 
 // An error says which name is not known.
 Result<Answer> explain(const Model& model, const Tables& tables, const Question& question);

@@ -89,7 +89,19 @@ struct HttpRule {
   }
 };
 
+// A Redis command and one of its keys. A command with several keys must be allowed with each of them.
+struct RedisRule {
+  std::string command;             // in lower case; empty: any
+  std::optional<std::string> key;  // absent: any, and commands without keys
+  bool key_is_prefix = false;      // the key begins with it
+  Place place;
+};
+
 enum class Direction { ingress, egress };
+
+// What is spoken; tcp: nobody looks into it.
+enum class Protocol { tcp, http, resp };
+const char* protocol_name(Protocol protocol);
 
 // One entry of ingress, egress, ingressDeny or egressDeny, with one group of ports.
 struct Rule {
@@ -97,9 +109,10 @@ struct Rule {
   bool deny = false;
   Peers peers;
   bool any_port = true;
-  std::vector<PortSpec> ports;  // only without any_port; empty: no TCP port
-  bool has_http = false;        // requests must match one of `http`
+  std::vector<PortSpec> ports;        // only without any_port; empty: no TCP port
+  Protocol protocol = Protocol::tcp;  // http, resp: requests must match one of `http`, or of `redis`
   std::vector<HttpRule> http;
+  std::vector<RedisRule> redis;
   std::string path;  // "spec.ingress[0].toPorts[1]"
   Place place;
 };
@@ -134,9 +147,6 @@ struct Workload {
 
   std::string title() const { return name_space + "/" + name; }
 };
-
-enum class Protocol { tcp, http, resp };
-const char* protocol_name(Protocol protocol);
 
 struct ServicePort {
   std::string name;

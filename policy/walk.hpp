@@ -65,6 +65,15 @@ inline sh_policy_result judge(const PolicySource& source, sh_u32 number, const l
   return {0, SH_POLICY_NO_RULE, SH_POLICY_PUNT, SH_POLICY_R_TABLES};
 }
 
+// Likewise, on a Redis command.
+inline sh_policy_result judge(const PolicySource& source, sh_u32 number, const l7_resp& command,
+                              std::string_view bytes) {
+  const sh_policy_view view{&source, bytes};
+  sh_policy_set set{};
+  if (source.set(number, set)) return sh_policy_resp(&view, &set, &command);
+  return {0, SH_POLICY_NO_RULE, SH_POLICY_PUNT, SH_POLICY_R_TABLES};
+}
+
 // The same for the parts of a request that no parser has seen.
 inline sh_policy_result judge(const PolicySource& source, sh_u32 number, const HttpRequest& request) {
   sh_policy_set set{};

@@ -211,7 +211,8 @@ PolicyPrograms Engine::State::policy_programs() const {
 // The programs of sockets that are enrolled from now on, and the programs behind the dispatcher, which live sockets run
 // too. The judge comes last: it calls the others.
 Result<void> Engine::State::wire_socket_map() const {
-  const std::pair<uint32_t, const bpf_program*> slots[] = {{SH_MSG_L7, skeleton->progs.sh_msg_l7},
+  const std::pair<uint32_t, const bpf_program*> slots[] = {{SH_MSG_RESP, skeleton->progs.sh_msg_resp},
+                                                           {SH_MSG_L7, skeleton->progs.sh_msg_l7},
                                                            {SH_MSG_CARRY, skeleton->progs.sh_msg_carry},
                                                            {SH_MSG_CHANNEL, skeleton->progs.sh_msg_channel},
                                                            {SH_MSG_JUDGE, skeleton->progs.sh_msg_judge}};

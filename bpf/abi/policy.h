@@ -6,12 +6,14 @@
  *   (table, peer, port)            ->  entry          the first of (peer, port), (peer, any), (any, port), (any, any) that is there;
  *                                                      none: denied
  * where port is first replaced by the first port of its interval: rules cannot tell the ports of an interval apart. An entry denies,
- * allows, or names a set of http rules that each request must pass.
+ * allows, or names a set of rules of one protocol that each request must pass.
  *
  * A set is one automaton with two beginnings. From `start_header` it reads one header, NAME in lower case, SEP, VALUE, and ends in a
  * result with the bits of the conditions that the header meets. From `start_request` it reads METHOD SEP PATH SEP HOST SEP and then
  * one of ZERO and ONE for each condition, and ends in a result with the verdict. A field that is not simple text (a path that
  * is not in its normal form, bytes above 127, too many of them) is read as one ODD. Much of this need not be read: decision 31.
+ * Of a Redis command it reads, for each of its keys, NAME in lower case, SEP, SH_POLICY_KEY_MARK, KEY, SEP, SEP; without keys NAME, SEP,
+ * SEP, SEP. So a rule that asks for no key is one that any text passes there (decision 48).
  *
  * Generations: everything exists twice, in the half of the generation in force and in the other, which holds what was in force before
  * and is made the next; sh_policy_head.generation switches all at once. */
@@ -20,7 +22,7 @@
 
 #include "shunt.h"
 
-#define SH_POLICY_VERSION 2
+#define SH_POLICY_VERSION 3
 
 #define SH_POLICY_BLOCK_CELLS 4096       /* 8 KiB */
 #define SH_POLICY_BLOCKS_MAX 32768       /* of all sets: 256 MiB; the map is as large as the policy needs, with room to change */
@@ -34,6 +36,7 @@
 #define SH_POLICY_WORKLOADS_MAX 65536    /* of both halves */
 #define SH_POLICY_CONDITIONS_MAX 32      /* different header conditions of one set */
 #define SH_POLICY_FIELD_BYTES_MAX 8192   /* a longer method, path or host is read as ODD */
+#define SH_POLICY_KEY_MARK '='           /* before a key */
 
 /* Identities, with Cilium's numbers where it has them. */
 #define SH_IDENTITY_ANY 0
@@ -58,11 +61,12 @@ enum sh_policy_verdict {
 	X(DENY_RULE, "deny-rule", "a deny rule")                                                                           \
 	X(RULE, "rule", "a rule allows it")                                                                                \
 	X(NOT_ENFORCED, "not-enforced", "no policy selects the workload in this direction")                                \
-	X(NO_REQUEST, "no-matching-rule", "no http rule matches the request")                                              \
+	X(NO_REQUEST, "no-matching-rule", "no rule for requests matches it")                                               \
 	X(ODD, "odd-text", "a field that rules look at is too long, or not plain text in its normal form")                 \
 	X(EXPRESSION, "expression", "an expression of the rule could not be compiled")                                     \
 	X(HEADER_TWICE, "header-twice", "a header that rules look at is there more than once")                             \
-	X(TABLES, "tables", "the tables are incomplete")
+	X(TABLES, "tables", "the tables are incomplete")                                                                   \
+	X(PROTOCOLS, "protocols", "rules of different protocols meet in one connection")
 
 enum sh_policy_reason {
 #define SH_POLICY_REASON_ENUM(id, name, text) SH_POLICY_R_##id,
@@ -135,7 +139,7 @@ struct sh_policy_entry {
 	sh_u32 origin; /* for the user side: which rules made this entry; the first of its counters, see sh_policy_hit */
 	sh_u8 verdict; /* enum sh_policy_verdict */
 	sh_u8 reason;  /* enum sh_policy_reason */
-	sh_u16 zero;
+	sh_u16 protocol; /* enum sh_l7_protocol, with SH_POLICY_RULES */
 };
 
 /* Longest prefix match; a prefix of the address alone counts these bits and the 32 before it. */

@@ -84,6 +84,14 @@ enum sh_state {
 	SH_STATE_STOPPED = 3, /* through TCP until the socket closes */
 };
 
+/* What requests and responses are read as. */
+enum sh_l7_protocol {
+	SH_L7_NO_PROTOCOL,
+	SH_L7_HTTP1,
+	SH_L7_RESP, /* Redis */
+	SH_L7_PROTOCOLS
+};
+
 enum sh_l7_state {
 	SH_L7_NONE,   /* no request is judged */
 	SH_L7_JUDGED,
@@ -149,12 +157,12 @@ struct sh_sock {
 	sh_u64 l7_heads;      /* client: bit n & 63 is 1 if request n was HEAD */
 	sh_u32 l7_seq;        /* write_seq after the last message, if TCP took all of it */
 	sh_u32 l7_count;      /* client: requests sent; server: responses complete, wrapping */
-	sh_u32 l7_lost;       /* server: 1: responses cannot be counted */
+	sh_u32 l7_lost;       /* 1: responses cannot be counted; client: because of what it has asked for */
 	sh_u32 l7_via_tcp;    /* this message may not be redirected */
 	sh_u32 l7_channel;    /* client: number of the punt channel + 1, bound or released since; 0: none ... */
 	sh_u32 l7_epoch;      /* ... and of its binding */
 	sh_u32 l7_apart;      /* client: 1: l7_heads and l7_count are kept in sh_aparts */
-	sh_u32 l7_zero;
+	sh_u32 l7_protocol;   /* client: enum sh_l7_protocol */
 #if SH_LAYOUT_VERSION != 1
 	sh_u64 unused; /* a test builds the next layout, to upgrade to it */
 #endif
@@ -172,6 +180,7 @@ enum sh_msg_slot {
 	SH_MSG_L7,    /* messages of connections whose requests a policy judges */
 	SH_MSG_CARRY, /* what it allowed */
 	SH_MSG_CHANNEL, /* what the fallback proxy sends */
+	SH_MSG_RESP,  /* from SH_MSG_L7: what is read as Redis. A further protocol has a slot and a program of its own */
 	SH_MSG_SLOTS
 };
 
@@ -358,6 +367,7 @@ enum sh_l7_why {
 	SH_L7_WHY_SCRATCH,         /* no memory of this CPU to parse in was free */
 	SH_L7_WHY_PROXY,           /* the proxy ended the connection, or did not take what the client sent */
 	SH_L7_WHY_WRITERS,         /* two threads were sending, and what one sent could have come into a request of the other */
+	SH_L7_WHY_PROTOCOL,        /* the policy has changed the protocol of the port */
 };
 
 /* Written after each struct sh_sock by the iterator over enrolled sockets (`shunt list`). */

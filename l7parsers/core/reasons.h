@@ -58,7 +58,8 @@
 	X(RESP_STATEFUL, "resp-stateful", "a command that changes how the connection's later bytes are read or answered")     \
 	X(RESP_MOVABLE_KEYS, "resp-movable-keys", "a command whose keys depend on its other arguments")                       \
 	X(RESP_ARITY, "resp-arity", "a command that lacks its key")                                                           \
-	X(RESP_KEYS_MANY, "resp-keys-many", "more keys than are looked at")
+	X(RESP_KEYS_MANY, "resp-keys-many", "more keys than are looked at")                                                   \
+	X(RESP_SESSION, "resp-session", "a command that changes what the connection's later commands mean")
 
 enum l7_reason {
 #define L7_REASON_ENUM(id, name, text) L7_R_##id,

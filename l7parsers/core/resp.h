@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* Commands of the Redis serialization protocol: arrays of bulk strings, alike in RESP2 and RESP3.
+/* Commands of the Redis serialization protocol: arrays of bulk strings, alike in RESP2 and RESP3. What servers answer:
+ * resp_reply.h.
  *
  *     struct l7_resp command;
  *     l7_resp_begin(&command);
  *     l7_resp_parse(&command, &input);     again with a longer input of the same beginning while INCOMPLETE
  *
  * SIMPLE as soon as the name, all keys and the lengths of all arguments have been seen. A last argument that is no key is opaque,
- * its end included: servers take it by its length. What follows unit_bytes is the next command. */
+ * its end included: servers take it by its length. What follows unit_bytes is the next command.
+ *
+ * Where every server finds the same end, but what the command does to which keys is not told by its arguments alone, or
+ * it changes what comes later, the verdict is PUNT with unit_bytes: whoever has rules about names alone can decide by
+ * `name`. */
 #ifndef SHUNT_L7_RESP_H
 #define SHUNT_L7_RESP_H
 
@@ -36,10 +41,11 @@ struct l7_resp {
 	l7_u32 next_key; /* number of the next argument that is a key */
 	l7_u32 last_key; /* number of the last one; less than next_key: none is left */
 	l7_u32 key_step;
+	enum l7_reason doubt; /* why it is not simple, though its end is found */
 
-	/* Valid when SIMPLE. */
+	/* Valid when SIMPLE, and but for the keys whenever unit_bytes is not 0. */
 	l7_u32 argument_count; /* the name included */
-	l7_u16 command;        /* of l7_resp_commands */
+	l7_u16 command;        /* of l7_resp_commands; L7_RESP_COMMAND_COUNT: it is not there */
 	l7_u16 key_count;
 	struct l7_range name; /* as it came; its case means nothing */
 	struct l7_range keys[L7_RESP_KEYS_MAX];
@@ -54,6 +60,13 @@ L7_INLINE void l7_resp_begin(struct l7_resp *p)
 {
 	__builtin_memset(p, 0, sizeof(*p));
 	l7_begin(&p->out);
+}
+
+/* For a command that begins at this offset of the input: all offsets, and unit_bytes, count from the input's beginning. */
+L7_INLINE void l7_resp_begin_at(struct l7_resp *p, l7_u32 off)
+{
+	l7_resp_begin(p);
+	p->out.at = off;
 }
 
 /* What a - b - borrow borrows. The search and what leads to it have no branches: at each one the verifier goes both ways, and these
@@ -88,13 +101,16 @@ L7_INLINE l7_u32 l7_resp_find(l7_u64 high, l7_u64 low)
 	return index;
 }
 
-/* Argument 0, whole in the input from `off`: which command, and where are its keys? */
+/* Argument 0, whole in the input from `off`: which command, and where are its keys? Returns why it is not simple. */
 L7_INLINE enum l7_reason l7_resp_name(struct l7_resp *p, const struct l7_input *in, l7_u32 off)
 {
 	const struct l7_resp_command *entry;
 	l7_u64 high = 0, low = 0;
 	l7_u32 index, last, outside = 0;
 
+	p->command = L7_RESP_COMMAND_COUNT;
+	p->name.off = (l7_u16)off;
+	p->name.len = (l7_u16)p->length;
 	if (p->length > L7_RESP_NAME_BYTES_MAX)
 		return L7_R_RESP_COMMAND;
 	for (l7_u32 i = 0; i < L7_RESP_NAME_BYTES_MAX; i++) {
@@ -111,16 +127,14 @@ L7_INLINE enum l7_reason l7_resp_name(struct l7_resp *p, const struct l7_input *
 		return L7_R_RESP_COMMAND;
 	entry = &l7_resp_commands[l7_bounded(index, L7_RESP_TABLE_ROWS - 1)];
 	p->command = (l7_u16)index;
-	p->name.off = (l7_u16)off;
-	p->name.len = (l7_u16)p->length;
 	if (entry->reason)
 		return (enum l7_reason)entry->reason;
-	p->next_key = entry->first;
-	p->key_step = entry->step;
 	last = entry->last < 0 ? p->argument_count - (l7_u32)-entry->last : (l7_u32)entry->last;
-	p->last_key = last;
 	if (entry->first && (p->argument_count <= entry->first || last < entry->first || last >= p->argument_count))
 		return L7_R_RESP_ARITY;
+	p->next_key = entry->first;
+	p->key_step = entry->step;
+	p->last_key = last;
 	return L7_R_NONE;
 }
 
@@ -129,10 +143,24 @@ L7_INLINE int l7_resp_is_key(const struct l7_resp *p)
 	return p->index && p->key_step && p->index == p->next_key && p->index <= p->last_key;
 }
 
-L7_INLINE long l7_resp_simple(struct l7_resp *p, l7_u32 head_bytes, l7_u64 unit_bytes)
+L7_INLINE void l7_resp_key(struct l7_resp *p, l7_u32 off)
 {
-	p->out.verdict = L7_SIMPLE;
-	p->out.reason = L7_R_NONE;
+	if (p->key_count >= L7_RESP_KEYS_MAX) {
+		p->doubt = L7_R_RESP_KEYS_MANY;
+		p->key_step = 0;
+		return;
+	}
+	p->keys[p->key_count & (L7_RESP_KEYS_MAX - 1)].off = (l7_u16)off;
+	p->keys[p->key_count & (L7_RESP_KEYS_MAX - 1)].len = (l7_u16)p->length;
+	p->key_count++;
+	p->next_key += p->key_step;
+}
+
+/* Its end has been found. */
+L7_INLINE long l7_resp_end(struct l7_resp *p, l7_u32 head_bytes, l7_u64 unit_bytes)
+{
+	p->out.verdict = p->doubt ? L7_PUNT : L7_SIMPLE;
+	p->out.reason = p->doubt;
 	p->out.head_bytes = head_bytes;
 	p->out.unit_bytes = unit_bytes;
 	return 1;
@@ -199,14 +227,13 @@ L7_INLINE long l7_resp_length(struct l7_resp *p, const struct l7_input *in)
 	p->out.at += digits + 3;
 	p->state = L7_RESP_STRING;
 	if (p->index && p->index + 1 == p->argument_count && !l7_resp_is_key(p))
-		return l7_resp_simple(p, p->out.at, p->out.at + length + 2);
+		return l7_resp_end(p, p->out.at, p->out.at + length + 2);
 	return 0;
 }
 
 L7_INLINE long l7_resp_string(struct l7_resp *p, const struct l7_input *in)
 {
 	l7_u32 off = p->out.at, end = off + p->length;
-	enum l7_reason reason = L7_R_NONE;
 
 	if (end + 2 > L7_WINDOW_BYTES)
 		return l7_punt(&p->out, L7_R_TOO_LONG);
@@ -214,22 +241,14 @@ L7_INLINE long l7_resp_string(struct l7_resp *p, const struct l7_input *in)
 		return 1;
 	if (l7_byte(in, end) != '\r' || l7_byte(in, end + 1) != '\n')
 		return l7_punt(&p->out, L7_R_RESP_TERMINATOR);
-	if (!p->index) {
-		reason = l7_resp_name(p, in, off);
-	} else if (l7_resp_is_key(p)) {
-		if (p->key_count >= L7_RESP_KEYS_MAX)
-			return l7_punt(&p->out, L7_R_RESP_KEYS_MANY);
-		p->keys[p->key_count & (L7_RESP_KEYS_MAX - 1)].off = (l7_u16)off;
-		p->keys[p->key_count & (L7_RESP_KEYS_MAX - 1)].len = (l7_u16)p->length;
-		p->key_count++;
-		p->next_key += p->key_step;
-	}
-	if (reason)
-		return l7_punt(&p->out, reason);
+	if (!p->index)
+		p->doubt = l7_resp_name(p, in, off);
+	else if (l7_resp_is_key(p))
+		l7_resp_key(p, off);
 	p->index++;
 	p->out.at = end + 2;
 	p->state = L7_RESP_LENGTH;
-	return p->index == p->argument_count ? l7_resp_simple(p, end + 2, end + 2) : 0;
+	return p->index == p->argument_count ? l7_resp_end(p, end + 2, end + 2) : 0;
 }
 
 L7_INLINE long l7_resp_step(l7_u32 index, void *context)

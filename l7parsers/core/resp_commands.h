@@ -21,7 +21,7 @@
 	X("LCS", 1, 2, 1, NONE) \
 	X("SET", 1, 1, 1, NONE) \
 	X("TTL", 1, 1, 1, NONE) \
-	X("AUTH", 0, 0, 0, RESP_STATEFUL) \
+	X("AUTH", 0, 0, 0, RESP_SESSION) \
 	X("COPY", 1, 2, 1, NONE) \
 	X("DECR", 1, 1, 1, NONE) \
 	X("DUMP", 1, 1, 1, NONE) \
@@ -70,7 +70,7 @@
 	X("DEBUG", 0, 0, 0, RESP_MOVABLE_KEYS) \
 	X("FCALL", 0, 0, 0, RESP_MOVABLE_KEYS) \
 	X("GETEX", 1, 1, 1, NONE) \
-	X("HELLO", 0, 0, 0, RESP_STATEFUL) \
+	X("HELLO", 0, 0, 0, RESP_SESSION) \
 	X("HKEYS", 1, 1, 1, NONE) \
 	X("HMGET", 1, 1, 1, NONE) \
 	X("HMSET", 1, 1, 1, NONE) \
@@ -92,7 +92,7 @@
 	X("SMOVE", 1, 2, 1, NONE) \
 	X("SSCAN", 1, 1, 1, NONE) \
 	X("TOUCH", 1, -1, 1, NONE) \
-	X("WATCH", 0, 0, 0, RESP_STATEFUL) \
+	X("WATCH", 1, -1, 1, NONE) \
 	X("XINFO", 0, 0, 0, RESP_MOVABLE_KEYS) \
 	X("XREAD", 0, 0, 0, RESP_MOVABLE_KEYS) \
 	X("XTRIM", 1, 1, 1, NONE) \
@@ -102,7 +102,7 @@
 	X("ZRANK", 1, 1, 1, NONE) \
 	X("ZSCAN", 1, 1, 1, NONE) \
 	X("APPEND", 1, 1, 1, NONE) \
-	X("ASKING", 0, 0, 0, RESP_STATEFUL) \
+	X("ASKING", 0, 0, 0, RESP_SESSION) \
 	X("BGSAVE", 0, 0, 0, NONE) \
 	X("BITPOS", 1, 1, 1, NONE) \
 	X("BLMOVE", 1, 2, 1, NONE) \
@@ -134,7 +134,7 @@
 	X("RENAME", 1, 2, 1, NONE) \
 	X("RPUSHX", 1, 1, 1, NONE) \
 	X("SCRIPT", 0, 0, 0, NONE) \
-	X("SELECT", 0, 0, 0, RESP_STATEFUL) \
+	X("SELECT", 0, 0, 0, RESP_SESSION) \
 	X("SETBIT", 1, 1, 1, NONE) \
 	X("SINTER", 1, -1, 1, NONE) \
 	X("STRLEN", 1, 1, 1, NONE) \
@@ -177,7 +177,7 @@
 	X("SLAVEOF", 0, 0, 0, NONE) \
 	X("SLOWLOG", 0, 0, 0, NONE) \
 	X("SORT_RO", 0, 0, 0, RESP_MOVABLE_KEYS) \
-	X("UNWATCH", 0, 0, 0, RESP_STATEFUL) \
+	X("UNWATCH", 0, 0, 0, RESP_SESSION) \
 	X("ZINCRBY", 1, 1, 1, NONE) \
 	X("ZMSCORE", 1, 1, 1, NONE) \
 	X("ZPOPMAX", 1, 1, 1, NONE) \
@@ -193,7 +193,7 @@
 	X("FUNCTION", 0, 0, 0, NONE) \
 	X("GETRANGE", 1, 1, 1, NONE) \
 	X("LASTSAVE", 0, 0, 0, NONE) \
-	X("READONLY", 0, 0, 0, RESP_STATEFUL) \
+	X("READONLY", 0, 0, 0, RESP_SESSION) \
 	X("RENAMENX", 1, 2, 1, NONE) \
 	X("REPLCONF", 0, 0, 0, RESP_STATEFUL) \
 	X("SETRANGE", 1, 1, 1, NONE) \
@@ -206,7 +206,7 @@
 	X("GEOSEARCH", 1, 1, 1, NONE) \
 	X("PEXPIREAT", 1, 1, 1, NONE) \
 	X("RANDOMKEY", 0, 0, 0, NONE) \
-	X("READWRITE", 0, 0, 0, RESP_STATEFUL) \
+	X("READWRITE", 0, 0, 0, RESP_SESSION) \
 	X("REPLICAOF", 0, 0, 0, NONE) \
 	X("RPOPLPUSH", 1, 2, 1, NONE) \
 	X("SISMEMBER", 1, 1, 1, NONE) \

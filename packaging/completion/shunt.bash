@@ -45,7 +45,7 @@ _shunt() {
             _filedir -d
             return
             ;;
-        --days | --port | --program | --reason | --limit | --host | -H | --header)
+        --days | --port | --program | --reason | --limit | --host | -H | --header | --command | --key)
             return
             ;;
     esac
@@ -69,7 +69,7 @@ _shunt() {
         monitor) options+=' --pid --port --program --event --reason' ;;
         off | cleanup) options+=' --timeout' ;;
         ca) options+=' --ca --out --days' ;;
-        policy) options+=' --file --host --header --replace' ;;
+        policy) options+=' --file --host --header --command --key --replace' ;;
     esac
     if [[ $cur == -* ]]; then
         COMPREPLY=($(compgen -W "$options" -- "$cur"))

@@ -38,7 +38,7 @@ SH_POLICY_INLINE struct sh_policy_entry sh_policy_ask(const struct sh_policy_vie
 	entry.origin = 0;
 	entry.verdict = SH_POLICY_DENY;
 	entry.reason = SH_POLICY_R_DEFAULT;
-	entry.zero = 0;
+	entry.protocol = 0;
 	return entry;
 }
 

@@ -2,9 +2,11 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <gtest/gtest.h>
+#include <l7parsers/core/resp_reply.h>
 
 #include <cstring>
 #include <memory>
+#include <policy/explain.hpp>
 
 #include "bench/l7_harness.hpp"
 #include "bpf/abi/l7_harness.h"
@@ -53,6 +55,16 @@ class L7InTheKernel : public testing::Test {
     native.parse(bytes);
     static_assert(sizeof(skeleton_->bss->resp) == sizeof(l7_resp));
     ASSERT_EQ(memcmp(&skeleton_->bss->resp, &native.raw(), sizeof(l7_resp)), 0) << bytes;
+  }
+
+  static void expect_same_replies(std::string_view bytes, unsigned more) {
+    run(skeleton_->progs.l7_resp_replies, bytes, more);
+    l7_replies native;
+    const l7_input input = l7::input_over(bytes);
+    l7_replies_begin(&native, uint64_t{input.len} + more);
+    l7_replies_parse(&native, &input);
+    static_assert(sizeof(skeleton_->bss->replies) == sizeof(native));
+    ASSERT_EQ(memcmp(&skeleton_->bss->replies, &native, sizeof(native)), 0) << bytes;
   }
 
   static void expect_same(const L7Vector& vector, std::string_view bytes) {
@@ -114,6 +126,45 @@ TEST_F(L7InTheKernel, JudgesByASetOfManyBlocksAsUserspaceDoes) {
   const auto automaton = l7_automaton(200);
   ASSERT_GT(automaton->blocks.size(), 3u);
   expect_same_verdicts(*automaton, 8);
+}
+
+TEST_F(L7InTheKernel, JudgesRedisCommandsByPolicyAsUserspaceDoes) {
+  const policy::RedisRule rules[] = {{"get", "user:", true, {}}, {"mget", "user:", true, {}}, {"", "a", false, {}},
+                                     {"ping", {}, false, {}},    {"eval", {}, false, {}},     {"mget", "b", true, {}}};
+  const auto automaton = policy::build_automaton({&rules[0], &rules[1], &rules[2], &rules[3], &rules[4], &rules[5]});
+  ASSERT_TRUE(bench::install(*skeleton_, *automaton)) << strerror(errno);
+  L7Mutator random(vectors_, 9);
+  const char* const names[] = {"GET", "mget", "PING", "Eval", "SET", "MSET", "NOSUCH", "BLPOP"};
+  const char* const keys[] = {"user:1", "user:", "a", "b", "bb", "user", "\xff", "", "aa"};
+  int verdicts[4] = {};
+  for (int i = 0; i < (in_guest() ? 5000 : 100000); i++) {
+    policy::RedisCommand command{names[random.below(std::size(names))], {}};
+    for (unsigned n = random.below(4); n != 0; n--) command.keys.emplace_back(keys[random.below(std::size(keys))]);
+    std::string bytes = policy::bytes_of(command);
+    if (i % 4 == 0) bytes = random.mutate(bytes);
+    run(skeleton_->progs.l7_resp_policy, bytes, 0);
+    l7::RespCommand native;
+    native.parse(bytes);
+    const sh_policy_result expected = policy::match(*automaton, native.raw(), bytes);
+    ASSERT_EQ(memcmp(&skeleton_->bss->policy_result, &expected, sizeof(expected)), 0) << bytes;
+    verdicts[expected.verdict]++;
+  }
+  for (sh_policy_verdict verdict : {SH_POLICY_DENY, SH_POLICY_ALLOW, SH_POLICY_PUNT})
+    EXPECT_GT(verdicts[verdict], 50) << verdict;
+}
+
+TEST_F(L7InTheKernel, CountsRepliesAsUserspaceDoes) {
+  L7Mutator random(vectors_, 10);
+  const char* const values[] = {"+OK\r\n",   "$3\r\nabc\r\n", "*2\r\n:1\r\n$-1\r\n", "%1\r\n+a\r\n,1.5\r\n",
+                                "_\r\n",     "*0\r\n",        "-ERR x\xff\r\n",      ">1\r\n+x\r\n",
+                                "$9\r\n1234"};
+  for (int i = 0; i < (in_guest() ? 5000 : 50000); i++) {
+    std::string bytes;
+    for (unsigned n = 1 + random.below(5); n != 0; n--) bytes += values[random.below(std::size(values))];
+    if (i % 4 == 0) bytes = random.mutate(bytes);
+    expect_same_replies(bytes, random.below(3) == 0 ? random.below(20) : 0);
+    if (HasFatalFailure()) FAIL() << "input " << i;
+  }
 }
 
 TEST_F(L7InTheKernel, JudgesRandomBytesAsUserspaceDoes) {

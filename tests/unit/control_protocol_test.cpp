@@ -134,5 +134,18 @@ TEST(Protocol, ATraceKeepsItsRequest) {
   EXPECT_FALSE(parse_request(R"({"cmd":"trace","from":"a","to":"b:1"})")->trace.request);
 }
 
+TEST(Protocol, ATraceKeepsItsRedisCommand) {
+  const policy::RedisCommand asked{"MGET", {"a", "b"}};
+  const auto parsed =
+      parse_request(request_document({.command = Command::trace, .trace = {"a", "db:1", std::nullopt, asked}}).dump());
+  ASSERT_TRUE(parsed) << parsed.error().to_string();
+  ASSERT_TRUE(parsed->trace.command);
+  EXPECT_EQ(parsed->trace.command->name, "MGET");
+  EXPECT_EQ(parsed->trace.command->keys, asked.keys);
+  EXPECT_FALSE(parsed->trace.request);
+  EXPECT_FALSE(parse_request(R"({"cmd":"trace","from":"a","to":"b:1","command":"GET","method":"GET"})"));
+  EXPECT_FALSE(parse_request(R"({"cmd":"trace","from":"a","to":"b:1","keys":["x"]})"));
+}
+
 }  // namespace
 }  // namespace shunt

@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <l7parsers/core/resp_reply.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -205,6 +206,41 @@ TEST(Http1Grammar, KnowsItsFieldsAndNoOthers) {
     EXPECT_EQ(reason("x" + name), L7_R_NONE);
     EXPECT_EQ(reason(name.substr(1)), L7_R_NONE);
   }
+}
+
+// The count of whole replies and what is still to come of the last one; -1: not counted.
+std::pair<int, int> replies(const std::string& bytes, size_t more = 0) {
+  Cliff cliff;
+  const l7_input input = l7::input_over(cliff.place(bytes));
+  l7_replies counted;
+  l7_replies_begin(&counted, bytes.size() + more);
+  l7_replies_parse(&counted, &input);
+  if (counted.out.verdict != L7_SIMPLE) return {-1, static_cast<int>(counted.out.reason)};
+  return {static_cast<int>(counted.count), static_cast<int>(counted.out.unit_bytes - bytes.size())};
+}
+
+TEST(RespReplies, WholeOnesAreCounted) {
+  using Counted = std::pair<int, int>;
+  EXPECT_EQ(replies("+OK\r\n"), Counted(1, 0));
+  EXPECT_EQ(replies("-ERR unknown '\xff\x01'\r\n:12\r\n_\r\n#t\r\n,1.5\r\n(123\r\n"), Counted(6, 0));
+  EXPECT_EQ(replies("$3\r\n\r\n+\r\n$-1\r\n$0\r\n\r\n=7\r\ntxt:abc\r\n!3\r\nERR\r\n"), Counted(5, 0));
+  EXPECT_EQ(replies("*2\r\n$1\r\na\r\n*3\r\n:1\r\n*0\r\n*-1\r\n+OK\r\n"), Counted(2, 0));
+  EXPECT_EQ(replies("%2\r\n+a\r\n:1\r\n+b\r\n~2\r\n:1\r\n:2\r\n+OK\r\n"), Counted(2, 0));
+  EXPECT_EQ(replies("+" + std::string(3000, 'x') + "\r\n+OK\r\n"), Counted(2, 0));
+  EXPECT_EQ(replies("*2\r\n:1\r\n$10\r\nabc"), Counted(0, 9)) << "of the last string of an array";
+  EXPECT_EQ(replies("$10\r\nabc"), Counted(0, 9)) << "the rest of a string comes later";
+  EXPECT_EQ(replies("+OK\r\n$100000\r\n" + std::string(4070, 'x')), Counted(1, 100002 - 4070));
+  EXPECT_EQ(replies("+OK\r\n$3\r\nabc", 0), Counted(1, 2));
+}
+
+TEST(RespReplies, WhatIsNotPlainIsNotCounted) {
+  for (const char* bytes :
+       {"", "+OK", "+OK\r", "+OK\n", "+OK\rx", "*2\r\n+a\r\n", "*2\r\n$10\r\nabc", "$", "$1", "$x\r\n", "$1\nx\r\n",
+        ">2\r\n+message\r\n+x\r\n", "|1\r\n+a\r\n+b\r\n:1\r\n", "$?\r\n;0\r\n", "*?\r\n.\r\n", "HTTP/1.1 200 OK\r\n",
+        "+OK\r\n>1\r\n+x\r\n", "$1234567890\r\n"}) {
+    EXPECT_EQ(replies(bytes).first, -1) << bytes;
+  }
+  EXPECT_EQ(replies("+OK\r\n", 5).first, -1) << "what follows was not seen";
 }
 
 TEST(RespCommands, AreSortedAndFoundByName) {

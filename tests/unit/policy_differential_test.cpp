@@ -148,7 +148,7 @@ Judgement interpret(const Model& model, Direction direction, const Party& from, 
     for (const Rule& rule : placed.policy->rules) {
       if (rule.direction != direction || !is_peer(rule.peers, peer) || !is_port(rule, port, to)) continue;
       denied |= rule.deny;
-      wide |= !rule.deny && !rule.has_http;
+      wide |= !rule.deny && rule.protocol == Protocol::tcp;
       for (const HttpRule& item : rule.http) http.push_back(&item);
     }
   }

@@ -1,8 +1,10 @@
 // What documents are refused for, by name and line, and what is only noted.
 #include <gtest/gtest.h>
 
+#include <l7parsers/resp.hpp>
 #include <policy/compiler.hpp>
 #include <policy/documents.hpp>
+#include <policy/explain.hpp>
 
 namespace shunt::policy {
 namespace {
@@ -27,6 +29,11 @@ std::string http(const std::string& rule) {
   return cilium(
       "  ingress:\n  - toPorts:\n    - ports: [{port: '80', protocol: TCP}]\n      rules:\n        http:\n        - " +
       rule + "\n");
+}
+
+std::string redis(const std::string& rules) {
+  return cilium("  ingress:\n  - toPorts:\n    - ports: [{port: '6379', protocol: TCP}]\n      rules:\n        " +
+                rules + "\n");
 }
 
 struct Refusal {
@@ -97,7 +104,22 @@ const std::vector<Refusal> kRefusals = {
     {"Kafka", cilium("  ingress:\n  - toPorts: [{ports: [{port: '9092'}], rules: {kafka: []}}]\n"), 7,
      "'kafka' is not supported"},
     {"L7Proto", cilium("  ingress:\n  - toPorts: [{ports: [{port: '1'}], rules: {l7proto: x}}]\n"), 7,
-     "'l7proto' is not supported"},
+     "the l7proto 'x' is not supported"},
+    {"L7WithoutProto", redis("l7: [{}]"), 10, "l7 without l7proto"},
+    {"L7Empty", redis("l7proto: redis"), 10, "l7proto without rules"},
+    {"L7AndHttp", redis("{l7proto: redis, l7: [{}], http: [{}]}"), 10, "http and l7proto in one rule"},
+    {"RedisKey", redis("{l7proto: redis, l7: [{cmd: GET}]}"), 10, "'cmd' is not supported"},
+    {"RedisUnknown", redis("{l7proto: redis, l7: [{database: 1}]}"), 10, "unknown key 'database'"},
+    {"RedisCommand", redis("{l7proto: redis, l7: [{command: CONFIG GET}]}"), 10,
+     "is not the name of one Redis command"},
+    {"RedisCommandPattern", redis("{l7proto: redis, l7: [{command: '*'}]}"), 10,
+     "is not the name of one Redis command"},
+    {"RedisPattern", redis("{l7proto: redis, l7: [{command: GET, key: 'a*b*'}]}"), 10, "only a '*' at the end"},
+    {"RedisRange", redis("{l7proto: redis, l7: [{command: GET, key: 'a[0-9]'}]}"), 10, "only a '*' at the end"},
+    {"RedisKeysOfScripts", redis("{l7proto: redis, l7: [{command: EVAL, key: 'a*'}]}"), 10,
+     "keys of 'eval' are not known"},
+    {"RedisKeysOfPing", redis("{l7proto: redis, l7: [{command: PING, key: a}]}"), 10, "keys of 'ping' are not known"},
+    {"RedisKeysOfModules", redis("{l7proto: redis, l7: [{command: JSON.GET, key: a}]}"), 10, "are not known"},
     {"HttpEmpty", cilium("  ingress:\n  - toPorts: [{ports: [{port: '1', protocol: TCP}], rules: {http: []}}]\n"), 7,
      "http without rules"},
     {"DenyWithRules", cilium("  ingressDeny:\n  - toPorts: [{ports: [{port: '1'}], rules: {http: [{}]}}]\n"), 7,
@@ -244,6 +266,43 @@ TEST(PolicyAutomaton, RulesThatAreNotToldApartStillDecide) {
   EXPECT_EQ(match(*few, {"GET", "/60/end", "", {}}).verdict, SH_POLICY_DENY);
   const auto none = build_automaton(pointers, expressions, {4});
   EXPECT_EQ(match(*none, {"GET", "/60/end", "", {}}).verdict, SH_POLICY_PUNT);
+}
+
+TEST(PolicyAutomaton, KeysAreBytes) {
+  const RedisRule prefix{"get", "user:", true, {}}, exact{"get", std::string("k\0\xff\n", 4), false, {}},
+      any{"ping", {}, false, {}};
+  const auto automaton = build_automaton({&prefix, &exact, &any});
+  const auto verdict = [&](const std::string& name, const std::vector<std::string>& keys) {
+    const std::string bytes = bytes_of({name, keys});
+    l7::RespCommand command;
+    command.parse(bytes);
+    return match(*automaton, command.raw(), bytes).verdict;
+  };
+  for (const char* tail : {"", "x", "\xff", "\n\r", "user:"}) {
+    EXPECT_EQ(verdict("GET", {std::string("user:") + tail}), SH_POLICY_ALLOW) << tail;
+    EXPECT_EQ(verdict("GET", {std::string("usex:") + tail}), SH_POLICY_DENY) << tail;
+    EXPECT_EQ(verdict("PING", {tail}), SH_POLICY_ALLOW) << "an argument is no key";
+  }
+  EXPECT_EQ(verdict("GET", {*exact.key}), SH_POLICY_ALLOW);
+  EXPECT_EQ(verdict("GET", {*exact.key + "x"}), SH_POLICY_DENY);
+  EXPECT_EQ(verdict("GET", {exact.key->substr(0, 3)}), SH_POLICY_DENY);
+  EXPECT_EQ(verdict("GET", {"=user:"}), SH_POLICY_DENY);
+  EXPECT_EQ(verdict("GET", {std::string("user:") + std::string(3000, 'x')}), SH_POLICY_ALLOW);
+}
+
+// The cost of a command does not depend on how many rules there are: one state for each byte.
+TEST(PolicyAutomaton, ManyRedisRulesAreOneAutomaton) {
+  std::vector<RedisRule> rules;
+  for (int i = 0; i < 3000; i++) rules.push_back({"get", "tenant" + std::to_string(i) + ":", true, {}});
+  std::vector<const RedisRule*> pointers;
+  for (const RedisRule& rule : rules) pointers.push_back(&rule);
+  const auto automaton = build_automaton(pointers);
+  EXPECT_TRUE(automaton->names_rules);
+  const std::string bytes = bytes_of({"GET", {"tenant2718:x"}});
+  l7::RespCommand command;
+  command.parse(bytes);
+  EXPECT_EQ(match(*automaton, command.raw(), bytes).verdict, SH_POLICY_ALLOW);
+  EXPECT_EQ(match(*automaton, command.raw(), bytes).rule, 2718);
 }
 
 TEST(PolicyAutomaton, ConditionsBeyondThirtyTwoArePunted) {

@@ -1,5 +1,5 @@
 // The documents of tests/vectors/policy, each with the decisions that it must lead to: FROM TO:PORT [METHOD PATH [HOST
-// or -] [HEADER | HEADER…]] => VERDICT [REASON].
+// or -] [HEADER | HEADER…] or redis COMMAND [KEY…]] => VERDICT [REASON].
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -19,6 +19,14 @@ Question parse_question(const std::string& text) {
   words >> question.from >> question.to;
   HttpRequest request;
   request.path.clear();
+  if (const size_t redis = text.find(" redis "); redis != std::string::npos) {
+    std::istringstream arguments(text.substr(redis + 7));
+    RedisCommand command;
+    arguments >> command.name;
+    for (std::string key; arguments >> key;) command.keys.push_back(key);
+    question.command = command;
+    return question;
+  }
   if (words >> request.method >> request.path) {
     if (words >> request.host && request.host == "-") request.host.clear();
     std::string headers;

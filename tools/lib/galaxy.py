@@ -128,6 +128,8 @@ print(json.dumps({"got": got.decode("latin-1"), "error": error}))
 class Galaxy:
     """One scenario: the deathstar's port is served by the recorder or by nginx, the ships are cgroups."""
 
+    recorder_code, client_code = RECORDER, CLIENT
+
     def __init__(self, lab, options=None):
         self.lab = lab
         self.options = options
@@ -178,7 +180,7 @@ class Galaxy:
         return self.lab.status()["counters"]
 
     def recorder(self, command=()):
-        server = self.lab.serve([*command, sys.executable, "-c", RECORDER, self.port, self.log], cgroup=self.cgroups["deathstar"],
+        server = self.lab.serve([*command, sys.executable, "-c", self.recorder_code, self.port, self.log], cgroup=self.cgroups["deathstar"],
                                 log=self.lab.folder / "recorder.log")
         self.lab.wait_for(lambda: "ready" in (self.lab.folder / "recorder.log").read_text(), server,
                           self.lab.folder / "recorder.log", "the recorder")
@@ -232,7 +234,7 @@ class Galaxy:
         self.scripts += 1
         script = self.lab.folder / f"steps-{self.scripts}"
         script.write_text(json.dumps(steps))
-        return [*command, program, "-c", CLIENT, host, self.port, script]
+        return [*command, program, "-c", self.client_code, host, self.port, script]
 
     def client(self, ship, *steps, host="127.0.0.1", command=()):
         code, text = self.run(ship, self.client_command(steps, host=host, command=command))
