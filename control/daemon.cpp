@@ -48,6 +48,12 @@ std::string self_test_cgroup(const std::string& configured_root) {
   return configured_root;
 }
 
+// Of a thread: it has news for the loop.
+void wake(const UniqueFd& event) {
+  const uint64_t one = 1;
+  if (::write(event.get(), &one, sizeof(one)) < 0) return;  // the counter is full: the loop is woken anyway
+}
+
 StartFailure failed(const Error& error) {
   return {error.code == EPERM || error.code == EACCES ? ExitCode::permission : ExitCode::error, error};
 }
@@ -57,6 +63,7 @@ StartFailure failed(const Error& error) {
 Daemon::~Daemon() {
   if (reload_ && reload_->thread.joinable()) reload_->thread.join();
   if (drain_ && drain_->thread.joinable()) drain_->thread.join();
+  if (sweep_ && sweep_->thread.joinable()) sweep_->thread.join();
 }
 
 std::optional<StartFailure> Daemon::start() {
@@ -151,7 +158,34 @@ Result<void> Daemon::put_policy(std::shared_ptr<const PolicyState::Prepared> pre
                                  {"workloads", std::to_string(report.workloads.size())},
                                  {"entries", std::to_string(report.entries)},
                                  {"sets", std::to_string(report.sets)}});
+  if (sweep_signal_) begin_sweep();
   return {};
+}
+
+void Daemon::begin_sweep() {
+  sweep_again_ = sweep_ != nullptr;
+  if (sweep_) return;
+  sweep_ = std::make_unique<Sweep>();
+  sweep_->thread = std::thread([this, sweep = sweep_.get()] {
+    sweep->report.emplace(sweep_connections(*engine_));
+    sweep->done = true;
+    wake(sweep_signal_);
+  });
+}
+
+void Daemon::on_sweep_signal() {
+  uint64_t count = 0;
+  if (::read(sweep_signal_.get(), &count, sizeof(count)) != sizeof(count) || !sweep_ || !sweep_->done) return;
+  sweep_->thread.join();
+  const std::unique_ptr<Sweep> sweep = std::move(sweep_);
+  const Result<SweepReport>& report = *sweep->report;
+  if (!report)
+    log_failure("cannot end all live connections that the policy forbids", report.error(),
+                "each of them ends when something is sent on it");
+  else if (report->ended > 0)
+    log_info("ended live connections that the policy forbids",
+             {{"ended", std::to_string(report->ended)}, {"looked_at", std::to_string(report->looked_at)}});
+  if (std::exchange(sweep_again_, false) && !draining()) begin_sweep();
 }
 
 void Daemon::refresh_policy() {
@@ -160,6 +194,7 @@ void Daemon::refresh_policy() {
   if (!refreshed && error != workloads_error_)
     log_failure("cannot look for workloads", refreshed.error(), "those that are known stay as they are");
   workloads_error_ = error;
+  if (refreshed && *refreshed) begin_sweep();
 }
 
 Result<Json> Daemon::policy() {
@@ -212,6 +247,7 @@ std::optional<StartFailure> Daemon::open_sockets() {
   for (auto watched : {watch_engine(), watch_time(), listen_for_proxy()}) {
     if (!watched) return failed(watched.error());
   }
+  begin_sweep();
   return std::nullopt;
 }
 
@@ -245,7 +281,10 @@ Result<void> Daemon::watch_engine() {
   if (!drain_signal_) return unexpected(errno, "eventfd");
   reload_signal_.reset(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
   if (!reload_signal_) return unexpected(errno, "eventfd");
+  sweep_signal_.reset(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  if (!sweep_signal_) return unexpected(errno, "eventfd");
   auto watched = loop_->add(drain_signal_.get(), EPOLLIN, [this](uint32_t) { on_drain_signal(); });
+  if (watched) watched = loop_->add(sweep_signal_.get(), EPOLLIN, [this](uint32_t) { on_sweep_signal(); });
   if (watched) watched = loop_->add(reload_signal_.get(), EPOLLIN, [this](uint32_t) { on_reload_signal(); });
   if (!watched) return watched;
   return loop_->add(engine_->events_fd(), EPOLLIN, [this](uint32_t) { on_engine_events(); });
@@ -426,18 +465,14 @@ Result<void> Daemon::turn_off(std::chrono::milliseconds deadline) {
   log_info("turning off: draining", {{"deadline_ms", std::to_string(deadline.count())}});
   proxy_link_->end();
   drain_ = std::make_unique<Drain>();
-  const auto signal = [fd = drain_signal_.get()] {
-    const uint64_t one = 1;
-    if (::write(fd, &one, sizeof(one)) < 0) return;  // the counter is full: the loop is woken anyway
-  };
-  drain_->thread = std::thread([this, deadline, signal, drain = drain_.get()] {
+  drain_->thread = std::thread([this, deadline, drain = drain_.get()] {
     auto report = engine_->detach(deadline, [&](uint32_t remaining) {
       drain->remaining = remaining;
-      signal();
+      wake(drain_signal_);
     });
     drain->report.emplace(std::move(report));
     drain->remaining = UINT32_MAX;  // done, and the report is written
-    signal();
+    wake(drain_signal_);
   });
   return {};
 }
@@ -493,8 +528,7 @@ void Daemon::begin_reload() {
     reload->config = load_config(options_.config_file, options_.config_required);
     if (reload->config.ok()) reload->policy.emplace(policy_.prepare(reload->config.config.policy));
     reload->done = true;
-    const uint64_t one = 1;
-    if (::write(reload_signal_.get(), &one, sizeof(one)) < 0) return;  // the counter is full: the loop is woken anyway
+    wake(reload_signal_);
   });
 }
 

@@ -9,6 +9,7 @@
 #include <control/metrics.hpp>
 #include <control/metrics_server.hpp>
 #include <control/policy_state.hpp>
+#include <control/policy_sweep.hpp>
 #include <control/proxy_link.hpp>
 #include <control/run_lock.hpp>
 #include <memory>
@@ -57,6 +58,13 @@ class Daemon : private ControlBackend {
     std::optional<Result<std::shared_ptr<const PolicyState::Prepared>>> policy;  // of a good configuration
   };
 
+  // What follows a switch to another policy, beside the loop: it goes over the live connections.
+  struct Sweep {
+    std::thread thread;
+    std::atomic<bool> done{false};
+    std::optional<Result<SweepReport>> report;  // read when it is done
+  };
+
   Result<Json> status() override;
   Result<SharedRows> rows() override;
   Result<std::vector<WhyRow>> why(const WhyQuery& query) override;
@@ -84,6 +92,8 @@ class Daemon : private ControlBackend {
   Result<void> put_policy(std::shared_ptr<const PolicyState::Prepared> prepared);
   Result<void> restore_policy();
   void refresh_policy();
+  void begin_sweep();  // or another one when this one has ended
+  void on_sweep_signal();
   void begin_reload();
   void on_reload_signal();
   void end_reload();  // waits for it; then begins the one that was asked for meanwhile
@@ -119,6 +129,9 @@ class Daemon : private ControlBackend {
   UniqueFd reload_signal_;  // eventfd: the reload's thread is done
   std::unique_ptr<Reload> reload_;
   bool reload_again_ = false;
+  UniqueFd sweep_signal_;  // eventfd: the sweep's thread is done
+  std::unique_ptr<Sweep> sweep_;
+  bool sweep_again_ = false;
   uint64_t reloads_begun_ = 0;
   MetricsSource metrics_;
   DaemonNumbers numbers_;

@@ -327,6 +327,7 @@ class FakeTables : public PolicyTables {
   sh_u32 identity_of_end(const PolicyEnd& end) const override {
     return end.uid == 7 ? fake_kernel().policy.workloads[0].identity : sh_u32{SH_IDENTITY_HOST};
   }
+  sh_policy_existing existing() const override { return SH_POLICY_EXISTING_RESET; }
   sh_u8 half() const override { return rows_.half(); }
   bool subject(const sh_policy_subject_key& key, sh_policy_subject& value) const override {
     return rows_.subject(key, value);
@@ -346,6 +347,33 @@ class FakeTables : public PolicyTables {
  private:
   test::RowSource rows_{fake_kernel().policy_rows};
 };
+
+TEST_F(DaemonTest, LiveConnectionsThatAPolicyForbidsEnd) {
+  fake_kernel().tables = [] { return std::make_unique<FakeTables>(); };
+  sh_live live = {};
+  live.role = SH_LIVE_SERVER;
+  live.state = SH_POLICED_FORBIDDEN;
+  live.cookie = 4711;
+  write_policy("/v1");
+  ASSERT_FALSE(start());
+  {
+    const std::lock_guard guard(fake_kernel().lock);
+    live.generation = fake_kernel().policy.generation + 1;
+    fake_kernel().live = {live};
+    fake_kernel().ended.clear();
+  }
+  write_policy("/v2");
+  EXPECT_EQ(ask({.command = Command::reload}).exit, ExitCode::ok);
+  const auto any_ended = [] {
+    const std::lock_guard guard(fake_kernel().lock);
+    return !fake_kernel().ended.empty();
+  };
+  for (int i = 0; i < 500 && !any_ended(); i++) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  stop();
+  ASSERT_EQ(fake_kernel().ended.size(), 1u);
+  EXPECT_EQ(fake_kernel().ended[0].cookie, 4711u);
+  fake_kernel().live.clear();
+}
 
 TEST_F(DaemonTest, ATraceAsksTheTablesInForce) {
   write_policy("/v1");
