@@ -8,7 +8,9 @@
 #include <base/log.hpp>
 #include <base/mounts.hpp>
 #include <base/workers.hpp>
+#include <control/client.hpp>
 #include <control/daemon.hpp>
+#include <control/kept_policy.hpp>
 #include <control/policy_trace.hpp>
 #include <csignal>
 #include <fstream>
@@ -18,6 +20,7 @@ namespace shunt {
 namespace {
 
 constexpr auto kSnapshotAgeMax = std::chrono::milliseconds(500);
+constexpr auto kOtherStarts = std::chrono::seconds(30);
 constexpr mode_t kSocketMode = 0666;  // everybody may read; SO_PEERCRED says who may do more
 
 std::string joined(const std::vector<ConfigProblem>& problems) {
@@ -54,6 +57,14 @@ void wake(const UniqueFd& event) {
   if (::write(event.get(), &one, sizeof(one)) < 0) return;  // the counter is full: the loop is woken anyway
 }
 
+Result<void> keep(const std::string& file, const PolicyState::Prepared& in_force) {
+  return in_force.any() ? keep_policy(file, in_force.bundle.get()) : forget_policy(file);
+}
+
+void keep_failed(const Result<void>& kept) {
+  if (!kept) log_failure("cannot keep the policy", kept.error(), "the next boot does without it");
+}
+
 StartFailure failed(const Error& error) {
   return {error.code == EPERM || error.code == EACCES ? ExitCode::permission : ExitCode::error, error};
 }
@@ -72,6 +83,7 @@ std::optional<StartFailure> Daemon::start() {
     return StartFailure{ExitCode::permission,
                         Error{EPERM, "shuntd needs root", "start it with systemctl start shuntd"}};
   auto lock = RunLock::acquire(config_.daemon.socket);
+  if (!lock && options_.load_only && lock.error().code == EBUSY) return wait_for_other(lock.error());
   if (!lock) return failed(lock.error());
   lock_ = std::move(*lock);
   auto loop = EventLoop::create();
@@ -80,10 +92,28 @@ std::optional<StartFailure> Daemon::start() {
   auto watched = watch_signals();
   if (!watched) return failed(watched.error());
   if (auto failure = open_engine()) return failure;
+  if (options_.load_only) {
+    if (to_keep_) keep_failed(keep(config_.daemon.kept_policy(), *to_keep_));
+    return std::nullopt;
+  }
   if (auto failure = open_sockets()) return failure;
   sd_notify(0, "READY=1");
   notify_status();
   return std::nullopt;
+}
+
+// The daemon that runs has put all in force when it answers, or it would not have started.
+std::optional<StartFailure> Daemon::wait_for_other(const Error& busy) const {
+  const auto end = std::chrono::steady_clock::now() + kOtherStarts;
+  while (std::chrono::steady_clock::now() < end) {
+    auto client = ControlClient::connect(config_.daemon.socket);
+    if (client && client->request({.command = Command::status}).exit == ExitCode::ok) {
+      log_info("shuntd runs, and answers for the policy");
+      return std::nullopt;
+    }
+    std::this_thread::sleep_for(kSnapshotAgeMax);
+  }
+  return failed(busy);
 }
 
 std::optional<StartFailure> Daemon::load_first_config() {
@@ -127,10 +157,22 @@ std::optional<StartFailure> Daemon::open_engine() {
   return std::nullopt;
 }
 
+// At boot documents that were spoilt since they were put in force are no reason to have no policy, nor no network.
+Result<std::shared_ptr<const PolicyState::Prepared>> Daemon::prepare_first_policy() {
+  auto prepared = policy_.prepare(config_.policy);
+  if (prepared || !options_.load_only || engine_->policy().generation != 0) return prepared;
+  auto sources = kept_policy(config_.daemon.kept_policy());
+  if (!sources) return prepared;
+  auto kept = policy_.prepare(std::move(*sources));
+  if (!kept) return prepared;
+  log_failure("the documents of the policy have errors", prepared.error(), "those that were in force last are, again");
+  return kept;
+}
+
 // Before anything is attached: where the programs are new, they know the policy before they judge. Documents with
 // errors leave what an earlier daemon put in force; where nothing is in force, a start would pass for protection.
 std::optional<StartFailure> Daemon::load_first_policy() {
-  auto prepared = policy_.prepare(config_.policy);
+  auto prepared = prepare_first_policy();
   Result<void> put;
   if (prepared)
     waiting_ = std::move(*prepared);
@@ -150,6 +192,7 @@ Result<void> Daemon::put_policy(std::shared_ptr<const PolicyState::Prepared> pre
   auto set = engine_->set_policy(prepared->any() ? &prepared->rows : nullptr, config_.policy.existing);
   if (!set) return set;
   const PolicyReport report = engine_->policy();
+  to_keep_ = prepared;
   policy_.put_in_force(std::move(prepared), report.generation);
   policy_error_.clear();
   if (proxy_link_) proxy_link_->policy_changed();
@@ -166,11 +209,13 @@ void Daemon::begin_sweep() {
   sweep_again_ = sweep_ != nullptr;
   if (sweep_) return;
   sweep_ = std::make_unique<Sweep>();
-  sweep_->thread = std::thread([this, sweep = sweep_.get()] {
-    sweep->report.emplace(sweep_connections(*engine_));
-    sweep->done = true;
-    wake(sweep_signal_);
-  });
+  sweep_->thread = std::thread(
+      [this, sweep = sweep_.get(), file = config_.daemon.kept_policy(), to_keep = std::exchange(to_keep_, nullptr)] {
+        sweep->report.emplace(sweep_connections(*engine_));
+        if (to_keep) sweep->kept = keep(file, *to_keep);
+        sweep->done = true;
+        wake(sweep_signal_);
+      });
 }
 
 void Daemon::on_sweep_signal() {
@@ -179,6 +224,7 @@ void Daemon::on_sweep_signal() {
   sweep_->thread.join();
   const std::unique_ptr<Sweep> sweep = std::move(sweep_);
   const Result<SweepReport>& report = *sweep->report;
+  keep_failed(sweep->kept);
   if (!report)
     log_failure("cannot end all live connections that the policy forbids", report.error(),
                 "each of them ends when something is sent on it");

@@ -24,6 +24,7 @@ namespace shunt {
 struct DaemonOptions {
   std::string config_file = kDefaultConfigFile;
   bool config_required = false;  // named on the command line: a missing file is an error
+  bool load_only = false;        // start() puts all in force, and nothing is served
 };
 
 // A start that failed: the exit code tells systemd whether another try makes sense.
@@ -58,11 +59,14 @@ class Daemon : private ControlBackend {
     std::optional<Result<std::shared_ptr<const PolicyState::Prepared>>> policy;  // of a good configuration
   };
 
-  // What follows a switch to another policy, beside the loop: it goes over the live connections.
+  // What follows a switch to another policy, beside the loop: it goes over the live connections, and keeps the
+  // documents.
   struct Sweep {
     std::thread thread;
     std::atomic<bool> done{false};
-    std::optional<Result<SweepReport>> report;  // read when it is done
+    // Read when it is done.
+    std::optional<Result<SweepReport>> report;
+    Result<void> kept;
   };
 
   Result<Json> status() override;
@@ -79,8 +83,10 @@ class Daemon : private ControlBackend {
   void monitors_changed(size_t count) override;
 
   std::optional<StartFailure> load_first_config();
+  std::optional<StartFailure> wait_for_other(const Error& busy) const;
   std::optional<StartFailure> open_engine();
   std::optional<StartFailure> load_first_policy();
+  Result<std::shared_ptr<const PolicyState::Prepared>> prepare_first_policy();
   std::optional<StartFailure> open_sockets();
   Result<void> watch_signals();
   Result<void> watch_engine();
@@ -117,6 +123,7 @@ class Daemon : private ControlBackend {
   std::string config_error_;  // of the last reload, if it failed
   PolicyState policy_;
   std::shared_ptr<const PolicyState::Prepared> waiting_;  // to be put in force when shunt is turned on
+  std::shared_ptr<const PolicyState::Prepared> to_keep_;  // what the next boot shall find
   std::string policy_error_;                              // why the documents are not in force
   std::string workloads_error_;                           // why workloads cannot be looked for
   std::optional<RunLock> lock_;

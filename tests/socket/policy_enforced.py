@@ -436,6 +436,84 @@ def bad_start(galaxy):
     expect(not left, f"pinned: {left}")
 
 
+# Connects again and again until it may stop; prints how often it tried, and how often it got through.
+KNOCKER = """
+import os, socket, sys
+tried = through = 0
+while not os.path.exists(sys.argv[2]):
+    tried += 1
+    with socket.socket() as s:
+        s.settimeout(0.2)
+        try:
+            s.connect(("127.0.0.1", int(sys.argv[1])))
+            s.sendall(sys.argv[3].encode())
+            through += s.recv(100) != b""
+        except OSError:
+            pass
+print(tried, through)
+"""
+
+
+def load(galaxy):
+    """As the unit at boot: nothing is pinned, no daemon runs. (exit code, what it said)"""
+    command = [galaxy.lab.build / "control/shuntd", "-c", galaxy.lab.folder / "shunt.yaml", "--load"]
+    result = subprocess.run(command, text=True, capture_output=True, timeout=PATIENCE_S)
+    return result.returncode, result.stdout + result.stderr
+
+
+def check_governed(galaxy):
+    expect(galaxy.curl("xwing", "POST", "/v1/request-landing")[0] == CURL_CANNOT_CONNECT, "the alliance connects")
+    result = galaxy.client("tiefighter", ["send", EXHAUST], ["responses", 1], ["send", LANDING], ["responses", 1])
+    expect(statuses_of(result) == ["403", "200"], f"the empire: {result}")
+
+
+@scenario("at boot the policy is in force before the daemon, which adopts it without a gap")
+def boot(galaxy):
+    eventually(galaxy.kept.exists, "the policy is kept")
+    galaxy.lab.stop(galaxy.daemon)
+    galaxy.shunt("cleanup")
+    code, text = load(galaxy)
+    expect(code == 0 and galaxy.lab.status()["source"] == "pins", f"--load ended with {code}: {text}")
+    galaxy.recorder()
+    check_governed(galaxy)
+    client = Idlers(galaxy, "tiefighter", 3, request=LANDING)
+    stop = galaxy.lab.folder / "stop-knocking"
+    knocker = galaxy.lab.serve([sys.executable, "-c", KNOCKER, galaxy.port, stop, LANDING], cgroup=galaxy.cgroups["xwing"])
+    galaxy.daemon = galaxy.lab.run_daemon()
+    time.sleep(1)
+    stop.touch()
+    tried, through = map(int, knocker.communicate(timeout=PATIENCE_S)[0].split())
+    expect(tried > 100 and through == 0, f"of {tried} attempts {through} got through while the daemon started")
+    check_alive(client, 3, "made before the daemon")
+    expect(load(galaxy)[0] == 0, "--load fails beside the daemon, which has all in force")
+    check_governed(galaxy)
+
+
+@scenario("at boot spoilt documents give way to those that were in force last; without any nothing is in force")
+def boot_spoilt(galaxy):
+    eventually(galaxy.kept.exists, "the policy is kept")
+    galaxy.lab.stop(galaxy.daemon)
+    galaxy.shunt("cleanup")
+    (galaxy.folder / "empire.yaml").write_text("kind: Nonsense\n")
+    code, text = load(galaxy)
+    expect(code == 0 and "empire.yaml" in text, f"--load ended with {code}: {text}")
+    galaxy.recorder()
+    check_governed(galaxy)
+    galaxy.daemon = galaxy.lab.run_daemon()
+    check_governed(galaxy)
+    expect("empire.yaml" in galaxy.lab.status()["daemon"]["policy_error"], "the daemon does not say that the documents have errors")
+    galaxy.lab.stop(galaxy.daemon)
+    galaxy.shunt("cleanup")
+    galaxy.kept.write_bytes(b"not what was kept")
+    code, text = load(galaxy)
+    expect(code == USAGE and "empire.yaml" in text, f"--load without documents ended with {code}: {text}")
+    left = {path.name for path in (galaxy.lab.folder / "bpffs").iterdir()} - {"maps.debug", "progs.debug"}
+    expect(not left, f"pinned: {left}")
+    (galaxy.folder / "empire.yaml").unlink()
+    galaxy.daemon = galaxy.lab.run_daemon()
+    expect(not galaxy.kept.exists(), "without a policy the last one is kept")
+
+
 @scenario("a cgroup that is made anew is governed at once")
 def anew(galaxy):
     server = galaxy.recorder()

@@ -39,7 +39,7 @@ class DaemonTest : public ::testing::Test {
     kernel.policies_put = 0;
     kernel.end = {};
     kernel.no_end.reset();
-    fs::create_directory(folder_ / "policy");
+    for (const char* name : {"policy", "state"}) fs::create_directory(folder_ / name);
     configure("");
   }
   void TearDown() override {
@@ -50,6 +50,7 @@ class DaemonTest : public ::testing::Test {
   void configure(const std::string& more) {
     std::ofstream(folder_ / "shunt.yaml")
         << "control: {socket: " << socket() << "}\nlog: {level: error, target: stderr}\n"
+        << "paths: {state: " << folder_.string() << "/state}\n"
         << (more.find("metrics") == std::string::npos ? "metrics: {listen: ''}\n" : "") << more
         << (more.find("policy") == std::string::npos ? "policy: {directory: " + (folder_ / "policy").string() + "}\n"
                                                      : "");
@@ -142,7 +143,7 @@ TEST_F(DaemonTest, ABadNewFileLeavesTheOldInForce) {
   configure("spill: {messages: none}\n");
   const Reply failed = ask({.command = Command::reload});
   EXPECT_EQ(failed.exit, ExitCode::usage);
-  EXPECT_NE(failed.error.message.find("shunt.yaml:4:19"), std::string::npos) << failed.error.message;
+  EXPECT_NE(failed.error.message.find("shunt.yaml:5:19"), std::string::npos) << failed.error.message;
   EXPECT_EQ(fake_kernel().applied.back().spill_messages, 77u);
   EXPECT_NE(ask({.command = Command::status}).data["daemon"]["config_error"], "");
   fake_kernel().apply_error = Error{ENOSPC, "a map is full", ""};
@@ -347,6 +348,30 @@ class FakeTables : public PolicyTables {
  private:
   test::RowSource rows_{fake_kernel().policy_rows};
 };
+
+TEST_F(DaemonTest, AtBootTheDocumentsThatWereInForceLastAreTheReserve) {
+  const auto load = [&] { return Daemon(DaemonOptions{folder_ / "shunt.yaml", true, true}).start(); };
+  write_policy("/v1");
+  ASSERT_FALSE(load());
+  EXPECT_EQ(fake_kernel().policies_put, 1u);
+  EXPECT_TRUE(fake_kernel().status.attached);
+  EXPECT_FALSE(fs::exists(socket())) << "nothing is served";
+  std::ofstream(folder_ / "policy/web.yaml") << "apiVersion: v1\nkind: Nonsense\n";
+  fake_kernel().policy = {};
+  ASSERT_FALSE(load());
+  EXPECT_EQ(fake_kernel().policies_put, 2u);
+  fake_kernel().policy = {};
+  ASSERT_TRUE(start()) << "the daemon itself does not start with them";
+  stop();
+  EXPECT_FALSE(load());
+  fs::remove(folder_ / "policy/web.yaml");
+  ASSERT_FALSE(load());
+  EXPECT_FALSE(fs::exists(folder_ / "state/policy")) << "there is no policy any more";
+  std::ofstream(folder_ / "policy/web.yaml") << "kind: Nonsense\n";
+  const auto failure = load();
+  ASSERT_TRUE(failure);
+  EXPECT_EQ(failure->exit, ExitCode::usage);
+}
 
 TEST_F(DaemonTest, LiveConnectionsThatAPolicyForbidsEnd) {
   fake_kernel().tables = [] { return std::make_unique<FakeTables>(); };

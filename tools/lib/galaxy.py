@@ -182,6 +182,7 @@ class Galaxy:
         self.folder = lab.folder / "policy"
         self.folder.mkdir()
         self.write_policy(POLICY)
+        self.kept = lab.folder / "state/policy"
         self.more = f"policy: {{directory: {self.folder}}}\nproxy: {{user: nobody}}\n"
         self.daemon = lab.start_daemon(self.more)
 
