@@ -88,6 +88,17 @@ Result<LinkMessage> receive_link_message(int socket) {
   return message;
 }
 
+Result<UniqueFd> new_bundle() {
+  UniqueFd memfd(memfd_create("shunt-policy", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!memfd) return unexpected(errno, "cannot make a memfd");
+  return memfd;
+}
+
+Result<void> seal_bundle(int memfd) {
+  if (fcntl(memfd, F_ADD_SEALS, kSeals) != 0) return unexpected(errno, "cannot seal a memfd");
+  return {};
+}
+
 Result<UniqueFd> seal_bundle(const PolicyBundle& bundle) {
   Json document{{"sources", Json::array()}, {"identities", Json::array()}};
   for (const TextSource& source : bundle.sources)
@@ -95,14 +106,14 @@ Result<UniqueFd> seal_bundle(const PolicyBundle& bundle) {
   for (const NamedIdentity& identity : bundle.identities)
     document["identities"].push_back(Json::array({identity.number, identity.title}));
   const std::vector<uint8_t> bytes = Json::to_cbor(document);
-  UniqueFd memfd(memfd_create("shunt-policy", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!memfd) return unexpected(errno, "cannot make a memfd");
+  auto memfd = new_bundle();
+  if (!memfd) return memfd;
   for (size_t done = 0; done < bytes.size();) {
-    const ssize_t written = write(memfd.get(), bytes.data() + done, bytes.size() - done);
+    const ssize_t written = write(memfd->get(), bytes.data() + done, bytes.size() - done);
     if (written < 0) return unexpected(errno, "cannot write a memfd");
     done += static_cast<size_t>(written);
   }
-  if (fcntl(memfd.get(), F_ADD_SEALS, kSeals) != 0) return unexpected(errno, "cannot seal a memfd");
+  if (auto sealed = seal_bundle(memfd->get()); !sealed) return unexpected(sealed.error());
   return memfd;
 }
 

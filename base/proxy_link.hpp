@@ -51,6 +51,9 @@ struct PolicyBundle {
 };
 
 Result<UniqueFd> seal_bundle(const PolicyBundle& bundle);
+// The same in two steps, for who has the bytes already.
+Result<UniqueFd> new_bundle();
+Result<void> seal_bundle(int memfd);
 // Refuses what is not sealed: it could change while it is read.
 Result<PolicyBundle> open_bundle(int memfd);
 

@@ -5,6 +5,7 @@
  *   active ESTABLISHED   sh_govern_active   leaves who it is under the sequence numbers
  *   passive ESTABLISHED  sh_govern_passive  asks the policy; a forbidden connection is reset by the daemon
  *   each packet          sh_gate            in the folders of governed cgroups: nothing forbidden or unjudged is delivered
+ *   after a switch       sh_iter_police     tells of all live connections; the daemon resets what is forbidden now (ends.bpf.h)
  *
  * A connection's ends are known by the sequence numbers, as for pairs, so an identity is right through any NAT.
  * The daemon only ends what is forbidden sooner: without it, such a connection carries nothing until it times out. */
@@ -77,6 +78,18 @@ static __always_inline void sh_police(struct sh_policy_head *policy, struct tcp_
 		policed->state = SH_POLICED_FORBIDDEN; /* a local client that left no record: unknown is nobody's permission */
 		policed->reason = SH_L7_WHY_UNJUDGED;
 	}
+}
+
+/* Another policy, or another workload. By grace a connection that was allowed without a look at its requests, which nobody can judge
+ * now, goes on. */
+static __always_inline void sh_police_again(struct sh_policy_head *policy, struct tcp_sock *tp, struct sh_policed *policed)
+{
+	bool was_allowed = policed->state == SH_POLICED_ALLOWED;
+
+	sh_police(policy, tp, policed);
+	if (was_allowed && policy->existing == SH_POLICY_EXISTING_GRACE && policed->peer != SH_IDENTITY_ANY &&
+	    policed->state == SH_POLICED_FORBIDDEN && policed->reason == SH_L7_WHY_UNJUDGED)
+		policed->state = SH_POLICED_ALLOWED;
 }
 
 /* Certainly on this host, as far as the first packet told: 0 where connect() or the backlog forgot the device. */
@@ -345,7 +358,7 @@ static __always_inline int sh_gate(struct __sk_buff *skb, bool ingress)
 	else if (policed->state == SH_POLICED_PENDING)
 		sh_police_pending(policed);
 	else if (policed->generation != policy->generation && policed->state != SH_POLICED_FREE && !policed->active)
-		sh_police(policy, tp, policed);
+		sh_police_again(policy, tp, policed);
 	if (policed->state == SH_POLICED_JUDGED && ingress) {
 		if (!segment.urgent && sh_is_judged(policed, segment.end_seq))
 			return 1;

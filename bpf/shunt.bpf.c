@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The programs of the shortcut. See ARCHITECTURE.md for the way of a byte through them. */
 #include "arrival.bpf.h"
+#include "ends.bpf.h"
 #include "list.bpf.h"
 #include "options.bpf.h"
 #include "govern.bpf.h"

@@ -142,6 +142,7 @@ class ConfigReader {
             {"bpffs", [&](const Node& node) { reader_.set(paths.bpffs, node, parse_absolute_path); }},
             {"pins", [&](const Node& node) { reader_.set(paths.pin_dir, node, parse_absolute_path); }},
             {"cgroup_root", [&](const Node& node) { reader_.set(paths.cgroup_root, node, parse_absolute_path); }},
+            {"state", [&](const Node& node) { reader_.set(config_.daemon.state_dir, node, parse_absolute_path); }},
         });
   }
 

@@ -25,6 +25,9 @@ struct DaemonSettings {
   std::string metrics_listen = "127.0.0.1:9615";  // empty: no metrics
   std::string proxy_user = "shunt-proxy";         // who besides root may be the fallback proxy
   std::chrono::milliseconds drain_deadline{10'000};
+  std::string state_dir = "/var/lib/shunt";  // what outlives a boot
+
+  std::string kept_policy() const { return state_dir + "/policy"; }  // the documents that were put in force last
 };
 
 // The policy in force: what the documents of a folder say.

@@ -8,7 +8,9 @@
 #include <base/log.hpp>
 #include <base/mounts.hpp>
 #include <base/workers.hpp>
+#include <control/client.hpp>
 #include <control/daemon.hpp>
+#include <control/kept_policy.hpp>
 #include <control/policy_trace.hpp>
 #include <csignal>
 #include <fstream>
@@ -18,6 +20,7 @@ namespace shunt {
 namespace {
 
 constexpr auto kSnapshotAgeMax = std::chrono::milliseconds(500);
+constexpr auto kOtherStarts = std::chrono::seconds(30);
 constexpr mode_t kSocketMode = 0666;  // everybody may read; SO_PEERCRED says who may do more
 
 std::string joined(const std::vector<ConfigProblem>& problems) {
@@ -48,6 +51,20 @@ std::string self_test_cgroup(const std::string& configured_root) {
   return configured_root;
 }
 
+// Of a thread: it has news for the loop.
+void wake(const UniqueFd& event) {
+  const uint64_t one = 1;
+  if (::write(event.get(), &one, sizeof(one)) < 0) return;  // the counter is full: the loop is woken anyway
+}
+
+Result<void> keep(const std::string& file, const PolicyState::Prepared& in_force) {
+  return in_force.any() ? keep_policy(file, in_force.bundle.get()) : forget_policy(file);
+}
+
+void keep_failed(const Result<void>& kept) {
+  if (!kept) log_failure("cannot keep the policy", kept.error(), "the next boot does without it");
+}
+
 StartFailure failed(const Error& error) {
   return {error.code == EPERM || error.code == EACCES ? ExitCode::permission : ExitCode::error, error};
 }
@@ -57,6 +74,7 @@ StartFailure failed(const Error& error) {
 Daemon::~Daemon() {
   if (reload_ && reload_->thread.joinable()) reload_->thread.join();
   if (drain_ && drain_->thread.joinable()) drain_->thread.join();
+  if (sweep_ && sweep_->thread.joinable()) sweep_->thread.join();
 }
 
 std::optional<StartFailure> Daemon::start() {
@@ -65,6 +83,7 @@ std::optional<StartFailure> Daemon::start() {
     return StartFailure{ExitCode::permission,
                         Error{EPERM, "shuntd needs root", "start it with systemctl start shuntd"}};
   auto lock = RunLock::acquire(config_.daemon.socket);
+  if (!lock && options_.load_only && lock.error().code == EBUSY) return wait_for_other(lock.error());
   if (!lock) return failed(lock.error());
   lock_ = std::move(*lock);
   auto loop = EventLoop::create();
@@ -73,10 +92,28 @@ std::optional<StartFailure> Daemon::start() {
   auto watched = watch_signals();
   if (!watched) return failed(watched.error());
   if (auto failure = open_engine()) return failure;
+  if (options_.load_only) {
+    if (to_keep_) keep_failed(keep(config_.daemon.kept_policy(), *to_keep_));
+    return std::nullopt;
+  }
   if (auto failure = open_sockets()) return failure;
   sd_notify(0, "READY=1");
   notify_status();
   return std::nullopt;
+}
+
+// The daemon that runs has put all in force when it answers, or it would not have started.
+std::optional<StartFailure> Daemon::wait_for_other(const Error& busy) const {
+  const auto end = std::chrono::steady_clock::now() + kOtherStarts;
+  while (std::chrono::steady_clock::now() < end) {
+    auto client = ControlClient::connect(config_.daemon.socket);
+    if (client && client->request({.command = Command::status}).exit == ExitCode::ok) {
+      log_info("shuntd runs, and answers for the policy");
+      return std::nullopt;
+    }
+    std::this_thread::sleep_for(kSnapshotAgeMax);
+  }
+  return failed(busy);
 }
 
 std::optional<StartFailure> Daemon::load_first_config() {
@@ -120,10 +157,22 @@ std::optional<StartFailure> Daemon::open_engine() {
   return std::nullopt;
 }
 
+// At boot documents that were spoilt since they were put in force are no reason to have no policy, nor no network.
+Result<std::shared_ptr<const PolicyState::Prepared>> Daemon::prepare_first_policy() {
+  auto prepared = policy_.prepare(config_.policy);
+  if (prepared || !options_.load_only || engine_->policy().generation != 0) return prepared;
+  auto sources = kept_policy(config_.daemon.kept_policy());
+  if (!sources) return prepared;
+  auto kept = policy_.prepare(std::move(*sources));
+  if (!kept) return prepared;
+  log_failure("the documents of the policy have errors", prepared.error(), "those that were in force last are, again");
+  return kept;
+}
+
 // Before anything is attached: where the programs are new, they know the policy before they judge. Documents with
 // errors leave what an earlier daemon put in force; where nothing is in force, a start would pass for protection.
 std::optional<StartFailure> Daemon::load_first_policy() {
-  auto prepared = policy_.prepare(config_.policy);
+  auto prepared = prepare_first_policy();
   Result<void> put;
   if (prepared)
     waiting_ = std::move(*prepared);
@@ -143,6 +192,7 @@ Result<void> Daemon::put_policy(std::shared_ptr<const PolicyState::Prepared> pre
   auto set = engine_->set_policy(prepared->any() ? &prepared->rows : nullptr, config_.policy.existing);
   if (!set) return set;
   const PolicyReport report = engine_->policy();
+  to_keep_ = prepared;
   policy_.put_in_force(std::move(prepared), report.generation);
   policy_error_.clear();
   if (proxy_link_) proxy_link_->policy_changed();
@@ -151,7 +201,37 @@ Result<void> Daemon::put_policy(std::shared_ptr<const PolicyState::Prepared> pre
                                  {"workloads", std::to_string(report.workloads.size())},
                                  {"entries", std::to_string(report.entries)},
                                  {"sets", std::to_string(report.sets)}});
+  if (sweep_signal_) begin_sweep();
   return {};
+}
+
+void Daemon::begin_sweep() {
+  sweep_again_ = sweep_ != nullptr;
+  if (sweep_) return;
+  sweep_ = std::make_unique<Sweep>();
+  sweep_->thread = std::thread(
+      [this, sweep = sweep_.get(), file = config_.daemon.kept_policy(), to_keep = std::exchange(to_keep_, nullptr)] {
+        sweep->report.emplace(sweep_connections(*engine_));
+        if (to_keep) sweep->kept = keep(file, *to_keep);
+        sweep->done = true;
+        wake(sweep_signal_);
+      });
+}
+
+void Daemon::on_sweep_signal() {
+  uint64_t count = 0;
+  if (::read(sweep_signal_.get(), &count, sizeof(count)) != sizeof(count) || !sweep_ || !sweep_->done) return;
+  sweep_->thread.join();
+  const std::unique_ptr<Sweep> sweep = std::move(sweep_);
+  const Result<SweepReport>& report = *sweep->report;
+  keep_failed(sweep->kept);
+  if (!report)
+    log_failure("cannot end all live connections that the policy forbids", report.error(),
+                "each of them ends when something is sent on it");
+  else if (report->ended > 0)
+    log_info("ended live connections that the policy forbids",
+             {{"ended", std::to_string(report->ended)}, {"looked_at", std::to_string(report->looked_at)}});
+  if (std::exchange(sweep_again_, false) && !draining()) begin_sweep();
 }
 
 void Daemon::refresh_policy() {
@@ -160,6 +240,7 @@ void Daemon::refresh_policy() {
   if (!refreshed && error != workloads_error_)
     log_failure("cannot look for workloads", refreshed.error(), "those that are known stay as they are");
   workloads_error_ = error;
+  if (refreshed && *refreshed) begin_sweep();
 }
 
 Result<Json> Daemon::policy() {
@@ -212,6 +293,7 @@ std::optional<StartFailure> Daemon::open_sockets() {
   for (auto watched : {watch_engine(), watch_time(), listen_for_proxy()}) {
     if (!watched) return failed(watched.error());
   }
+  begin_sweep();
   return std::nullopt;
 }
 
@@ -245,7 +327,10 @@ Result<void> Daemon::watch_engine() {
   if (!drain_signal_) return unexpected(errno, "eventfd");
   reload_signal_.reset(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
   if (!reload_signal_) return unexpected(errno, "eventfd");
+  sweep_signal_.reset(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  if (!sweep_signal_) return unexpected(errno, "eventfd");
   auto watched = loop_->add(drain_signal_.get(), EPOLLIN, [this](uint32_t) { on_drain_signal(); });
+  if (watched) watched = loop_->add(sweep_signal_.get(), EPOLLIN, [this](uint32_t) { on_sweep_signal(); });
   if (watched) watched = loop_->add(reload_signal_.get(), EPOLLIN, [this](uint32_t) { on_reload_signal(); });
   if (!watched) return watched;
   return loop_->add(engine_->events_fd(), EPOLLIN, [this](uint32_t) { on_engine_events(); });
@@ -426,18 +511,14 @@ Result<void> Daemon::turn_off(std::chrono::milliseconds deadline) {
   log_info("turning off: draining", {{"deadline_ms", std::to_string(deadline.count())}});
   proxy_link_->end();
   drain_ = std::make_unique<Drain>();
-  const auto signal = [fd = drain_signal_.get()] {
-    const uint64_t one = 1;
-    if (::write(fd, &one, sizeof(one)) < 0) return;  // the counter is full: the loop is woken anyway
-  };
-  drain_->thread = std::thread([this, deadline, signal, drain = drain_.get()] {
+  drain_->thread = std::thread([this, deadline, drain = drain_.get()] {
     auto report = engine_->detach(deadline, [&](uint32_t remaining) {
       drain->remaining = remaining;
-      signal();
+      wake(drain_signal_);
     });
     drain->report.emplace(std::move(report));
     drain->remaining = UINT32_MAX;  // done, and the report is written
-    signal();
+    wake(drain_signal_);
   });
   return {};
 }
@@ -493,8 +574,7 @@ void Daemon::begin_reload() {
     reload->config = load_config(options_.config_file, options_.config_required);
     if (reload->config.ok()) reload->policy.emplace(policy_.prepare(reload->config.config.policy));
     reload->done = true;
-    const uint64_t one = 1;
-    if (::write(reload_signal_.get(), &one, sizeof(one)) < 0) return;  // the counter is full: the loop is woken anyway
+    wake(reload_signal_);
   });
 }
 

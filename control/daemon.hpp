@@ -9,6 +9,7 @@
 #include <control/metrics.hpp>
 #include <control/metrics_server.hpp>
 #include <control/policy_state.hpp>
+#include <control/policy_sweep.hpp>
 #include <control/proxy_link.hpp>
 #include <control/run_lock.hpp>
 #include <memory>
@@ -23,6 +24,7 @@ namespace shunt {
 struct DaemonOptions {
   std::string config_file = kDefaultConfigFile;
   bool config_required = false;  // named on the command line: a missing file is an error
+  bool load_only = false;        // start() puts all in force, and nothing is served
 };
 
 // A start that failed: the exit code tells systemd whether another try makes sense.
@@ -57,6 +59,16 @@ class Daemon : private ControlBackend {
     std::optional<Result<std::shared_ptr<const PolicyState::Prepared>>> policy;  // of a good configuration
   };
 
+  // What follows a switch to another policy, beside the loop: it goes over the live connections, and keeps the
+  // documents.
+  struct Sweep {
+    std::thread thread;
+    std::atomic<bool> done{false};
+    // Read when it is done.
+    std::optional<Result<SweepReport>> report;
+    Result<void> kept;
+  };
+
   Result<Json> status() override;
   Result<SharedRows> rows() override;
   Result<std::vector<WhyRow>> why(const WhyQuery& query) override;
@@ -71,8 +83,10 @@ class Daemon : private ControlBackend {
   void monitors_changed(size_t count) override;
 
   std::optional<StartFailure> load_first_config();
+  std::optional<StartFailure> wait_for_other(const Error& busy) const;
   std::optional<StartFailure> open_engine();
   std::optional<StartFailure> load_first_policy();
+  Result<std::shared_ptr<const PolicyState::Prepared>> prepare_first_policy();
   std::optional<StartFailure> open_sockets();
   Result<void> watch_signals();
   Result<void> watch_engine();
@@ -84,6 +98,8 @@ class Daemon : private ControlBackend {
   Result<void> put_policy(std::shared_ptr<const PolicyState::Prepared> prepared);
   Result<void> restore_policy();
   void refresh_policy();
+  void begin_sweep();  // or another one when this one has ended
+  void on_sweep_signal();
   void begin_reload();
   void on_reload_signal();
   void end_reload();  // waits for it; then begins the one that was asked for meanwhile
@@ -107,6 +123,7 @@ class Daemon : private ControlBackend {
   std::string config_error_;  // of the last reload, if it failed
   PolicyState policy_;
   std::shared_ptr<const PolicyState::Prepared> waiting_;  // to be put in force when shunt is turned on
+  std::shared_ptr<const PolicyState::Prepared> to_keep_;  // what the next boot shall find
   std::string policy_error_;                              // why the documents are not in force
   std::string workloads_error_;                           // why workloads cannot be looked for
   std::optional<RunLock> lock_;
@@ -119,6 +136,9 @@ class Daemon : private ControlBackend {
   UniqueFd reload_signal_;  // eventfd: the reload's thread is done
   std::unique_ptr<Reload> reload_;
   bool reload_again_ = false;
+  UniqueFd sweep_signal_;  // eventfd: the sweep's thread is done
+  std::unique_ptr<Sweep> sweep_;
+  bool sweep_again_ = false;
   uint64_t reloads_begun_ = 0;
   MetricsSource metrics_;
   DaemonNumbers numbers_;

@@ -50,17 +50,22 @@ Json workload_document(const WorkloadPlace& place) {
 }  // namespace
 
 Result<std::shared_ptr<const PolicyState::Prepared>> PolicyState::prepare(const PolicySettings& settings) {
-  auto prepared = std::make_shared<Prepared>();
   std::error_code code;
   const bool any = has_documents(settings.directory, code);
   const bool missing = code == std::errc::no_such_file_or_directory;
   if (code && (!missing || settings.directory_named))
     return unexpected(Error{EINVAL, "cannot read the folder of policies " + settings.directory + ": " + code.message(),
                             "make it, or change policy.directory"});
-  if (!any) return std::shared_ptr<const Prepared>(prepared);
+  if (!any) return std::make_shared<const Prepared>();
   std::vector<Problem> unreadable;
-  PolicyBundle bundle{policy::read_files({settings.directory}, unreadable), {}};
+  auto sources = policy::read_files({settings.directory}, unreadable);
   if (!unreadable.empty()) return unexpected(problems_error(unreadable));
+  return prepare(std::move(sources));
+}
+
+Result<std::shared_ptr<const PolicyState::Prepared>> PolicyState::prepare(std::vector<TextSource> sources) {
+  auto prepared = std::make_shared<Prepared>();
+  PolicyBundle bundle{std::move(sources), {}};
   prepared->loaded = loader_.load(bundle.sources);
   if (!prepared->loaded.ok()) return unexpected(problems_error(prepared->loaded.problems));
   if (!prepared->any()) return std::shared_ptr<const Prepared>(prepared);

@@ -25,6 +25,7 @@ class PolicyState {
   // What the folder says. A folder that is not there or has no documents means that there is no policy. An error names
   // file and line of each problem. May run in a thread of its own, beside all others of these but itself.
   Result<std::shared_ptr<const Prepared>> prepare(const PolicySettings& settings);
+  Result<std::shared_ptr<const Prepared>> prepare(std::vector<TextSource> sources);
 
   void put_in_force(std::shared_ptr<const Prepared> prepared, uint32_t generation);
   const Prepared* in_force() const {

@@ -9,6 +9,7 @@ int main(int argc, char** argv) {
   CLI::App app("shuntd: keeps a host's local connections on the shortcut. See shuntd(8).");
   DaemonOptions options;
   const auto* config = app.add_option("-c,--config", options.config_file, "configuration file")->capture_default_str();
+  app.add_flag("--load", options.load_only, "put the programs and the policy in force, and end: at boot");
   app.set_version_flag("--version", "shuntd " SHUNT_VERSION);
   try {
     app.parse(argc, argv);
@@ -22,6 +23,7 @@ int main(int argc, char** argv) {
     log_failure("cannot start", failure->error, "no connection is touched");
     return static_cast<int>(failure->exit);
   }
+  if (options.load_only) return static_cast<int>(ExitCode::ok);
   const auto ran = daemon.run();
   if (ran) return static_cast<int>(ExitCode::ok);
   log_failure("the event loop failed", ran.error(), "the kernel side goes on");

@@ -113,7 +113,8 @@ int take_event(void* context, void* data, size_t bytes) {
   auto* sink = static_cast<EventSink*>(context);
   if (bytes < sizeof(sh_event)) return 0;
   const auto& event = *static_cast<const sh_event*>(data);
-  if (event.kind == SH_EV_ABANDONED || event.kind == SH_EV_FORBIDDEN) sink->to_reset.push_back(event);
+  if (event.kind == SH_EV_ABANDONED || (event.kind == SH_EV_FORBIDDEN && event.reason == SH_R_POLICY))
+    sink->to_reset.push_back(event);
   if (event.kind == SH_EV_GUARD)
     sink->unguarded.push_back(event.cgroup);
   else if (event.kind != SH_EV_ABANDONED && sink->on_event)
@@ -312,11 +313,35 @@ Result<DrainReport> Engine::detach(std::chrono::milliseconds deadline, const Dra
 Result<void> Engine::set_policy(const PolicyRows* rows, sh_policy_existing existing) {
   return rows ? state_->policy->put(*rows, existing) : state_->policy->drop();
 }
-Result<void> Engine::refresh_policy() { return state_->policy->refresh(); }
+Result<bool> Engine::refresh_policy() { return state_->policy->refresh(); }
 PolicyReport Engine::policy() const { return state_->policy->report(); }
 std::vector<uint64_t> Engine::policy_hits() const { return state_->policy->hits(); }
 std::unique_ptr<PolicyTables> Engine::policy_tables() const {
   return read_policy_tables([state = state_.get()](const std::string& name) { return state->map(name); });
+}
+
+Result<std::vector<sh_live>> Engine::live_connections() const {
+  const auto& s = *state_;
+  auto raw = run_iterator_in(namespaces_with_sockets(s.paths), bpf_program__fd(s.skeleton->progs.sh_iter_police));
+  if (!raw) return unexpected(raw.error());
+  std::vector<sh_live> live(raw->size() / sizeof(sh_live));
+  if (!live.empty()) memcpy(live.data(), raw->data(), live.size() * sizeof(sh_live));
+  return live;
+}
+
+Result<size_t> Engine::end_connections(std::vector<sh_event> connections) const {
+  const auto owners = socket_owners(state_->generation);
+  const ResetReport report = reset_sockets(connections, owners ? *owners : std::vector<sh_owner>());
+  for (sh_event& event : connections) {
+    event.kind = SH_EV_FORBIDDEN;
+    event.reason = SH_R_POLICY_CHANGED;
+    bpf_test_run_opts run = {};
+    run.sz = sizeof(run);
+    run.ctx_in = &event;
+    run.ctx_size_in = sizeof(event);
+    (void)bpf_prog_test_run_opts(bpf_program__fd(state_->skeleton->progs.sh_tell_ended), &run);  // it is ended, untold
+  }
+  return report.result ? Result<size_t>(report.reset) : unexpected(report.result.error());
 }
 
 Result<PolicyEnd> Engine::end_of_process(uint32_t tgid) const { return shunt::end_of_process(state_->paths, tgid); }
@@ -369,9 +394,7 @@ Result<int> Engine::read_events(const std::function<void(const sh_event&)>& on_e
   auto unguarded = std::exchange(sink.unguarded, {});
   if (read < 0) return unexpected(read, "cannot read the event ring");
   // One that fails does not hold up the others; the first error is told.
-  Result<void> done;
-  for (const auto& event : to_reset)
-    if (auto reset = reset_socket(event); !reset && done) done = reset;
+  Result<void> done = reset_sockets(to_reset).result;
   if (!unguarded.empty()) forget_gone(state_->guards());
   for (uint64_t cgroup : unguarded)
     if (auto guarded = guard_cgroup(state_->guards(), cgroup); !guarded && done) done = guarded;

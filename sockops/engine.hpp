@@ -100,6 +100,7 @@ struct PolicyPair {
 class PolicyTables : public PolicySource {
  public:
   virtual uint32_t generation() const = 0;  // 0: there is no policy
+  virtual sh_policy_existing existing() const = 0;
   virtual sh_u32 identity_of_end(const PolicyEnd& end) const = 0;
 };
 
@@ -154,14 +155,22 @@ class Engine {
   // Puts a policy in force instead of the one before, at once; nothing: none. On an error the one before stays in force
   // whole, and the message names the limit. Before attach() it takes effect with attach().
   Result<void> set_policy(const PolicyRows* rows, sh_policy_existing existing);
-  // Looks again for workloads that were not there, or moved. To be called once a second or so; costs little.
-  Result<void> refresh_policy();
+  // Looks again for workloads that were not there, or moved: were there any? To be called once a second or so; costs
+  // little.
+  Result<bool> refresh_policy();
   // Its generation alone is known of a policy that an earlier process put in force.
   PolicyReport policy() const;
   // How often the rules of the policy in force decided a request: by the number of an entry's origin in its rows the
   // requests that no single rule decided, and behind it those of each rule. A number beyond is not counted.
   std::vector<uint64_t> policy_hits() const;
   std::unique_ptr<PolicyTables> policy_tables() const;  // not for longer than the policy is in force
+
+  // Both ends of all live connections, in all network namespaces, as the policy in force sees them. This and the next
+  // one take their time and may run in a thread of their own, beside everything else.
+  Result<std::vector<sh_live>> live_connections() const;
+  // Resets them, and tells of each that the policy forbids it now: SH_EV_FORBIDDEN with SH_R_POLICY_CHANGED. Returns
+  // how many.
+  Result<size_t> end_connections(std::vector<sh_event> connections) const;
 
   Result<PolicyEnd> end_of_process(uint32_t tgid) const;
   // A unit ("api.service") or a path below the mount. Namespace and user are those of a process in it, if there is one.
@@ -180,7 +189,7 @@ class Engine {
 
   // Events. The ring is read by one reader at a time; `on_event` gets each record, but for those that the engine
   // answers itself: SH_EV_ABANDONED by resetting the socket, SH_EV_GUARD by watching over the cgroup. SH_EV_FORBIDDEN
-  // is answered by a reset, and handed on. Returns how many were read.
+  // is answered by a reset, where there was none yet, and handed on. Returns how many were read.
   int events_fd() const;  // epoll-able
   Result<int> read_events(const std::function<void(const sh_event&)>& on_event);
   void want_events(

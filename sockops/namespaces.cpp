@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <base/address.hpp>
 #include <cstring>
 #include <set>
@@ -56,19 +57,31 @@ DestroyRequest destroy_request(const sh_event& event) {
   return request;
 }
 
-// In the calling thread's network namespace.
-Result<void> destroy_here(const sh_event& event) {
-  UniqueFd netlink(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
-  if (!netlink) return unexpected(errno, "cannot open a sock_diag socket");
+Result<void> destroy(int netlink, const sh_event& event) {
   auto request = destroy_request(event);
-  if (send(netlink.get(), &request, sizeof(request), 0) < 0) return unexpected(errno, "cannot ask for SOCK_DESTROY");
+  if (send(netlink, &request, sizeof(request), 0) < 0) return unexpected(errno, "cannot ask for SOCK_DESTROY");
   struct {
     nlmsghdr header;
     nlmsgerr error;
   } answer = {};
-  if (recv(netlink.get(), &answer, sizeof(answer), 0) < 0) return unexpected(errno, "no answer to SOCK_DESTROY");
+  if (recv(netlink, &answer, sizeof(answer), 0) < 0) return unexpected(errno, "no answer to SOCK_DESTROY");
   if (answer.error.error != 0 && answer.error.error != -ENOENT) return unexpected(answer.error.error, "SOCK_DESTROY");
   return {};
+}
+
+// Those of the calling thread's network namespace, with as many as were reset.
+void destroy_here(const std::vector<sh_event>& events, ResetReport& report) {
+  const uint64_t here = own_netns_cookie();
+  UniqueFd netlink;
+  for (const sh_event& event : events) {
+    if (event.netns != here) continue;
+    if (!netlink) netlink.reset(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG));
+    auto done = netlink ? destroy(netlink.get(), event) : unexpected(errno, "cannot open a sock_diag socket");
+    if (done)
+      report.reset++;
+    else if (report.result)
+      report.result = done;
+  }
 }
 
 // Through a duplicate of the process's descriptor; empty if the process or the descriptor has gone.
@@ -130,15 +143,17 @@ uint64_t own_netns_cookie() {
   return cookie;
 }
 
-Result<void> reset_socket(const sh_event& event) {
-  if (own_netns_cookie() == event.netns) return destroy_here(event);
-  Result<void> result;
-  in_namespaces(network_namespaces(), [&] {
-    if (own_netns_cookie() != event.netns) return true;
-    result = destroy_here(event);
-    return false;
+ResetReport reset_sockets(const std::vector<sh_event>& events, const std::vector<sh_owner>& owners) {
+  ResetReport report;
+  const uint64_t own = own_netns_cookie();
+  const auto is_here = [&](const sh_event& event) { return event.netns == own; };
+  if (std::any_of(events.begin(), events.end(), is_here)) destroy_here(events, report);
+  if (std::all_of(events.begin(), events.end(), is_here)) return report;
+  in_namespaces(network_namespaces(owners), [&] {
+    if (own_netns_cookie() != own) destroy_here(events, report);
+    return true;
   });
-  return result;
+  return report;
 }
 
 }  // namespace shunt

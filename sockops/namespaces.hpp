@@ -25,8 +25,15 @@ Result<std::string> run_iterator_in(const std::vector<UniqueFd>& namespaces, int
 // The cookie of the calling thread's network namespace; 0: unknown.
 uint64_t own_netns_cookie();
 
-// Ends the TCP connection that the event is about with a reset (SOCK_DESTROY). The cookie makes sure that it is that
+struct ResetReport {
+  size_t reset = 0;     // or were gone already
+  Result<void> result;  // the first error; one that fails does not hold up the others
+};
+
+// Ends the TCP connections that the events are about with a reset (SOCK_DESTROY). The cookie makes sure that it is that
 // very socket; one that is gone is no error. Needs CAP_NET_ADMIN, and CAP_SYS_ADMIN for another namespace.
-Result<void> reset_socket(const sh_event& event);
+// `owners`: as of network_namespaces().
+ResetReport reset_sockets(const std::vector<sh_event>& events, const std::vector<sh_owner>& owners = {});
+inline Result<void> reset_socket(const sh_event& event) { return reset_sockets({event}).result; }
 
 }  // namespace shunt

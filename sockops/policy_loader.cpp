@@ -287,15 +287,15 @@ Result<void> PolicyLoader::remove_workloads(const WorkloadRows& rows, uint32_t h
   return {};
 }
 
-Result<void> PolicyLoader::refresh() {
+Result<bool> PolicyLoader::refresh() {
   const uint32_t now = generation();
-  if (!known_ || now == 0) return {};
+  if (!known_ || now == 0) return false;
   const uint32_t half = now & 1;
   auto places = find(workloads_, report_.workloads, Clock::now() >= next_search_);
   auto rows = workload_rows(places, half);
   if (!rows) return unexpected(rows.error());
   if (attached_ && governed(places) != governed_) {
-    if (auto done = attach_hooks(places); !done) return done;
+    if (auto done = attach_hooks(places); !done) return unexpected(done.error());
     keep_policy_hooks(paths_, hooks_);
   }
   const bool changed = !rows->has_keys_of(written_);
@@ -305,11 +305,13 @@ Result<void> PolicyLoader::refresh() {
     auto head = read_policy_head(heads);
     if (!head) return unexpected(head.error());
     head->by[half] |= rows->by;
-    if (auto done = write_row(heads, uint32_t{0}, *head, "head"); !done) return done;
-    if (auto done = write_workloads(*rows); !done) return done;
+    if (auto done = write_row(heads, uint32_t{0}, *head, "head"); !done) return unexpected(done.error());
+    if (auto done = write_workloads(*rows); !done) return unexpected(done.error());
     written_ = std::move(*rows);
   }
-  return changed || ++refreshes_ % kSweepEvery == 0 ? remove_workloads(written_, half) : Result<void>{};
+  if (changed || ++refreshes_ % kSweepEvery == 0)
+    if (auto removed = remove_workloads(written_, half); !removed) return unexpected(removed.error());
+  return changed;
 }
 
 Result<void> PolicyLoader::attach(const std::vector<std::string>& cgroups) {

@@ -35,7 +35,7 @@ class PolicyLoader {
   // As Engine::set_policy. Attaches what it needs, if attach() was called before.
   Result<void> put(const PolicyRows& rows, sh_policy_existing existing);
   Result<void> drop();
-  Result<void> refresh();
+  Result<bool> refresh();
 
   // The policy's programs join those of the shortcut in these cgroups; without a policy they are detached.
   Result<void> attach(const std::vector<std::string>& cgroups);

@@ -15,6 +15,7 @@ class MapTables : public PolicyTables {
     if (auto head = read_policy_head(map_("sh_pol_heads"))) head_ = *head;
   }
   uint32_t generation() const override { return head_.generation; }
+  sh_policy_existing existing() const override { return static_cast<sh_policy_existing>(head_.existing); }
   sh_u8 half() const override { return head_.generation & 1; }
   bool subject(const sh_policy_subject_key& key, sh_policy_subject& value) const override {
     return find("sh_pol_subjects", key, value);

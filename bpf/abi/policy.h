@@ -240,6 +240,36 @@ struct sh_policed {
 	sh_u16 zero;
 };
 
+/* Where a connection's end stands: what the iterator over live connections tells of each. */
+enum sh_live_role {
+	SH_LIVE_CLIENT,       /* made under a policy */
+	SH_LIVE_SERVER,       /* likewise: `state` is what the policy in force says */
+	SH_LIVE_OLDER_CLIENT, /* nobody kept who the other end is */
+	SH_LIVE_OLDER_SERVER,
+};
+
+struct sh_live {
+	sh_u64 cookie;
+	sh_u64 netns;
+	sh_u64 client_cookie; /* of a server's end: its client on this host, 0: not known */
+	sh_u32 generation;    /* of the policy that was asked */
+	sh_u16 role;          /* enum sh_live_role */
+	sh_u16 state;         /* enum sh_policed_state */
+	sh_u32 reason;        /* of FORBIDDEN: enum sh_l7_why */
+	sh_u32 identity;      /* of this end's process */
+	sh_u32 peer;          /* SERVER: identity of the client; else that of the other end's address */
+	sh_u32 family;
+	sh_u32 snd_nxt;
+	sh_u32 rcv_nxt;
+	sh_u8 local_addr[SH_ADDR_BYTES];
+	sh_u8 remote_addr[SH_ADDR_BYTES];
+	sh_u16 local_port;
+	sh_u16 remote_port;
+	sh_u16 through_lo; /* 1: its packets certainly come through the loopback device */
+	sh_u16 zero;
+};
+
+SH_ASSERT_SIZE(sh_live, 96);
 SH_ASSERT_SIZE(sh_policy_head, 24);
 SH_ASSERT_SIZE(sh_policy_workload_key, 24);
 SH_ASSERT_SIZE(sh_policy_path_key, 136);

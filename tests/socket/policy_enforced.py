@@ -21,11 +21,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools/lib"))
 sys.dont_write_bytecode = True
 
-from galaxy import PATIENCE_S, POLICY, Galaxy  # noqa: E402
+from galaxy import PATIENCE_S, POLICY, Galaxy, Idlers  # noqa: E402
 from scenarios import Scenarios, eventually, expect  # noqa: E402
 
 CURL_CANNOT_CONNECT = 7
 USAGE = 2  # exit code of shuntd
+ENDED_WITHIN_S = 2  # a live connection that a new policy forbids
 SCENARIOS = Scenarios("policy", lambda lab, function, options: function(Galaxy(lab, options)), lambda outcome: f"{outcome['seconds']} s",
                       [("race", float, 5, "seconds of each of the two races of several writers")])
 
@@ -329,6 +330,114 @@ def begins(galaxy):
     expect("exhaust" not in galaxy.read() and result["error"], f"a connection older than the policy: {result}")
 
 
+def with_xwing(text):
+    """Also the alliance may connect, whatever it asks."""
+    rule = "  - fromEndpoints: [{matchLabels: {org: alliance}}]\n    toPorts: [{ports: [{port: \"80\"}]}]\n"
+    return text.replace("  ingress:\n", "  ingress:\n" + rule, 1)
+
+
+WITHOUT_EMPIRE = POLICY.replace("org: empire\n    toPorts", "org: nobody\n    toPorts")
+
+
+def check_ended(idlers, since, count, what):
+    result = idlers.end()
+    late = [round(at - since, 2) for at in result["ended"] if not 0 <= at - since <= ENDED_WITHIN_S]
+    expect(len(result["ended"]) == count and not late, f"{what}: {len(result['ended'])} of {count} ended, late: {late[:9]}")
+
+
+def check_alive(idlers, count, what):
+    result = idlers.end()
+    expect(not result["ended"] and result["answered"] == count, f"{what}: {len(result['ended'])} ended, {result['answered']} answered")
+
+
+def reload_and_wait(galaxy, text):
+    """When the reload began; returns when what it forbids must have ended."""
+    galaxy.write_policy(text)
+    since = time.monotonic()
+    galaxy.reload()
+    time.sleep(ENDED_WITHIN_S)
+    return since
+
+
+@scenario("idle connections that a new policy forbids end within 2 seconds, all others live")
+def idle(galaxy):
+    galaxy.write_policy(with_xwing(POLICY))
+    galaxy.reload()
+    galaxy.recorder()
+    many, others, kept = (Idlers(galaxy, ship, count, request=LANDING) for ship, count in
+                          (("tiefighter", 200), ("xwing", 5), ("xwing", 5)))
+    monitor = galaxy.lab.serve([galaxy.lab.build / "control/shunt", "-c", galaxy.lab.folder / "shunt.yaml", "-o", "json", "monitor"],
+                               log=galaxy.lab.folder / "monitor.log")
+    eventually(lambda: galaxy.lab.status().get("mode") == "on", "the daemon answers")
+    time.sleep(1)
+    since = reload_and_wait(galaxy, with_xwing(WITHOUT_EMPIRE))
+    check_ended(many, since, 200, "judged by requests")
+    check_alive(kept, 5, "allowed by both policies")
+    since = reload_and_wait(galaxy, WITHOUT_EMPIRE)
+    check_ended(others, since, 5, "allowed whatever they ask")
+    galaxy.lab.stop(monitor)
+    events = [json.loads(line) for line in (galaxy.lab.folder / "monitor.log").read_text().splitlines() if line.startswith("{")]
+    changed = [event for event in events if event.get("reason") == "policy-changed"]
+    ends = {(event["client"], event["server"], event["policy_reason"]) for event in changed}
+    expect(len(changed) >= 205 and ends == {(f"default/{ship}", "default/deathstar", "default-deny") for ship in ("tiefighter", "xwing")},
+           f"{len(changed)} events: {ends}")
+
+
+def older(galaxy, existing):
+    """Connections that are older than the first policy, all of them of ships that ask for a landing."""
+    (galaxy.folder / "empire.yaml").unlink()
+    galaxy.reload()
+    galaxy.lab.configure(galaxy.more.replace("policy: {", f"policy: {{existing: {existing}, ", 1))
+    galaxy.recorder()
+    return [Idlers(galaxy, ship, 5, request=LANDING) for ship in ("tiefighter", "xwing")]
+
+
+@scenario("idle connections that are older than the policy end within 2 seconds")
+def older_idle(galaxy):
+    ships = older(galaxy, "reset")
+    since = reload_and_wait(galaxy, POLICY)
+    for idlers in ships:
+        check_ended(idlers, since, 5, "older than the policy")
+
+
+@scenario("by grace an older connection goes on, unless the policy forbids it whatever is asked")
+def grace(galaxy):
+    allowed, forbidden = older(galaxy, "grace")
+    since = reload_and_wait(galaxy, POLICY.replace('method: "POST"', 'method: "GET"'))
+    check_ended(forbidden, since, 5, "forbidden at L4")
+    check_alive(allowed, 5, "older, of one whose requests are judged")
+
+
+@scenario("requests that nobody can judge, on a connection from before there were any rules on them: reset, or grace")
+def unjudged(galaxy):
+    program = galaxy.lab.folder / "unknown-program"
+    shutil.copy(os.path.realpath(sys.executable), program)
+    galaxy.recorder()
+    begin, rest = POLICY.split("      rules:\n")[0], POLICY.split("---\n", 1)[1]
+    for existing, check in (("reset", lambda idlers, since: check_ended(idlers, since, 5, "by reset")),
+                            ("grace", lambda idlers, _: check_alive(idlers, 5, "by grace"))):
+        galaxy.lab.configure(galaxy.more.replace("policy: {", f"policy: {{existing: {existing}, ", 1))
+        galaxy.write_policy(f"{begin}---\n{rest}")
+        galaxy.reload()
+        idlers = Idlers(galaxy, "tiefighter", 5, request=LANDING, program=program)
+        check(idlers, reload_and_wait(galaxy, POLICY))
+
+
+@scenario("an idle connection to another host ends too")
+def idle_elsewhere(galaxy):
+    inside = galaxy.namespace("198.18.78")
+    egress = ("apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: out}\nspec:\n"
+              "  endpointSelector: {matchLabels: {class: tiefighter}}\n  egress: [{toCIDR: [%s]}]\n---\n")
+    galaxy.write_policy(egress % "198.18.78.0/24" + POLICY)
+    galaxy.reload()
+    galaxy.cgroups["deathstar"] = galaxy.lab.without
+    galaxy.recorder(command=inside)
+    forbidden, allowed = (Idlers(galaxy, ship, 5, host="198.18.78.2", request=LANDING) for ship in ("tiefighter", "xwing"))
+    since = reload_and_wait(galaxy, egress % "198.18.79.0/24" + POLICY)
+    check_ended(forbidden, since, 5, "to an address that is no longer allowed")
+    check_alive(allowed, 5, "of a workload that no egress rule selects")
+
+
 @scenario("a start that bad documents forbid leaves nothing")
 def bad_start(galaxy):
     lab = galaxy.lab
@@ -339,6 +448,84 @@ def bad_start(galaxy):
     expect(status == USAGE, f"shuntd ended with {status}")
     left = {path.name for path in (lab.folder / "bpffs").iterdir()} - {"maps.debug", "progs.debug"}
     expect(not left, f"pinned: {left}")
+
+
+# Connects again and again until it may stop; prints how often it tried, and how often it got through.
+KNOCKER = """
+import os, socket, sys
+tried = through = 0
+while not os.path.exists(sys.argv[2]):
+    tried += 1
+    with socket.socket() as s:
+        s.settimeout(0.2)
+        try:
+            s.connect(("127.0.0.1", int(sys.argv[1])))
+            s.sendall(sys.argv[3].encode())
+            through += s.recv(100) != b""
+        except OSError:
+            pass
+print(tried, through)
+"""
+
+
+def load(galaxy):
+    """As the unit at boot: nothing is pinned, no daemon runs. (exit code, what it said)"""
+    command = [galaxy.lab.build / "control/shuntd", "-c", galaxy.lab.folder / "shunt.yaml", "--load"]
+    result = subprocess.run(command, text=True, capture_output=True, timeout=PATIENCE_S)
+    return result.returncode, result.stdout + result.stderr
+
+
+def check_governed(galaxy):
+    expect(galaxy.curl("xwing", "POST", "/v1/request-landing")[0] == CURL_CANNOT_CONNECT, "the alliance connects")
+    result = galaxy.client("tiefighter", ["send", EXHAUST], ["responses", 1], ["send", LANDING], ["responses", 1])
+    expect(statuses_of(result) == ["403", "200"], f"the empire: {result}")
+
+
+@scenario("at boot the policy is in force before the daemon, which adopts it without a gap")
+def boot(galaxy):
+    eventually(galaxy.kept.exists, "the policy is kept")
+    galaxy.lab.stop(galaxy.daemon)
+    galaxy.shunt("cleanup")
+    code, text = load(galaxy)
+    expect(code == 0 and galaxy.lab.status()["source"] == "pins", f"--load ended with {code}: {text}")
+    galaxy.recorder()
+    check_governed(galaxy)
+    client = Idlers(galaxy, "tiefighter", 3, request=LANDING)
+    stop = galaxy.lab.folder / "stop-knocking"
+    knocker = galaxy.lab.serve([sys.executable, "-c", KNOCKER, galaxy.port, stop, LANDING], cgroup=galaxy.cgroups["xwing"])
+    galaxy.daemon = galaxy.lab.run_daemon()
+    time.sleep(1)
+    stop.touch()
+    tried, through = map(int, knocker.communicate(timeout=PATIENCE_S)[0].split())
+    expect(tried > 100 and through == 0, f"of {tried} attempts {through} got through while the daemon started")
+    check_alive(client, 3, "made before the daemon")
+    expect(load(galaxy)[0] == 0, "--load fails beside the daemon, which has all in force")
+    check_governed(galaxy)
+
+
+@scenario("at boot spoilt documents give way to those that were in force last; without any nothing is in force")
+def boot_spoilt(galaxy):
+    eventually(galaxy.kept.exists, "the policy is kept")
+    galaxy.lab.stop(galaxy.daemon)
+    galaxy.shunt("cleanup")
+    (galaxy.folder / "empire.yaml").write_text("kind: Nonsense\n")
+    code, text = load(galaxy)
+    expect(code == 0 and "empire.yaml" in text, f"--load ended with {code}: {text}")
+    galaxy.recorder()
+    check_governed(galaxy)
+    galaxy.daemon = galaxy.lab.run_daemon()
+    check_governed(galaxy)
+    expect("empire.yaml" in galaxy.lab.status()["daemon"]["policy_error"], "the daemon does not say that the documents have errors")
+    galaxy.lab.stop(galaxy.daemon)
+    galaxy.shunt("cleanup")
+    galaxy.kept.write_bytes(b"not what was kept")
+    code, text = load(galaxy)
+    expect(code == USAGE and "empire.yaml" in text, f"--load without documents ended with {code}: {text}")
+    left = {path.name for path in (galaxy.lab.folder / "bpffs").iterdir()} - {"maps.debug", "progs.debug"}
+    expect(not left, f"pinned: {left}")
+    (galaxy.folder / "empire.yaml").unlink()
+    galaxy.daemon = galaxy.lab.run_daemon()
+    expect(not galaxy.kept.exists(), "without a policy the last one is kept")
 
 
 @scenario("a cgroup that is made anew is governed at once")
@@ -390,14 +577,7 @@ def outside(galaxy):
 @scenario("from another network namespace")
 def namespaces(galaxy):
     galaxy.recorder()
-    name = f"shunt-policy-{os.getpid()}"
-    short = f"shp{os.getpid() % 100000}"
-    galaxy.lab.stack.callback(subprocess.run, ["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
-    for command in (f"netns add {name}", f"link add {short}a type veth peer name {short}b netns {name}",
-                    f"addr add 198.18.77.1/30 dev {short}a", f"link set {short}a up", f"-n {name} addr add 198.18.77.2/30 dev {short}b",
-                    f"-n {name} link set {short}b up", f"-n {name} link set lo up"):
-        subprocess.run(["ip", *command.split()], check=True)
-    inside = ["ip", "netns", "exec", name]
+    inside = galaxy.namespace("198.18.77")
     result = galaxy.client("tiefighter", ["send", LANDING], ["responses", 1], ["send", EXHAUST], ["responses", 1], host="198.18.77.1",
                            command=inside)
     expect("200 OK" in result["got"] and "403" in result["got"], f"the empire: {result}")

@@ -34,7 +34,7 @@ log: {format: json, level: debug, target: stderr}
 control: {socket: /run/other/s.sock}
 metrics: {listen: ""}
 proxy: {user: somebody}
-paths: {bpffs: /bpf, pins: /bpf/p, cgroup_root: /cg/}
+paths: {bpffs: /bpf, pins: /bpf/p, cgroup_root: /cg/, state: /s}
 selection:
   defaults: false
   cgroups: {include: [/system.slice], exclude: [/system.slice/a.service/]}
@@ -69,6 +69,7 @@ policy: {directory: /p/, existing: grace, blocks: 4096, results: 1000}
   EXPECT_EQ(paths.bpffs, "/bpf");
   EXPECT_EQ(paths.pin_dir, "/bpf/p");
   EXPECT_EQ(paths.cgroup_root, "/cg");
+  EXPECT_EQ(daemon.kept_policy(), "/s/policy");
   const Selection& selection = settings.selection;
   EXPECT_EQ(selection.cgroups.include, std::vector<std::string>{"/system.slice"});
   EXPECT_EQ(selection.cgroups.exclude, std::vector<std::string>{"/system.slice/a.service"});

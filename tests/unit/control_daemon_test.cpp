@@ -39,7 +39,7 @@ class DaemonTest : public ::testing::Test {
     kernel.policies_put = 0;
     kernel.end = {};
     kernel.no_end.reset();
-    fs::create_directory(folder_ / "policy");
+    for (const char* name : {"policy", "state"}) fs::create_directory(folder_ / name);
     configure("");
   }
   void TearDown() override {
@@ -50,6 +50,7 @@ class DaemonTest : public ::testing::Test {
   void configure(const std::string& more) {
     std::ofstream(folder_ / "shunt.yaml")
         << "control: {socket: " << socket() << "}\nlog: {level: error, target: stderr}\n"
+        << "paths: {state: " << folder_.string() << "/state}\n"
         << (more.find("metrics") == std::string::npos ? "metrics: {listen: ''}\n" : "") << more
         << (more.find("policy") == std::string::npos ? "policy: {directory: " + (folder_ / "policy").string() + "}\n"
                                                      : "");
@@ -142,7 +143,7 @@ TEST_F(DaemonTest, ABadNewFileLeavesTheOldInForce) {
   configure("spill: {messages: none}\n");
   const Reply failed = ask({.command = Command::reload});
   EXPECT_EQ(failed.exit, ExitCode::usage);
-  EXPECT_NE(failed.error.message.find("shunt.yaml:4:19"), std::string::npos) << failed.error.message;
+  EXPECT_NE(failed.error.message.find("shunt.yaml:5:19"), std::string::npos) << failed.error.message;
   EXPECT_EQ(fake_kernel().applied.back().spill_messages, 77u);
   EXPECT_NE(ask({.command = Command::status}).data["daemon"]["config_error"], "");
   fake_kernel().apply_error = Error{ENOSPC, "a map is full", ""};
@@ -327,6 +328,7 @@ class FakeTables : public PolicyTables {
   sh_u32 identity_of_end(const PolicyEnd& end) const override {
     return end.uid == 7 ? fake_kernel().policy.workloads[0].identity : sh_u32{SH_IDENTITY_HOST};
   }
+  sh_policy_existing existing() const override { return SH_POLICY_EXISTING_RESET; }
   sh_u8 half() const override { return rows_.half(); }
   bool subject(const sh_policy_subject_key& key, sh_policy_subject& value) const override {
     return rows_.subject(key, value);
@@ -346,6 +348,57 @@ class FakeTables : public PolicyTables {
  private:
   test::RowSource rows_{fake_kernel().policy_rows};
 };
+
+TEST_F(DaemonTest, AtBootTheDocumentsThatWereInForceLastAreTheReserve) {
+  const auto load = [&] { return Daemon(DaemonOptions{folder_ / "shunt.yaml", true, true}).start(); };
+  write_policy("/v1");
+  ASSERT_FALSE(load());
+  EXPECT_EQ(fake_kernel().policies_put, 1u);
+  EXPECT_TRUE(fake_kernel().status.attached);
+  EXPECT_FALSE(fs::exists(socket())) << "nothing is served";
+  std::ofstream(folder_ / "policy/web.yaml") << "apiVersion: v1\nkind: Nonsense\n";
+  fake_kernel().policy = {};
+  ASSERT_FALSE(load());
+  EXPECT_EQ(fake_kernel().policies_put, 2u);
+  fake_kernel().policy = {};
+  ASSERT_TRUE(start()) << "the daemon itself does not start with them";
+  stop();
+  EXPECT_FALSE(load());
+  fs::remove(folder_ / "policy/web.yaml");
+  ASSERT_FALSE(load());
+  EXPECT_FALSE(fs::exists(folder_ / "state/policy")) << "there is no policy any more";
+  std::ofstream(folder_ / "policy/web.yaml") << "kind: Nonsense\n";
+  const auto failure = load();
+  ASSERT_TRUE(failure);
+  EXPECT_EQ(failure->exit, ExitCode::usage);
+}
+
+TEST_F(DaemonTest, LiveConnectionsThatAPolicyForbidsEnd) {
+  fake_kernel().tables = [] { return std::make_unique<FakeTables>(); };
+  sh_live live = {};
+  live.role = SH_LIVE_SERVER;
+  live.state = SH_POLICED_FORBIDDEN;
+  live.cookie = 4711;
+  write_policy("/v1");
+  ASSERT_FALSE(start());
+  {
+    const std::lock_guard guard(fake_kernel().lock);
+    live.generation = fake_kernel().policy.generation + 1;
+    fake_kernel().live = {live};
+    fake_kernel().ended.clear();
+  }
+  write_policy("/v2");
+  EXPECT_EQ(ask({.command = Command::reload}).exit, ExitCode::ok);
+  const auto any_ended = [] {
+    const std::lock_guard guard(fake_kernel().lock);
+    return !fake_kernel().ended.empty();
+  };
+  for (int i = 0; i < 500 && !any_ended(); i++) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  stop();
+  ASSERT_EQ(fake_kernel().ended.size(), 1u);
+  EXPECT_EQ(fake_kernel().ended[0].cookie, 4711u);
+  fake_kernel().live.clear();
+}
 
 TEST_F(DaemonTest, ATraceAsksTheTablesInForce) {
   write_policy("/v1");

@@ -90,7 +90,16 @@ Result<void> Engine::end_channels() {
 }
 bool Engine::owns_channels(int) const { return fake_kernel().owns_channels; }
 
-Result<void> Engine::refresh_policy() { return {}; }
+Result<bool> Engine::refresh_policy() { return false; }
+Result<std::vector<sh_live>> Engine::live_connections() const {
+  const std::lock_guard guard(fake_kernel().lock);
+  return fake_kernel().live;
+}
+Result<size_t> Engine::end_connections(std::vector<sh_event> connections) const {
+  const std::lock_guard guard(fake_kernel().lock);
+  for (const sh_event& event : connections) fake_kernel().ended.push_back(event);
+  return connections.size();
+}
 PolicyReport Engine::policy() const { return fake_kernel().policy; }
 std::vector<uint64_t> Engine::policy_hits() const { return fake_kernel().hits; }
 std::unique_ptr<PolicyTables> Engine::policy_tables() const { return fake_kernel().tables(); }

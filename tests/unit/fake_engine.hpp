@@ -10,7 +10,9 @@
 namespace shunt {
 
 struct FakeKernel {
-  std::mutex lock;  // of `status`, which a drain's thread changes
+  std::mutex lock;  // of `status`, which a drain's thread changes, and of what a sweep's thread reads and writes
+  std::vector<sh_live> live;
+  std::vector<sh_event> ended;
   Status status;
   Counters counters;
   std::vector<Row> rows;

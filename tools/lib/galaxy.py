@@ -3,8 +3,10 @@
 Of use for a demonstration, and for tests of what a policy lets through: the recorder is a server that writes down every byte it reads."""
 
 import json
+import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import time
 
@@ -124,6 +126,58 @@ except OSError as e:
 print(json.dumps({"got": got.decode("latin-1"), "error": error}))
 """
 
+# Opens connections, sends one request on each, and is silent; says for each when it ended (CLOCK_MONOTONIC). When the file is there, those
+# that are left send their request once more. Prints when they ended, and how many of the others were answered.
+IDLERS = """
+import json, os, select, socket, sys, time
+host, port, count, go, request = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5].encode("latin-1")
+def ask(s):
+    s.sendall(request)
+    return s.recv(65536).startswith(b"HTTP/1.1 200")
+left = {}
+for _ in range(count):
+    s = socket.create_connection((host, port), timeout=20)
+    left[s.fileno()] = s
+answered = sum(ask(s) for s in left.values())
+poll, ended = select.poll(), []
+for s in left.values():
+    poll.register(s, select.POLLIN)
+print(f"idle {answered}", flush=True)
+while not os.path.exists(go):
+    for number, events in poll.poll(20):
+        ended.append(time.monotonic())
+        poll.unregister(number)
+        left.pop(number).close()
+answered = 0
+for s in left.values():
+    try:
+        answered += ask(s)
+    except OSError:
+        pass
+print(json.dumps({"ended": ended, "answered": answered}))
+"""
+
+
+class Idlers:
+    """Connections on which nothing is sent."""
+
+    def __init__(self, galaxy, ship, count, host="127.0.0.1", request="", program=sys.executable):
+        galaxy.scripts += 1
+        self.go = galaxy.lab.folder / f"go-{galaxy.scripts}"
+        self.log = galaxy.lab.folder / f"idlers-{galaxy.scripts}.log"
+        command = [program, "-c", IDLERS, host, galaxy.port, count, self.go, request]
+        self.process = galaxy.lab.serve(command, cgroup=galaxy.cgroups[ship], log=self.log)
+        galaxy.lab.wait_for(lambda: f"idle {count}" in self.log.read_text(), self.process, self.log, "connections")
+
+    def end(self):
+        """When those ended that did, and how many of the others were answered once more."""
+        self.go.touch()
+        self.process.wait(PATIENCE_S)
+        try:
+            return json.loads(self.log.read_text().splitlines()[-1])
+        except ValueError:
+            raise LabError(f"the idle connections: {self.log.read_text()}") from None
+
 
 class Galaxy:
     """One scenario: the deathstar's port is served by the recorder or by nginx, the ships are cgroups."""
@@ -140,6 +194,7 @@ class Galaxy:
         self.folder = lab.folder / "policy"
         self.folder.mkdir()
         self.write_policy(POLICY)
+        self.kept = lab.folder / "state/policy"
         self.more = f"policy: {{directory: {self.folder}}}\nproxy: {{user: nobody}}\n"
         self.daemon = lab.start_daemon(self.more)
 
@@ -164,6 +219,17 @@ class Galaxy:
                             f"  - fromEndpoints: [{{matchLabels: {{app: w{20 + i // 20 % 20}}}}}]\n    toPorts:\n"
                             f"    - ports: [{{port: '{8000 + i // 400}'}}]\n      rules:\n        http:\n{paths}")
         return "---\n".join(workloads + policies)
+
+    def namespace(self, network):
+        """A network namespace at NETWORK.2, which sees this one at NETWORK.1: the command that runs others in it."""
+        name = f"shunt-policy-{os.getpid()}"
+        short = f"shp{os.getpid() % 100000}"
+        self.lab.stack.callback(subprocess.run, ["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
+        for command in (f"netns add {name}", f"link add {short}a type veth peer name {short}b netns {name}",
+                        f"addr add {network}.1/30 dev {short}a", f"link set {short}a up", f"-n {name} addr add {network}.2/30 dev {short}b",
+                        f"-n {name} link set {short}b up", f"-n {name} link set lo up"):
+            subprocess.run(["ip", *command.split()], check=True)
+        return ["ip", "netns", "exec", name]
 
     def reload(self):
         self.shunt("reload")

@@ -15,7 +15,7 @@ PR_SET_PDEATHSIG = 1
 CONFIG = """# All that is not named here is the shipped default.
 control: {{socket: {folder}/shunt.sock}}
 metrics: {{listen: ""}}
-paths: {{bpffs: {folder}/bpffs}}
+paths: {{bpffs: {folder}/bpffs, state: {folder}/state}}
 selection: {{cgroups: {{include: [{cgroup}]}}}}
 """
 
@@ -72,7 +72,8 @@ class Lab:
             private_mounts()
             self.folder = pathlib.Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix=f"shunt-{self.name}-")))
             self.folder.chmod(0o755)
-            (self.folder / "bpffs").mkdir()
+            for name in ("bpffs", "state"):
+                (self.folder / name).mkdir()
             subprocess.run(["mount", "-t", "bpf", "bpf", self.folder / "bpffs"], check=True)
             self.stack.callback(subprocess.run, ["umount", "-l", self.folder / "bpffs"])
             top = cgroup_mount() / f"shunt-{self.name}-{os.getpid()}"
