@@ -64,13 +64,13 @@ static __always_inline void sh_police(struct sh_policy_head *policy, struct tcp_
 	__u8 local[SH_ADDR_BYTES] = {}, remote[SH_ADDR_BYTES] = {};
 	struct sock *client = (void *)policed->client_sock;
 
-	policed->identity = sh_identity(policy, SK(tp));
+	policed->identity = sh_identity_for(policy, SK(tp), &policed->own);
 	policed->peer = SH_IDENTITY_ANY;
 	if (policed->elsewhere) {
 		sh_addrs(tp, local, remote);
 		policed->peer = sh_identity_of_address(policy, remote);
 	} else if (client && BPF_CORE_READ(client, __sk_common.skc_cookie.counter) == (__s64)policed->client_cookie) {
-		policed->peer = sh_identity(policy, client);
+		policed->peer = sh_identity_for(policy, client, &policed->client);
 	}
 	sh_ask_policy(policy, policed);
 	if (policed->peer == SH_IDENTITY_ANY && policed->state != SH_POLICED_ALLOWED) {
@@ -95,15 +95,17 @@ static __always_inline void sh_leave_client(struct bpf_sock_ops *ops, struct sh_
 	struct sh_policy_client me = {.sock = (__u64)tp, .cookie = bpf_get_socket_cookie(ops)};
 	struct sh_sock *st = sh_storage(tp, 0);
 
+	sh_stands_for(tp, &me.remote);
 	if (policed) {
 		policed->active = 1;
 		policed->state = SH_POLICED_FREE;
+		policed->own = me.remote;
 	}
 	if (st && (st->flags & SH_SOCK_IN_MAP))
 		me.storage = (__u64)st;
 	if (policed && !sh_is_through_lo(tp)) {
 		sh_addrs(tp, local, remote);
-		policed->peer = sh_identity(policy, SK(tp));
+		policed->peer = sh_identity_for(policy, SK(tp), &me.remote);
 		policed->identity = sh_identity_of_address(policy, remote);
 		policed->port = sh_remote_port(tp);
 		sh_ask_policy(policy, policed);
@@ -141,9 +143,13 @@ static __always_inline void sh_govern_passive(struct bpf_sock_ops *ops, struct s
 
 	if (!policed) /* the gate takes it for one that is older than the policy */
 		return;
-	policed->port = sh_local_port(tp);
+	sh_stands_for(tp, &policed->own);
+	policed->port = sh_dialled_port(tp);
+	if (!policed->port)
+		policed->port = sh_local_port(tp);
 	policed->elsewhere = !client && !sh_is_through_lo(tp);
 	if (client) {
+		policed->client = client->remote;
 		policed->client_sock = client->sock;
 		policed->client_cookie = client->cookie;
 		if (paired && paired == client->cookie && st)
@@ -169,6 +175,7 @@ static __always_inline void on_passive(struct bpf_sock_ops *ops, struct sh_confi
 
 	if (!tp)
 		return;
+	sh_dialled_passive(tp);
 	met = sh_meet(ops, cfg, tp, &peer, &me);
 	if (policy && policy->generation)
 		sh_govern_passive(ops, policy, tp, met && !me.reason ? peer.cookie : 0);
@@ -214,6 +221,7 @@ static __always_inline void sh_police_older(struct __sk_buff *skb, struct sh_pol
 		return;
 	}
 	policed->port = sh_local_port(tp);
+	sh_stands_for(tp, &policed->own);
 	sh_police(policy, tp, policed);
 	if (policed->state == SH_POLICED_FORBIDDEN)
 		policed->reason = SH_L7_WHY_OLDER;
@@ -259,8 +267,10 @@ static __always_inline void sh_police_pending(struct sh_policed *policed)
 static __always_inline int sh_listener_is_open(struct sh_policy_head *policy, struct tcp_sock *tp)
 {
 	struct sh_policy_subject_key key = {.direction = SH_POLICY_INGRESS, .half = policy->generation & 1};
+	struct sh_remote own;
 
-	key.identity = sh_identity(policy, SK(tp));
+	sh_stands_for(tp, &own);
+	key.identity = sh_identity_for(policy, SK(tp), &own);
 	return !bpf_map_lookup_elem(&sh_pol_subjects, &key);
 }
 
@@ -368,14 +378,17 @@ static __always_inline __u32 sh_identity_of_listener(struct bpf_sock_addr *ctx, 
 						     struct bpf_sock_tuple *tuple, __u32 bytes, bool loopback)
 {
 	struct bpf_sock *sk = bpf_sk_lookup_tcp(ctx, tuple, bytes, BPF_F_CURRENT_NETNS, 0);
+	struct sh_remote own;
 	struct tcp_sock *tp;
 	__u32 identity = 0;
 
 	if (!sk)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (tp && sk->state == BPF_TCP_LISTEN && (loopback || (sk->family == AF_INET && sk->src_ip4)))
-		identity = sh_identity(policy, SK(tp));
+	if (tp && sk->state == BPF_TCP_LISTEN && (loopback || (sk->family == AF_INET && sk->src_ip4))) {
+		sh_stands_for(tp, &own);
+		identity = sh_identity_for(policy, SK(tp), &own);
+	}
 	bpf_sk_release(sk);
 	return identity;
 }
@@ -385,18 +398,21 @@ static __always_inline int sh_connect_to(struct bpf_sock_addr *ctx, struct bpf_s
 {
 	struct sh_policy_head *policy = sh_policy();
 	struct sh_policy_asked asked = {};
+	struct sh_remote own;
 	struct tcp_sock *tp;
 	__u32 server;
 
 	if (!policy || !policy->generation || ctx->type != SOCK_STREAM || ctx->protocol != IPPROTO_TCP || !ctx->sk)
 		return 1;
 	tp = bpf_skc_to_tcp_sock(ctx->sk);
-	if (!tp)
+	if (!tp || sh_dialled_port(tp)) /* turned to the gateway: sh_dial() has asked */
 		return 1;
 	server = sh_identity_of_listener(ctx, policy, tuple, bytes, loopback);
 	if (!server)
 		return 1;
-	sh_policy_ask_both(&asked, policy->generation, sh_identity(policy, SK(tp)), server, bpf_ntohs((__u16)ctx->user_port));
+	sh_stands_for(tp, &own);
+	sh_policy_ask_both(&asked, policy->generation, sh_identity_for(policy, SK(tp), &own), server,
+			   bpf_ntohs((__u16)ctx->user_port));
 	if (asked.verdict != SH_POLICY_DENY)
 		return 1;
 	sh_count(SH_C_FORBIDDEN, 1);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Who is at an end of a connection: the workload of the socket's own cgroup, network namespace and user. Not of the task: a socket
- * keeps the cgroup that its process had at socket(), an accepted one that of its listener. */
+ * keeps the cgroup that its process had at socket(), an accepted one that of its listener. A socket of the gateway stands for the
+ * workload on the other host, if that was said of it (remote.bpf.h). */
 #ifndef SHUNT_IDENTITY_BPF_H
 #define SHUNT_IDENTITY_BPF_H
 
@@ -63,6 +64,19 @@ static __always_inline __u32 sh_identity(struct sh_policy_head *policy, struct s
 	if (!walk.identity)
 		walk.identity = sh_identity_at(&walk, 0);
 	return walk.identity ? walk.identity : SH_IDENTITY_HOST;
+}
+
+/* Of one end of a connection on this host, which may stand for a workload on another one. */
+static __always_inline __u32 sh_identity_for(struct sh_policy_head *policy, struct sock *sk, const struct sh_remote *remote)
+{
+	struct sh_policy_remote_key key = {.half = policy->generation & 1};
+	__u32 *found;
+
+	if (!sh_is_anybody(remote))
+		return sh_identity(policy, sk);
+	key.remote = *remote;
+	found = bpf_map_lookup_elem(&sh_pol_remotes, &key);
+	return found ? *found : SH_IDENTITY_WORLD;
 }
 
 /* Of an address elsewhere (v4-mapped, network order). */

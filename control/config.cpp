@@ -107,6 +107,7 @@ class ConfigReader {
                         {"profile", [this](const Node& node) { read_profile(node); }},
                         {"drain", [this](const Node& node) { read_drain(node); }},
                         {"policy", [this](const Node& node) { read_policy(node); }},
+                        {"gateway", [this](const Node& node) { read_gateway(node); }},
                     });
   }
 
@@ -274,6 +275,15 @@ class ConfigReader {
                                                 number_between(16, SH_POLICY_RESULTS_MAX));
                                   }},
                              });
+  }
+
+  void read_gateway(const Node& section) {
+    GatewaySettings& gateway = config_.gateway;
+    reader_.mapping(section,
+                    {{"config", [&](const Node& node) { reader_.set(gateway.config, node, parse_absolute_path); }},
+                     {"cgroups", [&](const Node& node) { read_items(node, gateway.cgroups, parse_absolute_path); }}});
+    if (section.IsMap() && section["cgroups"] && gateway.config.empty())
+      reader_.problem(section, "it is not said which gateway these cgroups are for", "add config: FILE");
   }
 
   void read_drain(const Node& section) {

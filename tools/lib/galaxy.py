@@ -119,7 +119,7 @@ print(json.dumps({"got": got.decode("latin-1"), "error": error}))
 class Galaxy:
     """One scenario: the deathstar's port is served by the recorder or by nginx, the ships are cgroups."""
 
-    def __init__(self, lab):
+    def __init__(self, lab, policy=POLICY, start=True):
         self.lab = lab
         self.scripts = 0
         self.port = free_port()
@@ -127,9 +127,10 @@ class Galaxy:
         self.cgroups = {name: lab.make_cgroup(lab.with_shunt / name) for name in ("deathstar", "tiefighter", "xwing", "stranger")}
         self.folder = lab.folder / "policy"
         self.folder.mkdir()
-        self.write_policy(POLICY)
+        if policy:
+            self.write_policy(policy)
         self.more = f"policy: {{directory: {self.folder}}}\nproxy: {{user: nobody}}\n"
-        self.daemon = lab.start_daemon(self.more)
+        self.daemon = lab.start_daemon(self.more) if start else None
 
     def path(self, name):
         return "/" + str((self.lab.with_shunt / name).resolve().relative_to(cgroup_mount()))
