@@ -66,17 +66,24 @@ static __always_inline __u32 sh_identity(struct sh_policy_head *policy, struct s
 	return walk.identity ? walk.identity : SH_IDENTITY_HOST;
 }
 
+/* 0: nobody. Not inlined, and `remote` may be any address: the stack of some callers has no room for the key (544 bytes on 6.1). */
+static __noinline __u32 sh_identity_of_remote(__u32 generation, const struct sh_remote *remote)
+{
+	struct sh_policy_remote_key key = {.half = generation & 1};
+	__u32 *found;
+
+	if (bpf_probe_read_kernel(&key.remote, sizeof(key.remote), remote) || !sh_is_anybody(&key.remote))
+		return 0;
+	found = bpf_map_lookup_elem(&sh_pol_remotes, &key);
+	return found ? *found : SH_IDENTITY_WORLD;
+}
+
 /* Of one end of a connection on this host, which may stand for a workload on another one. */
 static __always_inline __u32 sh_identity_for(struct sh_policy_head *policy, struct sock *sk, const struct sh_remote *remote)
 {
-	struct sh_policy_remote_key key = {.half = policy->generation & 1};
-	__u32 *found;
+	__u32 identity = sh_identity_of_remote(policy->generation, remote);
 
-	if (!sh_is_anybody(remote))
-		return sh_identity(policy, sk);
-	key.remote = *remote;
-	found = bpf_map_lookup_elem(&sh_pol_remotes, &key);
-	return found ? *found : SH_IDENTITY_WORLD;
+	return identity ? identity : sh_identity(policy, sk);
 }
 
 /* Of an address elsewhere (v4-mapped, network order). */

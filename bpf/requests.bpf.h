@@ -160,7 +160,6 @@ static __always_inline void sh_ask_client(struct sh_policy_head *policy, struct 
 	struct sh_sock *server = (void *)st->peer_storage;
 	struct sock *peer = (void *)st->peer_sock;
 	struct sh_policy_asked asked = {};
-	struct sh_remote remote = {};
 	__u16 port = 0;
 
 	if (BPF_CORE_READ(peer, __sk_common.skc_cookie.counter) != (__s64)st->peer_cookie)
@@ -168,11 +167,10 @@ static __always_inline void sh_ask_client(struct sh_policy_head *policy, struct 
 	bpf_probe_read_kernel(&port, sizeof(port), &server->service_port);
 	if (!port)
 		bpf_probe_read_kernel(&port, sizeof(port), &server->local_port);
-	bpf_probe_read_kernel(&remote, sizeof(remote), &server->remote);
 	st->l7_generation = policy->generation;
 	/* Found anew for each policy, as in sh_police(). */
 	st->identity = sh_identity_for(policy, SK(tp), &st->remote);
-	st->peer_identity = sh_identity_for(policy, peer, &remote);
+	st->peer_identity = sh_identity_for(policy, peer, &server->remote);
 	sh_policy_ask_both(&asked, policy->generation, st->identity, st->peer_identity, port);
 	for (int i = 0; i < 2; i++) {
 		st->l7_sets[i] = asked.sets[i];

@@ -89,6 +89,9 @@ class ConfigReader {
       return std::find(receivers_remove_.begin(), receivers_remove_.end(), entry.name) != receivers_remove_.end();
     });
     settings.receivers = std::move(receivers);
+    for (const std::string& cgroup : config_.gateway.cgroups)
+      if (!settings.selection.reaches(cgroup))
+        reader_.problem(Node(), "gateway.cgroups: " + cgroup + " is not within selection.cgroups", "select it, too");
   }
 
  private:

@@ -371,6 +371,9 @@ bool Engine::owns_channels(int page) const {
 }
 
 Result<GatewayMaps> Engine::admit_gateway(uint32_t uid, const std::string& cgroup) {
+  if (!state_->settings.selection.reaches(cgroup))
+    return unexpected(Error{EINVAL, "the gateway's cgroup " + cgroup + " is not within selection.cgroups",
+                            "select it, too: its connections are not seen otherwise"});
   const auto id = cgroup_id(state_->paths, cgroup);
   if (!id) return unexpected(id.error());
   if (auto guarded = guard_cgroup(state_->guards(), *id); !guarded) return unexpected(guarded.error());

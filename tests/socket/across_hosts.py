@@ -8,6 +8,7 @@ Two gateways carry the Star Wars demo between this host, which has a daemon, and
 
 import json
 import pathlib
+import pwd
 import signal
 import sys
 
@@ -90,6 +91,21 @@ def arrivals(lab):
         expect(code == CURL_CANNOT_CONNECT, f"a process of this host: curl ended with {code}: {text}")
 
 
+# Asks shuntd to be the gateway, as a user.
+ASK = """
+import os, socket, struct, sys
+os.setuid(int(sys.argv[1]))
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.connect(sys.argv[2])
+try:
+    s.send(struct.pack("=II", 6, 1))
+    got, ancillary, *_ = s.recvmsg(64, 1024)
+    print("maps" if got and ancillary else "nothing")
+except OSError:
+    print("nothing")
+"""
+
+
 @scenario("nobody but the gateway stands for others")
 def claims(lab):
     mesh = Arrivals(lab, ships=())
@@ -106,11 +122,17 @@ def claims(lab):
                                     ("the alliance", hosts.gateway_cgroup, "xwing", USER)):
         outcome = hosts.claim(cgroup, who, user)
         expect(outcome["error"] == "PermissionError" and not outcome["got"], f"{what}: {outcome}")
+    # The map itself is handed to no other user.
+    code, text = hosts.run("stranger", [sys.executable, "-c", ASK, pwd.getpwnam("daemon").pw_uid, f"{lab.folder}/gateway.sock"])
+    expect((code, text.strip()) == (0, "nothing") and lab.status()["gateway"]["linked"], f"another user asks for it: {code} {text}")
     lab.stop(mesh.process)
     eventually(lambda: not lab.status()["gateway"]["linked"], "the gateway is gone")
     outcome = hosts.claim(hosts.gateway_cgroup, "tiefighter", USER)
     expect(outcome["error"] == "PermissionError", f"without a gateway: {outcome}")
     expect(hosts.read() == read, f"the server read {hosts.read()!r}")
+    log = lab.folder / "outside.log"
+    process = lab.serve([lab.build / "ktls/gateway/shunt-gateway", "-c", hosts.mesh / "here/gateway.yaml"], cgroup=lab.without, log=log)
+    expect(process.wait(30) == 1 and "does not take this gateway" in log.read_text(), f"outside of the selection: {log.read_text()}")
 
 
 @scenario("another policy gives other numbers: a remote workload stays who it is")
@@ -163,8 +185,8 @@ class Departures:
         (self.directory / f"{name}.yaml").write_text("services:\n" + "".join(lines))
 
     def config(self):
-        return (f"shuntd: {{socket: {self.hosts.lab.folder}/gateway.sock}}\nhooks: {{listen: ['127.0.0.1:{HOOK_PORT}', '[::1]:{HOOK_PORT}']}}\n"
-                f"directory: [{self.directory}]\n")
+        return (f"shuntd: {{socket: {self.hosts.lab.folder}/gateway.sock}}\n"
+                f"hooks: {{listen: ['127.0.0.1:{HOOK_PORT}', '[::1]:{HOOK_PORT}']}}\ndirectory: [{self.directory}]\n")
 
     def start(self):
         process, self.log = self.hosts.gateway("here", self.config())
@@ -245,7 +267,8 @@ def strict(lab):
         code, text = hosts.run("tiefighter", [sys.executable, "-c", ORIGINAL, host, port])
         expect(json.loads(text) == {"errno": 111}, f"{host}: {text}")
     impostor = ("import socket\ns = socket.socket()\ns.setsockopt(1, 2, 1)\n"
-                f"s.bind(('127.0.0.1', {HOOK_PORT}))\ns.listen()\nprint('ready', flush=True)\nc = s.accept()[0]\nprint(c.recv(99), flush=True)\n")
+                f"s.bind(('127.0.0.1', {HOOK_PORT}))\ns.listen()\nprint('ready', flush=True)\nc = s.accept()[0]\n"
+                "print(c.recv(99), flush=True)\n")
     log = lab.folder / "impostor.log"
     taken = lab.serve([sys.executable, "-c", impostor], cgroup=hosts.cgroups["stranger"], log=log)
     lab.wait_for(lambda: "ready" in log.read_text(), taken, log, "the impostor")
