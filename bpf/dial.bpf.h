@@ -56,13 +56,14 @@ static __always_inline bool sh_may_dial(struct tcp_sock *tp, struct sh_service *
 	struct sh_policy_head *policy = sh_policy();
 	struct sh_policy_asked asked = {};
 	struct sh_remote own;
-	__u32 client;
+	__u32 client = 0, server = 0;
 
 	if (!policy || !policy->generation)
 		return true;
 	sh_stands_for(tp, &own);
-	client = sh_identity_for(policy, SK(tp), &own);
-	sh_policy_ask_both(&asked, policy->generation, client, sh_identity_for(policy, SK(tp), &service->remote), port);
+	sh_identify(policy, SK(tp), &own, &client);
+	sh_identify(policy, SK(tp), &service->remote, &server);
+	sh_policy_ask_both(&asked, policy->generation, client, server, port);
 	if (asked.verdict != SH_POLICY_DENY)
 		return true;
 	sh_count(SH_C_FORBIDDEN, 1);

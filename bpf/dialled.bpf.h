@@ -38,35 +38,31 @@ static __always_inline __u16 sh_service_port(struct tcp_sock *tp)
 	return port ? port : sh_remote_port(tp);
 }
 
-static __always_inline void sh_dialled_active(struct bpf_sock_ops *ops)
+static __noinline int sh_dialled_active(struct tcp_sock *tp)
 {
-	struct bpf_sock *sk = ops->sk;
-	struct tcp_sock *tp = sk ? bpf_skc_to_tcp_sock(sk) : 0;
-	struct sh_dialled *dialled;
+	struct sh_dialled *dialled = bpf_sk_storage_get(&sh_dialled, tp, 0, 0);
 	struct sh_isn_key key = {};
 
-	if (!tp)
-		return;
-	dialled = bpf_sk_storage_get(&sh_dialled, tp, 0, 0);
 	if (!dialled)
-		return;
+		return 0;
 	key.active_seq = tp->snd_nxt;
 	key.passive_seq = tp->rcv_nxt;
 	bpf_map_update_elem(&sh_dialled_isns, &key, dialled, BPF_ANY);
+	return 0;
 }
 
 /* Before the gateway's end is judged or paired: it stands for the service that was dialled. */
-static __always_inline void sh_dialled_passive(struct tcp_sock *tp)
+static __noinline int sh_dialled_passive(struct tcp_sock *tp)
 {
 	struct sh_isn_key key = {.active_seq = tp->rcv_nxt, .passive_seq = tp->snd_nxt};
 	struct sh_dialled *record, *dialled;
 	struct sh_remote *remote;
 
 	if (!sh_is_gateway(SK(tp)))
-		return;
+		return 0;
 	record = bpf_map_lookup_elem(&sh_dialled_isns, &key);
 	if (!record)
-		return;
+		return 0;
 	dialled = bpf_sk_storage_get(&sh_dialled, tp, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	remote = bpf_sk_storage_get(&sh_remotes, tp, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (dialled && remote) {
@@ -75,6 +71,7 @@ static __always_inline void sh_dialled_passive(struct tcp_sock *tp)
 		*remote = record->remote;
 	}
 	bpf_map_delete_elem(&sh_dialled_isns, &key);
+	return 0;
 }
 
 #endif

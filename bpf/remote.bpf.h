@@ -38,16 +38,21 @@ static __always_inline bool sh_is_gateway(struct sock *sk)
 	       BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id) == gateway->cgroup;
 }
 
-/* False, and zeroes: it stands for itself. */
-static __always_inline bool sh_stands_for(struct tcp_sock *tp, struct sh_remote *who)
+/* NULL: it stands for itself. */
+static __always_inline struct sh_remote *sh_claim(struct tcp_sock *tp)
 {
 	struct sh_remote *claim = bpf_sk_storage_get(&sh_remotes, tp, 0, 0);
 
-	who->digest[0] = who->digest[1] = 0;
-	if (!claim || !sh_is_anybody(claim) || !sh_is_gateway(SK(tp)))
-		return false;
-	*who = *claim;
-	return true;
+	return claim && sh_is_anybody(claim) && sh_is_gateway(SK(tp)) ? claim : 0;
+}
+
+/* Zeroes: itself. */
+static __always_inline void sh_stands_for(struct tcp_sock *tp, struct sh_remote *who)
+{
+	struct sh_remote *claim = sh_claim(tp);
+
+	who->digest[0] = claim ? claim->digest[0] : 0;
+	who->digest[1] = claim ? claim->digest[1] : 0;
 }
 
 #endif

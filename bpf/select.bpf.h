@@ -146,8 +146,7 @@ static __always_inline enum sh_reason sh_place_reason(struct sh_config *cfg, str
  * the ones that stand for nobody. */
 static __always_inline enum sh_reason sh_owner_reason(struct sh_config *cfg, struct tcp_sock *tp, const struct sh_who *who)
 {
-	struct sh_remote remote;
-	enum sh_reason reason = sh_stands_for(tp, &remote) ? SH_R_NONE : sh_program_reason(cfg, who);
+	enum sh_reason reason = sh_claim(tp) ? SH_R_NONE : sh_program_reason(cfg, who);
 
 	return reason ? reason : sh_socket_obstacle(tp);
 }

@@ -30,7 +30,6 @@ int sh_sock_ops(struct bpf_sock_ops *ops)
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		on_active(ops, cfg);
-		sh_dialled_active(ops);
 		sh_govern_active(ops);
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:

@@ -48,7 +48,7 @@ class MapTables : public PolicyTables {
     return identity;
   }
 
-  // As sh_identity_for() of the kernel side: the nearest cgroup first, 0 (any) last.
+  // As sh_identify() of the kernel side: the nearest cgroup first, 0 (any) last.
   sh_u32 identity_of_end(const PolicyEnd& end) const override {
     if ((end.remote.digest[0] | end.remote.digest[1]) != 0) {
       sh_u32 identity = SH_IDENTITY_WORLD;
