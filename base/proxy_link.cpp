@@ -2,6 +2,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #include <base/proxy_link.hpp>
 #include <cstring>
@@ -80,8 +81,7 @@ Result<LinkMessage> receive_link_message(int socket) {
   take_descriptors(header, message.fds);
   const auto size = static_cast<size_t>(bytes);
   const bool whole = (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0 && size % sizeof(uint32_t) == 0;
-  if (!whole || wire.kind < static_cast<uint32_t>(LinkKind::hello) ||
-      wire.kind > static_cast<uint32_t>(LinkKind::policy))
+  if (!whole || wire.kind < static_cast<uint32_t>(LinkKind::hello) || wire.kind > static_cast<uint32_t>(LinkKind::maps))
     return unexpected(EPROTO, "the proxy's link");
   message.kind = static_cast<LinkKind>(wire.kind);
   message.numbers.assign(wire.numbers, wire.numbers + (size / sizeof(uint32_t) - 1));
@@ -138,8 +138,27 @@ Result<PolicyBundle> open_bundle(int memfd) {
   return bundle;
 }
 
-std::string proxy_socket_path(const std::string& control_socket) {
-  return control_socket.substr(0, control_socket.rfind('/') + 1) + "proxy.sock";
+Result<UniqueFd> connect_link(const std::string& path, LinkKind kind, const std::vector<uint32_t>& numbers,
+                              const std::vector<int>& fds) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof(address.sun_path)) return unexpected(ENAMETOOLONG, path);
+  path.copy(address.sun_path, path.size());
+  UniqueFd fresh(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!fresh || connect(fresh.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
+    return unexpected(errno, "cannot reach shuntd at " + path, "start it");
+  auto said = send_link_message(fresh.get(), kind, numbers, fds);
+  if (!said) return unexpected(said.error());
+  return fresh;
 }
+
+namespace {
+std::string beside(const std::string& socket, const char* name) {
+  return socket.substr(0, socket.rfind('/') + 1) + name;
+}
+}  // namespace
+
+std::string proxy_socket_path(const std::string& control_socket) { return beside(control_socket, "proxy.sock"); }
+std::string gateway_socket_path(const std::string& control_socket) { return beside(control_socket, "gateway.sock"); }
 
 }  // namespace shunt

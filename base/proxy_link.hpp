@@ -1,4 +1,5 @@
-// What shuntd and its fallback proxy say to each other: messages with descriptors over a SOCK_SEQPACKET socket.
+// What shuntd says to its fallback proxy and to its gateway, and they to it: messages with descriptors over a
+// SOCK_SEQPACKET socket for each.
 //
 //   proxy  -> shuntd  hello     how many channels it wants; with the page of those it has, if it has any
 //   shuntd -> proxy   keep      those go on
@@ -7,6 +8,9 @@
 //   shuntd -> proxy   policy    its generation; with a sealed memfd of a PolicyBundle, if its texts are known
 //
 // The policy comes again whenever it changes.
+//
+//   gateway -> shuntd  gateway  its version
+//   shuntd -> gateway  maps     with two descriptors: to write for whom a socket stands, and to read what was dialled
 //
 // The link ends with its socket: shuntd then resets what the proxy had not finished, unless shuntd itself is gone.
 #pragma once
@@ -22,9 +26,10 @@
 namespace shunt {
 
 inline constexpr uint32_t kProxyLinkVersion = 1;
+inline constexpr uint32_t kGatewayLinkVersion = 1;
 inline constexpr size_t kLinkChannelsMax = 100;  // in one message: a message carries 253 descriptors at most
 
-enum class LinkKind : uint32_t { hello = 1, keep, page, channels, policy };
+enum class LinkKind : uint32_t { hello = 1, keep, page, channels, policy, gateway, maps };
 
 struct LinkMessage {
   LinkKind kind = LinkKind::hello;
@@ -57,7 +62,12 @@ Result<void> seal_bundle(int memfd);
 // Refuses what is not sealed: it could change while it is read.
 Result<PolicyBundle> open_bundle(int memfd);
 
-// The socket beside the daemon's control socket.
+// A link to who listens at `path`, by what it says first.
+Result<UniqueFd> connect_link(const std::string& path, LinkKind kind, const std::vector<uint32_t>& numbers,
+                              const std::vector<int>& fds);
+
+// The sockets beside the daemon's control socket.
 std::string proxy_socket_path(const std::string& control_socket);
+std::string gateway_socket_path(const std::string& control_socket);
 
 }  // namespace shunt

@@ -47,7 +47,7 @@ Endpoint from_sockaddr(const sockaddr_in6& address) {
   return endpoint;
 }
 
-Result<UniqueFd> listen_on(const Endpoint& endpoint, int type_flags) {
+Result<UniqueFd> bind_to(const Endpoint& endpoint, int type_flags) {
   sockaddr_in6 address;
   const socklen_t length = to_sockaddr(endpoint, address);
   UniqueFd fd(::socket(address.sin6_family, SOCK_STREAM | SOCK_CLOEXEC | type_flags, 0));
@@ -55,8 +55,20 @@ Result<UniqueFd> listen_on(const Endpoint& endpoint, int type_flags) {
   const int yes = 1;
   setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
   if (address.sin6_family == AF_INET6) setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &yes, sizeof(yes));
-  if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0 || listen(fd.get(), kBacklog) != 0)
+  if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0)
     return unexpected(errno, "cannot listen on " + endpoint.to_string());
+  return fd;
+}
+
+Result<void> start_listening(int socket, const Endpoint& endpoint) {
+  if (listen(socket, kBacklog) != 0) return unexpected(errno, "cannot listen on " + endpoint.to_string());
+  return {};
+}
+
+Result<UniqueFd> listen_on(const Endpoint& endpoint, int type_flags) {
+  auto fd = bind_to(endpoint, type_flags);
+  if (!fd) return fd;
+  if (auto listening = start_listening(fd->get(), endpoint); !listening) return unexpected(listening.error());
   return fd;
 }
 

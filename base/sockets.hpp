@@ -23,7 +23,9 @@ Result<Endpoint> parse_endpoint(const std::string& text);  // "127.0.0.1:80", "[
 socklen_t to_sockaddr(const Endpoint& endpoint, sockaddr_in6& address);
 Endpoint from_sockaddr(const sockaddr_in6& address);
 
-// `type_flags`: SOCK_NONBLOCK or 0.
+// A socket that does not listen yet. `type_flags`: SOCK_NONBLOCK or 0.
+Result<UniqueFd> bind_to(const Endpoint& endpoint, int type_flags = 0);
+Result<void> start_listening(int socket, const Endpoint& endpoint);
 Result<UniqueFd> listen_on(const Endpoint& endpoint, int type_flags = 0);
 
 }  // namespace shunt

@@ -12,6 +12,7 @@
 #ifndef SHUNT_ENROL_BPF_H
 #define SHUNT_ENROL_BPF_H
 
+#include "dialled.bpf.h"
 #include "guard.bpf.h"
 #include "policy_maps.bpf.h"
 #include "profile.bpf.h"
@@ -97,6 +98,8 @@ static __always_inline void sh_fill_storage(struct sh_sock *st, struct bpf_sock_
 	st->tgid = who->tgid;
 	st->uid = who->uid;
 	__builtin_memcpy(st->program, who->program, SH_PROGRAM_NAME_BYTES);
+	sh_stands_for(tp, &st->remote);
+	st->service_port = sh_dialled_port(tp);
 }
 
 static __always_inline void on_connect(struct bpf_sock_ops *ops, struct sh_config *cfg)
@@ -117,7 +120,7 @@ static __always_inline void on_connect(struct bpf_sock_ops *ops, struct sh_confi
 	reason = sh_place_reason(cfg, tp, remote, sh_remote_port(tp), SK(tp)->sk_uid.val);
 	sh_who_is_current(&who, tp, !reason || cfg->events);
 	/* What was learned is cheaper to ask than the rest, and the destinations left on TCP have the shortest connections. */
-	learns = !reason && cfg->profile_on && !sh_port_is_judged(sh_remote_port(tp));
+	learns = !reason && cfg->profile_on && !sh_port_is_judged(sh_service_port(tp));
 	if (learns) {
 		id = sh_profile_id(remote, sh_remote_port(tp), who.program);
 		profile = bpf_map_lookup_elem(&sh_profiles, &id);

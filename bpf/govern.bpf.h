@@ -62,16 +62,14 @@ static __always_inline void sh_ask_policy(struct sh_policy_head *policy, struct 
  * another one may give it to somebody else. */
 static __always_inline void sh_police(struct sh_policy_head *policy, struct tcp_sock *tp, struct sh_policed *policed)
 {
-	__u8 local[SH_ADDR_BYTES] = {}, remote[SH_ADDR_BYTES] = {};
 	struct sock *client = (void *)policed->client_sock;
 
-	policed->identity = sh_identity(policy, SK(tp));
+	sh_identify(policy, SK(tp), &policed->own, &policed->identity);
 	policed->peer = SH_IDENTITY_ANY;
 	if (policed->elsewhere) {
-		sh_addrs(tp, local, remote);
-		policed->peer = sh_identity_of_address(policy, remote);
+		sh_identify_elsewhere(policy, tp, &policed->peer);
 	} else if (client && BPF_CORE_READ(client, __sk_common.skc_cookie.counter) == (__s64)policed->client_cookie) {
-		policed->peer = sh_identity(policy, client);
+		sh_identify(policy, client, &policed->client, &policed->peer);
 	}
 	sh_ask_policy(policy, policed);
 	if (policed->peer == SH_IDENTITY_ANY && policed->state != SH_POLICED_ALLOWED) {
@@ -104,20 +102,20 @@ static __always_inline void sh_leave_client(struct bpf_sock_ops *ops, struct sh_
 {
 	struct sh_policed *policed = bpf_sk_storage_get(&sh_policed, tp, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	struct sh_isn_key key = {.active_seq = tp->snd_nxt, .passive_seq = tp->rcv_nxt};
-	__u8 local[SH_ADDR_BYTES] = {}, remote[SH_ADDR_BYTES] = {};
 	struct sh_policy_client me = {.sock = (__u64)tp, .cookie = bpf_get_socket_cookie(ops)};
 	struct sh_sock *st = sh_storage(tp, 0);
 
+	sh_stands_for(tp, &me.remote);
 	if (policed) {
 		policed->active = 1;
 		policed->state = SH_POLICED_FREE;
+		policed->own = me.remote;
 	}
 	if (st && (st->flags & SH_SOCK_IN_MAP))
 		me.storage = (__u64)st;
 	if (policed && !sh_is_through_lo(tp)) {
-		sh_addrs(tp, local, remote);
-		policed->peer = sh_identity(policy, SK(tp));
-		policed->identity = sh_identity_of_address(policy, remote);
+		sh_identify(policy, SK(tp), &me.remote, &policed->peer);
+		sh_identify_elsewhere(policy, tp, &policed->identity);
 		policed->port = sh_remote_port(tp);
 		sh_ask_policy(policy, policed);
 		if (policed->state != SH_POLICED_FORBIDDEN) {
@@ -139,6 +137,8 @@ static __always_inline void sh_govern_active(struct bpf_sock_ops *ops)
 	struct sh_policy_head *policy = sh_policy();
 	struct tcp_sock *tp = sh_tcp_sock(ops);
 
+	if (tp)
+		sh_dialled_active(tp);
 	if (tp && policy && policy->generation)
 		sh_leave_client(ops, policy, tp);
 }
@@ -154,9 +154,13 @@ static __always_inline void sh_govern_passive(struct bpf_sock_ops *ops, struct s
 
 	if (!policed) /* the gate takes it for one that is older than the policy */
 		return;
-	policed->port = sh_local_port(tp);
+	sh_stands_for(tp, &policed->own);
+	policed->port = sh_dialled_port(tp);
+	if (!policed->port)
+		policed->port = sh_local_port(tp);
 	policed->elsewhere = !client && !sh_is_through_lo(tp);
 	if (client) {
+		policed->client = client->remote;
 		policed->client_sock = client->sock;
 		policed->client_cookie = client->cookie;
 		if (paired && paired == client->cookie && st)
@@ -182,6 +186,7 @@ static __always_inline void on_passive(struct bpf_sock_ops *ops, struct sh_confi
 
 	if (!tp)
 		return;
+	sh_dialled_passive(tp);
 	met = sh_meet(ops, cfg, tp, &peer, &me);
 	if (policy && policy->generation)
 		sh_govern_passive(ops, policy, tp, met && !me.reason ? peer.cookie : 0);
@@ -227,6 +232,7 @@ static __always_inline void sh_police_older(struct __sk_buff *skb, struct sh_pol
 		return;
 	}
 	policed->port = sh_local_port(tp);
+	sh_stands_for(tp, &policed->own);
 	sh_police(policy, tp, policed);
 	if (policed->state == SH_POLICED_FORBIDDEN)
 		policed->reason = SH_L7_WHY_OLDER;
@@ -272,8 +278,10 @@ static __always_inline void sh_police_pending(struct sh_policed *policed)
 static __always_inline int sh_listener_is_open(struct sh_policy_head *policy, struct tcp_sock *tp)
 {
 	struct sh_policy_subject_key key = {.direction = SH_POLICY_INGRESS, .half = policy->generation & 1};
+	struct sh_remote own;
 
-	key.identity = sh_identity(policy, SK(tp));
+	sh_stands_for(tp, &own);
+	sh_identify(policy, SK(tp), &own, &key.identity);
 	return !bpf_map_lookup_elem(&sh_pol_subjects, &key);
 }
 
@@ -381,14 +389,17 @@ static __always_inline __u32 sh_identity_of_listener(struct bpf_sock_addr *ctx, 
 						     struct bpf_sock_tuple *tuple, __u32 bytes, bool loopback)
 {
 	struct bpf_sock *sk = bpf_sk_lookup_tcp(ctx, tuple, bytes, BPF_F_CURRENT_NETNS, 0);
+	struct sh_remote own;
 	struct tcp_sock *tp;
 	__u32 identity = 0;
 
 	if (!sk)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (tp && sk->state == BPF_TCP_LISTEN && (loopback || (sk->family == AF_INET && sk->src_ip4)))
-		identity = sh_identity(policy, SK(tp));
+	if (tp && sk->state == BPF_TCP_LISTEN && (loopback || (sk->family == AF_INET && sk->src_ip4))) {
+		sh_stands_for(tp, &own);
+		sh_identify(policy, SK(tp), &own, &identity);
+	}
 	bpf_sk_release(sk);
 	return identity;
 }
@@ -398,18 +409,21 @@ static __always_inline int sh_connect_to(struct bpf_sock_addr *ctx, struct bpf_s
 {
 	struct sh_policy_head *policy = sh_policy();
 	struct sh_policy_asked asked = {};
+	struct sh_remote own;
 	struct tcp_sock *tp;
-	__u32 server;
+	__u32 client = 0, server;
 
 	if (!policy || !policy->generation || ctx->type != SOCK_STREAM || ctx->protocol != IPPROTO_TCP || !ctx->sk)
 		return 1;
 	tp = bpf_skc_to_tcp_sock(ctx->sk);
-	if (!tp)
+	if (!tp || sh_dialled_port(tp)) /* turned to the gateway: sh_dial() has asked */
 		return 1;
 	server = sh_identity_of_listener(ctx, policy, tuple, bytes, loopback);
 	if (!server)
 		return 1;
-	sh_policy_ask_both(&asked, policy->generation, sh_identity(policy, SK(tp)), server, bpf_ntohs((__u16)ctx->user_port));
+	sh_stands_for(tp, &own);
+	sh_identify(policy, SK(tp), &own, &client);
+	sh_policy_ask_both(&asked, policy->generation, client, server, bpf_ntohs((__u16)ctx->user_port));
 	if (asked.verdict != SH_POLICY_DENY)
 		return 1;
 	sh_count(SH_C_FORBIDDEN, 1);

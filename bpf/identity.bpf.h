@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Who is at an end of a connection: the workload of the socket's own cgroup, network namespace and user. Not of the task: a socket
- * keeps the cgroup that its process had at socket(), an accepted one that of its listener. */
+ * keeps the cgroup that its process had at socket(), an accepted one that of its listener. A socket of the gateway stands for the
+ * workload on the other host, if that was said of it (remote.bpf.h). */
 #ifndef SHUNT_IDENTITY_BPF_H
 #define SHUNT_IDENTITY_BPF_H
 
@@ -9,20 +10,19 @@
 
 struct sh_identity_walk {
 	struct cgroup *cgroup;
-	struct sh_policy_head *policy;
+	__u32 by; /* sh_policy_head.by of the half */
 	__u32 half;
 	__u32 netns;
 	__u32 uid;
 	__u32 identity; /* 0: not found yet */
 	__s32 level;
-	__u32 zero;
 };
 
 /* The entries of one cgroup; the one with most conditions wins. */
 static __always_inline __u32 sh_identity_at(struct sh_identity_walk *walk, __u64 cgroup)
 {
 	struct sh_policy_workload_key key = {.cgroup = cgroup, .half = walk->half};
-	__u32 by = walk->policy->by[walk->half & 1], *found;
+	__u32 by = walk->by, *found;
 
 	for (int conditions = SH_POLICY_BY_BOTH; conditions >= SH_POLICY_BY_CGROUP; conditions--) {
 		if (!(by & 1U << conditions))
@@ -40,40 +40,60 @@ static long sh_identity_step(__u32 index, struct sh_identity_walk *walk)
 {
 	__s32 level = walk->level - (__s32)index;
 	struct cgroup *ancestor = 0;
+	__u64 id = 0; /* beyond the root: any */
 
-	if (level < 0)
-		return 1;
-	bpf_probe_read_kernel(&ancestor, sizeof(ancestor),
-			      (void *)walk->cgroup + bpf_core_field_offset(struct cgroup, ancestors) + level * sizeof(void *));
-	walk->identity = sh_identity_at(walk, BPF_CORE_READ(ancestor, kn, id));
-	return walk->identity != 0;
+	if (level >= 0) {
+		bpf_probe_read_kernel(&ancestor, sizeof(ancestor),
+				      (void *)walk->cgroup + bpf_core_field_offset(struct cgroup, ancestors) + level * sizeof(void *));
+		id = BPF_CORE_READ(ancestor, kn, id);
+	}
+	walk->identity = sh_identity_at(walk, id);
+	return walk->identity || level < 0;
 }
 
 /* Of a socket of this host: SH_IDENTITY_HOST if no workload claims it. `sk` may be any address. */
 static __always_inline __u32 sh_identity(struct sh_policy_head *policy, struct sock *sk)
 {
-	struct sh_identity_walk walk = {.policy = policy, .half = policy->generation & 1};
+	struct sh_identity_walk walk = {.half = policy->generation & 1};
 	struct cgroup *cgroup = BPF_CORE_READ(sk, sk_cgrp_data.cgroup);
 
 	walk.cgroup = cgroup;
+	walk.by = policy->by[walk.half];
 	walk.netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 	walk.uid = BPF_CORE_READ(sk, sk_uid.val);
 	walk.level = BPF_CORE_READ(cgroup, level);
-	bpf_loop(SH_CGROUP_DEPTH_MAX, sh_identity_step, &walk, 0);
-	if (!walk.identity)
-		walk.identity = sh_identity_at(&walk, 0);
+	bpf_loop(SH_CGROUP_DEPTH_MAX + 1, sh_identity_step, &walk, 0);
 	return walk.identity ? walk.identity : SH_IDENTITY_HOST;
 }
 
-/* Of an address elsewhere (v4-mapped, network order). */
-static __always_inline __u32 sh_identity_of_address(struct sh_policy_head *policy, const __u8 *addr)
+/* Who is at one end of a connection on this host: whom its socket stands for, or its own workload. `sk` and `remote` may be any address.
+ * Not inlined: the stack of the callers has no room for it (544 bytes on 6.1), and what comes after it would be verified for each way
+ * through it. */
+static __noinline int sh_identify(struct sh_policy_head *policy, struct sock *sk, const struct sh_remote *remote, __u32 *to)
 {
-	struct sh_policy_cidr_key key = {.prefix_bits = 32 + 8 * SH_ADDR_BYTES, .half = policy->generation & 1};
+	struct sh_policy_remote_key key = {.half = policy->generation & 1};
 	__u32 *found;
 
-	__builtin_memcpy(key.addr, addr, SH_ADDR_BYTES);
+	if (bpf_probe_read_kernel(&key.remote, sizeof(key.remote), remote) || !sh_is_anybody(&key.remote)) {
+		*to = sh_identity(policy, sk);
+		return 0;
+	}
+	found = bpf_map_lookup_elem(&sh_pol_remotes, &key);
+	*to = found ? *found : SH_IDENTITY_WORLD;
+	return 0;
+}
+
+/* Who is at the other end, if that is elsewhere: by its address. Not inlined, likewise. */
+static __noinline int sh_identify_elsewhere(struct sh_policy_head *policy, struct tcp_sock *tp, __u32 *to)
+{
+	struct sh_policy_cidr_key key = {.prefix_bits = 32 + 8 * SH_ADDR_BYTES, .half = policy->generation & 1};
+	__u8 local[SH_ADDR_BYTES] = {};
+	__u32 *found;
+
+	sh_addrs(tp, local, key.addr);
 	found = bpf_map_lookup_elem(&sh_pol_cidrs, &key);
-	return found ? *found : SH_IDENTITY_WORLD;
+	*to = found ? *found : SH_IDENTITY_WORLD;
+	return 0;
 }
 
 /* The setsockopt program of the folder above watches over this one too: its first connection need not wait for the daemon. */

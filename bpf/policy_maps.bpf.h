@@ -37,6 +37,14 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, SH_POLICY_WORKLOADS_MAX);
+	__type(key, struct sh_policy_remote_key);
+	__type(value, __u32); /* identity */
+} sh_pol_remotes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, SH_POLICY_SUBJECTS_MAX);
 	__type(key, struct sh_policy_subject_key);
 	__type(value, struct sh_policy_subject);

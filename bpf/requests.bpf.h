@@ -101,8 +101,8 @@ static __always_inline __u32 sh_protocol_of(const struct sh_policy_asked *asked)
 }
 
 /* The client asks what its requests must pass. Without a server's end nothing is known: the gate drops what is sent then, if the
- * server is governed, and the next message asks again. */
-static __always_inline void sh_ask_client(struct sh_policy_head *policy, struct tcp_sock *tp, struct sh_sock *st)
+ * server is governed, and the next message asks again. Not inlined, as sh_identify(). */
+static __noinline int sh_ask_client(struct sh_policy_head *policy, struct tcp_sock *tp, struct sh_sock *st)
 {
 	bool older = !st->l7_generation && st->shared.tx_msgs;
 	struct sh_sock *server = (void *)st->peer_storage;
@@ -111,12 +111,14 @@ static __always_inline void sh_ask_client(struct sh_policy_head *policy, struct 
 	__u16 port = 0;
 
 	if (BPF_CORE_READ(peer, __sk_common.skc_cookie.counter) != (__s64)st->peer_cookie)
-		return; /* it is gone */
-	bpf_probe_read_kernel(&port, sizeof(port), &server->local_port);
+		return 0; /* it is gone */
+	bpf_probe_read_kernel(&port, sizeof(port), &server->service_port);
+	if (!port)
+		bpf_probe_read_kernel(&port, sizeof(port), &server->local_port);
 	st->l7_generation = policy->generation;
 	/* Found anew for each policy, as in sh_police(). */
-	st->identity = sh_identity(policy, SK(tp));
-	st->peer_identity = sh_identity(policy, peer);
+	sh_identify(policy, SK(tp), &st->remote, &st->identity);
+	sh_identify(policy, peer, &server->remote, &st->peer_identity);
 	sh_policy_ask_both(&asked, policy->generation, st->identity, st->peer_identity, port);
 	for (int i = 0; i < 2; i++) {
 		st->l7_sets[i] = asked.sets[i];
@@ -138,6 +140,7 @@ static __always_inline void sh_ask_client(struct sh_policy_head *policy, struct 
 		st->l7_seq = tp->write_seq;
 		st->l7_left = 0;
 	}
+	return 0;
 }
 
 /* The server's end only counts; what its policy says was asked when it came about. */

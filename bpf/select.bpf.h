@@ -4,6 +4,7 @@
 #define SHUNT_SELECT_BPF_H
 
 #include "events.bpf.h"
+#include "remote.bpf.h"
 
 #define SH_CGROUP_DEPTH_MAX 16
 
@@ -141,10 +142,11 @@ static __always_inline enum sh_reason sh_place_reason(struct sh_config *cfg, str
 	return SH_R_NONE;
 }
 
-/* What is decided by the program and its socket. */
+/* What is decided by the program and its socket. Of the gateway only the plain ends are receivers: the others get keys, and those are
+ * the ones that stand for nobody. */
 static __always_inline enum sh_reason sh_owner_reason(struct sh_config *cfg, struct tcp_sock *tp, const struct sh_who *who)
 {
-	enum sh_reason reason = sh_program_reason(cfg, who);
+	enum sh_reason reason = sh_claim(tp) ? SH_R_NONE : sh_program_reason(cfg, who);
 
 	return reason ? reason : sh_socket_obstacle(tp);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* The programs of the shortcut. See ARCHITECTURE.md for the way of a byte through them. */
 #include "arrival.bpf.h"
+#include "dial.bpf.h"
 #include "ends.bpf.h"
 #include "list.bpf.h"
 #include "options.bpf.h"
@@ -144,6 +145,94 @@ int sh_connect6(struct bpf_sock_addr *ctx)
 	tuple.ipv6.daddr[3] = d;
 	tuple.ipv6.dport = (__u16)ctx->user_port;
 	return sh_connect_to(ctx, &tuple, sizeof(tuple.ipv6), !a && !b && !c && d == bpf_htonl(1));
+}
+
+SEC("cgroup/connect4")
+int sh_dial4(struct bpf_sock_addr *ctx)
+{
+	struct sh_service_key key = {.port = bpf_ntohs((__u16)ctx->user_port)};
+	struct sh_service *service = 0;
+	enum sh_dial what;
+
+	sh_map_v4(key.addr, ctx->user_ip4);
+	what = sh_dial(ctx, &key, &service);
+	if (what == SH_DIAL_TURNED && service) {
+		ctx->user_ip4 = ((const __u32 *)service->gateway)[SH_V4_WORD];
+		ctx->user_port = bpf_htons(service->port);
+	}
+	return what == SH_DIAL_AS_IT_IS || what == SH_DIAL_TURNED;
+}
+
+SEC("cgroup/connect6")
+int sh_dial6(struct bpf_sock_addr *ctx)
+{
+	__u32 words[4] = {ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3]};
+	struct sh_service_key key = {.port = bpf_ntohs((__u16)ctx->user_port)};
+	struct sh_service *service = 0;
+	enum sh_dial what;
+
+	__builtin_memcpy(key.addr, words, SH_ADDR_BYTES);
+	what = sh_dial(ctx, &key, &service);
+	if (what == SH_DIAL_TURNED && service) {
+		const __u32 *to = (const void *)service->gateway;
+
+		ctx->user_ip6[0] = to[0];
+		ctx->user_ip6[1] = to[1];
+		ctx->user_ip6[2] = to[2];
+		ctx->user_ip6[3] = to[3];
+		ctx->user_port = bpf_htons(service->port);
+	}
+	return what == SH_DIAL_AS_IT_IS || what == SH_DIAL_TURNED;
+}
+
+/* With the address that the client dialled in place of the gateway's. */
+SEC("cgroup/getpeername4")
+int sh_peer4(struct bpf_sock_addr *ctx)
+{
+	struct sh_dialled *dialled = sh_dialled_by(ctx->sk);
+
+	if (dialled) {
+		ctx->user_ip4 = ((const __u32 *)dialled->addr)[SH_V4_WORD];
+		ctx->user_port = bpf_htons(dialled->port);
+	}
+	return 1;
+}
+
+SEC("cgroup/getpeername6")
+int sh_peer6(struct bpf_sock_addr *ctx)
+{
+	struct sh_dialled *dialled = sh_dialled_by(ctx->sk);
+
+	if (dialled) {
+		const __u32 *words = (const void *)dialled->addr;
+
+		ctx->user_ip6[0] = words[0];
+		ctx->user_ip6[1] = words[1];
+		ctx->user_ip6[2] = words[2];
+		ctx->user_ip6[3] = words[3];
+		ctx->user_port = bpf_htons(dialled->port);
+	}
+	return 1;
+}
+
+SEC("cgroup/getsockopt")
+int sh_getsockopt(struct bpf_sockopt *ctx)
+{
+	struct sh_dialled *dialled;
+	__u32 bytes;
+
+	if (ctx->optname != SO_ORIGINAL_DST || (ctx->level != SOL_IP && ctx->level != SOL_IPV6))
+		return 1;
+	dialled = sh_dialled_by(ctx->sk);
+	if (!dialled)
+		return 1;
+	bytes = ctx->level == SOL_IP ? sh_write_v4(dialled, ctx->optval, ctx->optval_end)
+				     : sh_write_v6(dialled, ctx->optval, ctx->optval_end);
+	if (bytes) {
+		ctx->optlen = bytes;
+		bpf_set_retval(0);
+	}
+	return 1;
 }
 
 SEC("cgroup_skb/ingress")

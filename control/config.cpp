@@ -89,6 +89,9 @@ class ConfigReader {
       return std::find(receivers_remove_.begin(), receivers_remove_.end(), entry.name) != receivers_remove_.end();
     });
     settings.receivers = std::move(receivers);
+    for (const std::string& cgroup : config_.gateway.cgroups)
+      if (!settings.selection.reaches(cgroup))
+        reader_.problem(Node(), "gateway.cgroups: " + cgroup + " is not within selection.cgroups", "select it, too");
   }
 
  private:
@@ -107,6 +110,7 @@ class ConfigReader {
                         {"profile", [this](const Node& node) { read_profile(node); }},
                         {"drain", [this](const Node& node) { read_drain(node); }},
                         {"policy", [this](const Node& node) { read_policy(node); }},
+                        {"gateway", [this](const Node& node) { read_gateway(node); }},
                     });
   }
 
@@ -275,6 +279,15 @@ class ConfigReader {
                                                 number_between(16, SH_POLICY_RESULTS_MAX));
                                   }},
                              });
+  }
+
+  void read_gateway(const Node& section) {
+    GatewaySettings& gateway = config_.gateway;
+    reader_.mapping(section,
+                    {{"config", [&](const Node& node) { reader_.set(gateway.config, node, parse_absolute_path); }},
+                     {"cgroups", [&](const Node& node) { read_items(node, gateway.cgroups, parse_absolute_path); }}});
+    if (section.IsMap() && section["cgroups"] && gateway.config.empty())
+      reader_.problem(section, "it is not said which gateway these cgroups are for", "add config: FILE");
   }
 
   void read_drain(const Node& section) {

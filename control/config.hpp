@@ -37,10 +37,17 @@ struct PolicySettings {
   sh_policy_existing existing = SH_POLICY_EXISTING_RESET;
 };
 
+// The gateway to other hosts, by its own configuration: who it is, where it listens, which services it knows.
+struct GatewaySettings {
+  std::string config;                // empty: there is none
+  std::vector<std::string> cgroups;  // whose connections to those services are brought to it
+};
+
 struct Config {
   Settings settings;
   DaemonSettings daemon;
   PolicySettings policy;
+  GatewaySettings gateway;
   Paths paths;
   std::vector<std::string> files;  // that were read, in order
 };

@@ -122,6 +122,9 @@ std::optional<StartFailure> Daemon::load_first_config() {
   if (!outcome.ok())
     return StartFailure{ExitCode::usage, Error{EINVAL, joined(outcome.problems), "shunt config validate"}};
   config_ = std::move(outcome.config);
+  auto gateway = read_gateway(config_.gateway);
+  if (!gateway) return StartFailure{ExitCode::usage, gateway.error()};
+  gateway_ = std::move(*gateway);
   if (config_.files.empty())
     log_info("no configuration file: the defaults are in force", {{"file", options_.config_file}});
   return std::nullopt;
@@ -141,6 +144,8 @@ std::optional<StartFailure> Daemon::open_engine() {
   auto engine = Engine::open(config_.paths, probe_, config_.settings);
   if (!engine) return failed(engine.error());
   engine_ = std::move(*engine);
+  // Before anything is attached: no connection may pass by a service that is known.
+  if (auto set = engine_->set_outbound(gateway_.outbound); !set) return failed(set.error());
   if (auto failure = load_first_policy()) {
     engine_.reset();
     // What this start pinned is of use to nobody.
@@ -290,7 +295,7 @@ std::optional<StartFailure> Daemon::open_sockets() {
   });
   auto metrics = listen_for_metrics();
   if (!metrics) log_failure("no metrics", metrics.error(), "everything else goes on");
-  for (auto watched : {watch_engine(), watch_time(), listen_for_proxy()}) {
+  for (auto watched : {watch_engine(), watch_time(), listen_for_proxy(), listen_for_gateway()}) {
     if (!watched) return failed(watched.error());
   }
   begin_sweep();
@@ -304,6 +309,13 @@ Result<void> Daemon::listen_for_proxy() {
                                  return ProxyLink::Policy{engine_->policy().generation, policy_.bundle()};
                                }});
   return proxy_link_->listen(proxy_socket_path(config_.daemon.socket), config_.daemon.proxy_user);
+}
+
+Result<void> Daemon::listen_for_gateway() {
+  gateway_link_ = std::make_unique<GatewayLink>(
+      *loop_,
+      GatewayLink::Hooks{[this] { return draining() ? nullptr : engine_.get(); }, [this] { return gateway_.user; }});
+  return gateway_link_->listen(gateway_socket_path(config_.daemon.socket));
 }
 
 Result<void> Daemon::listen_for_metrics() {
@@ -460,6 +472,7 @@ Result<Json> Daemon::status() {
                   {"metrics", config_.daemon.metrics_listen}}}};
   document.update(status_document(**current));
   if (!draining()) document["policy"] = policy_.summary(engine_->policy());
+  document["gateway"] = {{"linked", gateway_link_->connected()}, {"services", gateway_.outbound.services.size()}};
   return document;
 }
 
@@ -510,6 +523,7 @@ Result<void> Daemon::turn_off(std::chrono::milliseconds deadline) {
   if (deadline.count() == 0) deadline = config_.daemon.drain_deadline;
   log_info("turning off: draining", {{"deadline_ms", std::to_string(deadline.count())}});
   proxy_link_->end();
+  gateway_link_->end();
   drain_ = std::make_unique<Drain>();
   drain_->thread = std::thread([this, deadline, drain = drain_.get()] {
     auto report = engine_->detach(deadline, [&](uint32_t remaining) {
@@ -572,6 +586,7 @@ void Daemon::begin_reload() {
   reload_->number = ++reloads_begun_;
   reload_->thread = std::thread([this, reload = reload_.get()] {
     reload->config = load_config(options_.config_file, options_.config_required);
+    if (reload->config.ok()) reload->gateway.emplace(read_gateway(reload->config.config.gateway));
     if (reload->config.ok()) reload->policy.emplace(policy_.prepare(reload->config.config.policy));
     reload->done = true;
     wake(reload_signal_);
@@ -598,8 +613,11 @@ Result<Json> Daemon::put_reloaded(Reload& reload) {
   if (!outcome.ok()) return reload_failed(Error{EINVAL, joined(outcome.problems), {}});
   auto& prepared = *reload.policy;
   if (!prepared) return reload_failed(prepared.error());
+  if (!*reload.gateway) return reload_failed(reload.gateway->error());
   auto applied = engine_->apply(outcome.config.settings);
+  if (applied) applied = engine_->set_outbound((*reload.gateway)->outbound);
   if (!applied) return reload_failed(applied.error());
+  gateway_ = std::move(**reload.gateway);
   const PolicySettings policy_before = std::exchange(config_.policy, outcome.config.policy);
   if (!turned_off(config_.daemon.socket)) {
     auto put = put_policy(*prepared);

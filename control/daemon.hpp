@@ -6,6 +6,8 @@
 #include <base/event_loop.hpp>
 #include <control/config.hpp>
 #include <control/control_server.hpp>
+#include <control/gateway_link.hpp>
+#include <control/gateway_services.hpp>
 #include <control/metrics.hpp>
 #include <control/metrics_server.hpp>
 #include <control/policy_state.hpp>
@@ -56,6 +58,7 @@ class Daemon : private ControlBackend {
     std::atomic<bool> done{false};
     // Read when it is done.
     ConfigOutcome config;
+    std::optional<Result<Gateway>> gateway;                                      // of a good configuration
     std::optional<Result<std::shared_ptr<const PolicyState::Prepared>>> policy;  // of a good configuration
   };
 
@@ -93,6 +96,7 @@ class Daemon : private ControlBackend {
   Result<void> watch_time();
   Result<void> listen_for_metrics();
   Result<void> listen_for_proxy();
+  Result<void> listen_for_gateway();
 
   Result<void> accelerate();  // attaches, and finds the listeners that are older
   Result<void> put_policy(std::shared_ptr<const PolicyState::Prepared> prepared);
@@ -120,6 +124,7 @@ class Daemon : private ControlBackend {
 
   DaemonOptions options_;
   Config config_;
+  Gateway gateway_;
   std::string config_error_;  // of the last reload, if it failed
   PolicyState policy_;
   std::shared_ptr<const PolicyState::Prepared> waiting_;  // to be put in force when shunt is turned on
@@ -150,6 +155,7 @@ class Daemon : private ControlBackend {
   bool status_line_is_old_ = false;  // what systemd shows; looking costs as much as a list
   std::unique_ptr<ControlServer> control_;
   std::unique_ptr<ProxyLink> proxy_link_;
+  std::unique_ptr<GatewayLink> gateway_link_;
   std::unique_ptr<MetricsServer> metrics_server_;
 };
 

@@ -43,6 +43,7 @@ Json workload_document(const WorkloadPlace& place) {
   if (place.has_cgroup) document["cgroup_id"] = place.cgroup;
   if (place.has_netns) document["netns"] = place.netns;
   if (place.uid) document["uid"] = *place.uid;
+  if (!place.spiffe.empty()) document["spiffe"] = place.spiffe;
   if (!place.note.empty()) document["note"] = place.note;
   return document;
 }

@@ -1,28 +1,10 @@
-#include <pwd.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 
 #include <base/log.hpp>
+#include <control/link_socket.hpp>
 #include <control/proxy_link.hpp>
 
 namespace shunt {
-namespace {
-
-constexpr mode_t kProxySocketMode = 0666;  // SO_PEERCRED says who may do anything
-
-// Root may, and the user that the proxy becomes.
-bool may_be_proxy(int socket, const std::string& name) {
-  ucred peer{};
-  socklen_t length = sizeof(peer);
-  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) return false;
-  if (peer.uid == 0) return true;
-  const passwd* user = getpwnam(name.c_str());
-  return user != nullptr && user->pw_uid == peer.uid;
-}
-
-}  // namespace
 
 ProxyLink::~ProxyLink() {
   if (proxy_) loop_.remove(proxy_.get());
@@ -31,25 +13,18 @@ ProxyLink::~ProxyLink() {
 
 Result<void> ProxyLink::listen(const std::string& path, const std::string& user) {
   user_ = user;
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof(address.sun_path)) return unexpected(ENAMETOOLONG, path);
-  path.copy(address.sun_path, path.size());
-  listener_.reset(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  ::unlink(path.c_str());
-  if (!listener_ || bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0 ||
-      chmod(path.c_str(), kProxySocketMode) != 0 || ::listen(listener_.get(), 4) != 0)
-    return unexpected(errno, "cannot listen on " + path);
+  auto listener = listen_for_link(path);
+  if (!listener) return unexpected(listener.error());
+  listener_ = std::move(*listener);
   return loop_.add(listener_.get(), EPOLLIN, [this](uint32_t) { on_connect(); });
 }
 
 // The last one counts: who restarts a proxy that is stuck wants the new one.
 void ProxyLink::on_connect() {
-  UniqueFd fresh(accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  auto fresh = accept_link(listener_.get(), user_, "proxy");
   if (!fresh) return;
-  if (!may_be_proxy(fresh.get(), user_)) return log_warning("somebody who is not the proxy was sent away");
   if (proxy_) drop("another proxy has come");
-  proxy_ = std::move(fresh);
+  proxy_ = std::move(fresh->socket);
   greeted_ = false;
   auto watched = loop_.add(proxy_.get(), EPOLLIN, [this](uint32_t) { on_message(); });
   if (!watched) drop("no room in the loop");

@@ -1,7 +1,5 @@
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 #include <base/log.hpp>
 #include <fallback-proxy/shuntd_link.hpp>
@@ -51,19 +49,12 @@ void ShuntdLink::beat() {
 }
 
 Result<void> ShuntdLink::connect() {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (settings_.socket.size() >= sizeof(address.sun_path)) return unexpected(ENAMETOOLONG, settings_.socket);
-  settings_.socket.copy(address.sun_path, settings_.socket.size());
-  UniqueFd fresh(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  if (!fresh || ::connect(fresh.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0)
-    return unexpected(errno, "cannot reach shuntd at " + settings_.socket, "start it; the proxy tries again");
   std::vector<int> page;
   if (page_) page.push_back(page_->fd());
-  auto said = send_link_message(fresh.get(), LinkKind::hello,
-                                {kProxyLinkVersion, static_cast<uint32_t>(settings_.count)}, page);
-  if (!said) return said;
-  socket_ = std::move(fresh);
+  auto fresh = connect_link(settings_.socket, LinkKind::hello,
+                            {kProxyLinkVersion, static_cast<uint32_t>(settings_.count)}, page);
+  if (!fresh) return unexpected(fresh.error());
+  socket_ = std::move(*fresh);
   return {};
 }
 
@@ -78,6 +69,8 @@ void ShuntdLink::lose(const Error& error) {
 Result<void> ShuntdLink::take(LinkMessage message) {
   switch (message.kind) {
     case LinkKind::hello:
+    case LinkKind::gateway:
+    case LinkKind::maps:
       break;
     case LinkKind::keep:
       log_info("shuntd is back: the channels go on");

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <base/address.hpp>
+#include <base/spiffe_id.hpp>
 #include <compare>
 #include <cstdint>
 #include <map>
@@ -142,8 +143,9 @@ struct WorkloadMatch {
 struct Workload {
   std::string name_space;
   std::string name;
-  Labels labels;  // with those of the namespace
-  WorkloadMatch match;
+  Labels labels;                   // with those of the namespace
+  WorkloadMatch match;             // nothing: no process of this host
+  std::optional<SpiffeId> spiffe;  // who it is on other hosts
 
   std::string title() const { return name_space + "/" + name; }
 };

@@ -70,6 +70,14 @@ void find_judged(const Model& model, const Tables& tables, PolicyRows& rows) {
   }
 }
 
+sh_remote remote_of(const Workload& workload) {
+  sh_remote remote = {};
+  if (!workload.spiffe) return remote;
+  const auto digest = workload.spiffe->digest();
+  std::copy(digest.begin(), digest.end(), remote.digest);
+  return remote;
+}
+
 }  // namespace
 
 PolicyRows rows_of(const Model& model, const Tables& tables) {
@@ -87,7 +95,8 @@ PolicyRows rows_of(const Model& model, const Tables& tables) {
   for (const Workload& workload : model.workloads) {
     const WorkloadMatch& match = workload.match;
     rows.workloads.push_back({workload.title(), identities.at(workload.labels), match.cgroup, match.unit,
-                              match.container_id, match.uid, match.network_namespace});
+                              match.container_id, match.uid, match.network_namespace,
+                              workload.spiffe ? workload.spiffe->text() : std::string(), remote_of(workload)});
   }
   return rows;
 }

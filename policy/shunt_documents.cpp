@@ -48,7 +48,7 @@ Result<std::string> parse_network_namespace(const std::string& text) {
 void DocumentReader::read_workload(const Node& node) {
   const Metadata metadata = read_metadata(node, true);
   title(node, "Workload", metadata);
-  Workload workload{metadata.name_space, metadata.name, metadata.labels, {}};
+  Workload workload{metadata.name_space, metadata.name, metadata.labels, {}, {}};
   WorkloadMatch& match = workload.match;
   const auto number = [](const std::string& text) { return parse_number(text, 0, UINT32_MAX - 1); };
   const auto read_match = [&](const Node& section) {
@@ -73,10 +73,18 @@ void DocumentReader::read_workload(const Node& node) {
                     "add unit, cgroup, slice, containerId, uid or networkNamespace");
     }
   };
-  yaml_.mapping(node, top_keys({{"spec", [&](const Node& spec) { yaml_.mapping(spec, {{"match", read_match}}); }}}));
+  const auto read_spiffe = [&](const Node& value) {
+    if (auto id = yaml_.value(value, parse_workload_id)) workload.spiffe = std::move(*id);
+  };
+  const auto read_spec = [&](const Node& spec) {
+    yaml_.mapping(spec, {{"match", read_match}, {"spiffe", read_spiffe}});
+  };
+  yaml_.mapping(node, top_keys({{"spec", read_spec}}));
   const Node spec = find(node, "spec");
-  if (absent(spec) || absent(find(spec, "match"))) {
-    yaml_.problem(node, "spec.match is missing", "say which processes it is: match: {unit: api.service}");
+  if (absent(spec) || (absent(find(spec, "match")) && absent(find(spec, "spiffe")))) {
+    yaml_.problem(node, "spec.match is missing",
+                  "say which processes it is: match: {unit: api.service}; or, on other hosts, spiffe: "
+                  "spiffe://TRUST-DOMAIN/PATH");
   }
   for (const auto& entry : metadata.labels) {
     if (entry.first == kNamespaceLabel || entry.first.starts_with(kNamespaceLabelsPrefix)) {

@@ -15,6 +15,7 @@
 #include <sockops/install_settings.hpp>
 #include <sockops/links.hpp>
 #include <sockops/namespaces.hpp>
+#include <sockops/outbound.hpp>
 #include <sockops/owners.hpp>
 #include <sockops/pins.hpp>
 #include <sockops/policy_ends.hpp>
@@ -133,6 +134,7 @@ struct Engine::State {
   std::unique_ptr<bpf_link, LinkCloser> on_exec;
   std::unique_ptr<ring_buffer, RingCloser> ring;
   std::optional<PolicyLoader> policy;
+  Outbound outbound;
   EventSink sink;
 
   int map(const std::string& name) const {
@@ -150,6 +152,7 @@ struct Engine::State {
     return install_settings(paths, probe, wanted, [this](const std::string& name) { return map(name); });
   }
   PolicyPrograms policy_programs() const;
+  Result<void> attach_outbound() const;
 };
 
 namespace {
@@ -207,6 +210,15 @@ PolicyPrograms Engine::State::policy_programs() const {
   const auto& progs = skeleton->progs;
   return {bpf_program__fd(progs.sh_connect4), bpf_program__fd(progs.sh_connect6), bpf_program__fd(progs.sh_gate_in),
           bpf_program__fd(progs.sh_gate_out), bpf_program__fd(progs.sh_on_mkdir)};
+}
+
+Result<void> Engine::State::attach_outbound() const {
+  const auto& progs = skeleton->progs;
+  return shunt::attach_outbound(
+      paths,
+      {bpf_program__fd(progs.sh_dial4), bpf_program__fd(progs.sh_dial6), bpf_program__fd(progs.sh_peer4),
+       bpf_program__fd(progs.sh_peer6), bpf_program__fd(progs.sh_getsockopt)},
+      outbound.cgroups);
 }
 
 // The programs of sockets that are enrolled from now on, and the programs behind the dispatcher, which live sockets run
@@ -293,6 +305,7 @@ Result<void> Engine::attach() {
   }
   detach_links(s.paths, "ops", ids);
   if (auto policed = s.policy->attach(cgroups); !policed) return policed;
+  if (auto turned = s.attach_outbound(); !turned) return turned;
   if (auto renewed = renew_guards(s.guards()); !renewed) return renewed;
   if (auto on = write_mode(s.map("sh_configs"), SH_MODE_ON); !on) return on;
   remove_empty_generations(s.paths, s.generation);  // from now on they enrol nothing
@@ -381,6 +394,28 @@ Result<void> Engine::end_channels() {
 bool Engine::owns_channels(int page) const {
   const auto map = [this](const std::string& name) { return state_->map(name); };
   return same_map(page, map("sh_punt_pages")) && any_punt_channel(map);
+}
+
+Result<GatewayMaps> Engine::admit_gateway(uint32_t uid, const std::string& cgroup) {
+  if (!state_->settings.selection.reaches(cgroup))
+    return unexpected(Error{EINVAL, "the gateway's cgroup " + cgroup + " is not within selection.cgroups",
+                            "select it, too: its connections are not seen otherwise"});
+  const auto id = cgroup_id(state_->paths, cgroup);
+  if (!id) return unexpected(id.error());
+  if (auto guarded = guard_cgroup(state_->guards(), *id); !guarded) return unexpected(guarded.error());
+  if (auto governed = state_->policy->govern_also(cgroup); !governed) return unexpected(governed.error());
+  return shunt::admit_gateway([this](const std::string& name) { return state_->map(name); }, uid, *id);
+}
+
+Result<void> Engine::dismiss_gateway() {
+  return shunt::dismiss_gateway([this](const std::string& name) { return state_->map(name); });
+}
+
+Result<void> Engine::set_outbound(Outbound outbound) {
+  auto written = write_services([this](const std::string& name) { return state_->map(name); }, outbound.services);
+  if (!written) return written;
+  state_->outbound = std::move(outbound);
+  return linked_cgroups(state_->paths, "ops").empty() ? Result<void>{} : state_->attach_outbound();
 }
 
 int Engine::events_fd() const { return ring_buffer__epoll_fd(state_->ring.get()); }

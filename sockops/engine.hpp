@@ -2,6 +2,7 @@
 // a time owns a pin folder (a lock file in the runtime folder of the daemon says so); reading functions work beside it.
 #pragma once
 
+#include <bpf/abi/gateway.h>
 #include <bpf/abi/shunt.h>
 
 #include <base/result.hpp>
@@ -65,7 +66,10 @@ struct WorkloadPlace {
   bool has_netns = false;
   uint32_t netns = 0;  // inode; 0: it is not there
   std::optional<uint32_t> uid;
-  std::string note;  // why it cannot be found now; empty: it is there
+  bool is_here = true;    // false: on other hosts alone
+  std::string spiffe;     // who it is there; empty: nobody
+  sh_remote remote = {};  // likewise, to the kernel side
+  std::string note;       // why it cannot be found now; empty: it is there
 
   bool found() const { return (!has_cgroup || cgroup != 0) && (!has_netns || netns != 0); }
 };
@@ -90,6 +94,7 @@ struct PolicyEnd {
   std::string local;  // of a connection: "127.0.0.1:80"
   uint16_t port = 0;  // likewise
   uint64_t cookie = 0;
+  sh_remote remote = {};  // for whom an enrolled socket stands
 };
 
 struct PolicyPair {
@@ -113,6 +118,23 @@ struct PuntChannel {
 struct PuntChannels {
   UniqueFd page;  // a map, struct sh_punt_page: the proxy maps it
   std::vector<PuntChannel> channels;
+};
+
+// What the gateway needs of the kernel side. They are of use as long as these programs are in force.
+struct GatewayMaps {
+  UniqueFd remotes;  // to write: for whom a socket of its own stands
+  UniqueFd dialled;  // to read: what was dialled at the other end of a socket of its own
+};
+
+// A service on another host: what local processes dial, and where the gateway takes the connections.
+struct OutboundService {
+  sh_service_key key = {};
+  sh_service value = {};
+};
+
+struct Outbound {
+  std::vector<OutboundService> services;
+  std::vector<std::string> cgroups;  // whose connections are brought to the gateway: paths below the mount
 };
 
 struct ProfileRow {
@@ -186,6 +208,13 @@ class Engine {
   Result<void> end_channels();
   // Is this the page of channels of these programs? They may have been made by an earlier process.
   bool owns_channels(int page) const;
+
+  // This process, of a user and with a cgroup (a path below the mount), is the gateway: its sockets may stand for
+  // workloads on other hosts. It takes the place of any before. Its cgroup becomes governed like a workload's.
+  Result<GatewayMaps> admit_gateway(uint32_t uid, const std::string& cgroup);
+  Result<void> dismiss_gateway();  // it is gone: its sockets stand for themselves
+  // Before attach() it takes effect with attach(), but for the services.
+  Result<void> set_outbound(Outbound outbound);
 
   // Events. The ring is read by one reader at a time; `on_event` gets each record, but for those that the engine
   // answers itself: SH_EV_ABANDONED by resetting the socket, SH_EV_GUARD by watching over the cgroup. SH_EV_FORBIDDEN

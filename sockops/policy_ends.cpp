@@ -135,6 +135,14 @@ Result<PolicyPair> find_pair(const Paths& paths, const Generation& generation, c
                      "see 'shunt list', or name processes or workloads");
   PolicyPair pair{end_of_socket(paths, *own), end_of_socket(paths, *other)};
   if (!own_is_client) std::swap(pair.client, pair.server);
+  for (const Row& row : *rows) {
+    const sh_sock& sock = row.raw.sock;
+    for (PolicyEnd* end : {&pair.client, &pair.server}) {
+      if (sock.shared.cookie != end->cookie) continue;
+      end->remote = sock.remote;
+      if (sock.service_port != 0) end->port = sock.service_port;
+    }
+  }
   return pair;
 }
 

@@ -130,6 +130,8 @@ Result<void> PolicyLoader::write_workloads(const WorkloadRows& rows) const {
     if (auto done = write_row(map_("sh_pol_paths"), key, path, "workloads"); !done) return done;
   for (const auto& [key, identity] : rows.keys)
     if (auto done = write_row(map_("sh_pol_workload"), key, identity, "workloads"); !done) return done;
+  for (const auto& [key, identity] : rows.remotes)
+    if (auto done = write_row(map_("sh_pol_remotes"), key, identity, "workloads"); !done) return done;
   return {};
 }
 
@@ -145,6 +147,7 @@ void PolicyLoader::clear_workloads(uint32_t half) {
   const auto of_half = [half](const auto& key) { return key.half == half; };
   remove_if<sh_policy_workload_key>(map_("sh_pol_workload"), of_half);
   remove_if<sh_policy_path_key>(map_("sh_pol_paths"), of_half);
+  remove_if<sh_policy_remote_key>(map_("sh_pol_remotes"), of_half);
 }
 
 void PolicyLoader::clear_half(uint32_t half) {
@@ -196,7 +199,9 @@ std::vector<WorkloadPlace> PolicyLoader::known_places(const std::vector<PolicyRo
 
 std::set<std::pair<std::string, uint64_t>> PolicyLoader::governed(const std::vector<WorkloadPlace>& places) const {
   std::set<std::pair<std::string, uint64_t>> folders;
-  for (const std::string& folder : governed_cgroups(paths_, places)) {
+  auto names = governed_cgroups(paths_, places);
+  if (!governed_too_.empty()) names.insert(governed_too_);
+  for (const std::string& folder : names) {
     auto id = cgroup_id(paths_, folder);
     if (id) folders.emplace(folder, *id);
   }
@@ -333,6 +338,11 @@ Result<void> PolicyLoader::attach(const std::vector<std::string>& cgroups) {
   }
   keep_policy_hooks(paths_, hooks_);
   return {};
+}
+
+Result<void> PolicyLoader::govern_also(const std::string& cgroup) {
+  governed_too_ = cgroup;
+  return refresh();
 }
 
 void PolicyLoader::detached() {

@@ -39,6 +39,8 @@ class PolicyLoader {
 
   // The policy's programs join those of the shortcut in these cgroups; without a policy they are detached.
   Result<void> attach(const std::vector<std::string>& cgroups);
+  // The gate stands before the sockets of this cgroup, too, in place of the one named before.
+  Result<void> govern_also(const std::string& cgroup);
   // All is detached and no policy is in force any more; somebody else did that.
   void detached();
 
@@ -70,6 +72,7 @@ class PolicyLoader {
   std::function<Result<void>(uint64_t)> watch_;
   bool attached_ = false;
   std::vector<std::string> cgroups_;  // of the shortcut
+  std::string governed_too_;          // empty: none
   bool known_ = false;                // the policy in force was put in force by this loader
   std::vector<PolicyRows::Workload> workloads_;
   WorkloadRows written_;                                 // of the half in force

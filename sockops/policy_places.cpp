@@ -114,6 +114,9 @@ std::vector<WorkloadPlace> find_places(const Paths& paths, const std::vector<Pol
     place.title = workload.title;
     place.identity = workload.identity;
     place.uid = workload.uid;
+    place.is_here = workload.is_here();
+    place.spiffe = workload.spiffe;
+    place.remote = workload.remote;
     place.has_cgroup = workload.has_cgroup();
     if (place.has_cgroup) find_cgroup(paths, workload, i < before.size() ? before[i] : place, tree, search, place);
     place.has_netns = !workload.network_namespace.empty();
@@ -125,6 +128,19 @@ std::vector<WorkloadPlace> find_places(const Paths& paths, const std::vector<Pol
   return places;
 }
 
+namespace {
+
+// False: another workload, which `owners` names, has the same SPIFFE ID.
+bool add_remote(const WorkloadPlace& place, uint32_t half, WorkloadRows& rows,
+                std::map<std::string, const WorkloadPlace*>& owners) {
+  if (place.spiffe.empty()) return true;
+  const auto owner = owners.emplace(place.spiffe, &place).first;
+  rows.remotes[{place.remote, half, 0}] = place.identity;
+  return owner->second->identity == place.identity;
+}
+
+}  // namespace
+
 Result<WorkloadRows> workload_rows(const std::vector<WorkloadPlace>& places, uint32_t half) {
   WorkloadRows rows;
   std::map<sh_policy_workload_key, const WorkloadPlace*, WorkloadRows::Less> owners;
@@ -133,8 +149,14 @@ Result<WorkloadRows> workload_rows(const std::vector<WorkloadPlace>& places, uin
     return unexpected(Error{EINVAL, fmt::format("the workloads {} and {} are the same processes", a.title, b.title),
                             "give them the same labels, or tell them apart by cgroup, uid or networkNamespace"});
   };
+  std::map<std::string, const WorkloadPlace*> remote_owners;
   for (const WorkloadPlace& place : places) {
-    if (place.has_netns && place.netns == 0) continue;  // nobody is in it
+    if (!add_remote(place, half, rows, remote_owners))
+      return unexpected(Error{EINVAL,
+                              fmt::format("the workloads {} and {} are both {}", remote_owners[place.spiffe]->title,
+                                          place.title, place.spiffe),
+                              "give them the same labels, or one of them another SPIFFE ID"});
+    if (!place.is_here || (place.has_netns && place.netns == 0)) continue;  // nobody is in it
     const uint32_t uid = place.uid.value_or(SH_POLICY_UID_ANY);
     const uint32_t by = (place.has_netns ? SH_POLICY_BY_NETNS : 0) | (place.uid ? SH_POLICY_BY_UID : 0);
     if (!place.has_cgroup || place.cgroup != 0) {
@@ -163,7 +185,7 @@ Result<WorkloadRows> workload_rows(const std::vector<WorkloadPlace>& places, uin
 std::set<std::string> governed_cgroups(const Paths& paths, const std::vector<WorkloadPlace>& places) {
   std::set<std::string> wanted;
   for (const WorkloadPlace& place : places) {
-    if (place.has_cgroup && place.path.empty()) continue;  // governed when it is found
+    if (!place.is_here || (place.has_cgroup && place.path.empty())) continue;  // governed when it is found
     std::string folder = place.has_cgroup ? parent_of(place.path) : "/";
     while (folder != "/" && inode_of(paths.cgroup_root + folder) == 0) folder = parent_of(folder);
     wanted.insert(folder);

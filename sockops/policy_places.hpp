@@ -24,7 +24,8 @@ struct WorkloadRows {
   };
   std::map<sh_policy_workload_key, uint32_t, Less> keys;
   std::map<sh_policy_path_key, sh_policy_path, Less> paths;
-  uint32_t by = 0;  // sh_policy_head.by of the half
+  std::map<sh_policy_remote_key, uint32_t, Less> remotes;  // on other hosts
+  uint32_t by = 0;                                         // sh_policy_head.by of the half
 
   bool has_keys_of(const WorkloadRows& other) const {
     return by == other.by && keys.size() == other.keys.size() &&
@@ -40,7 +41,8 @@ struct WorkloadRows {
 std::vector<WorkloadPlace> find_places(const Paths& paths, const std::vector<PolicyRows::Workload>& workloads,
                                        const std::vector<WorkloadPlace>& before, bool search);
 
-// Two workloads with different identities that are the same processes are an error, whose message names both.
+// Two workloads with different identities that are the same processes, or have the same SPIFFE ID, are an error, whose
+// message names both.
 Result<WorkloadRows> workload_rows(const std::vector<WorkloadPlace>& places, uint32_t half);
 
 // The cgroups below which all workloads are, also those that are made again: each one's nearest folder above that is

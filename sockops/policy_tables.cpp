@@ -49,8 +49,13 @@ class MapTables : public PolicyTables {
     return identity;
   }
 
-  // As sh_identity() of the kernel side: the nearest cgroup first, 0 (any) last.
+  // As sh_identify() of the kernel side: the nearest cgroup first, 0 (any) last.
   sh_u32 identity_of_end(const PolicyEnd& end) const override {
+    if ((end.remote.digest[0] | end.remote.digest[1]) != 0) {
+      sh_u32 identity = SH_IDENTITY_WORLD;
+      find("sh_pol_remotes", sh_policy_remote_key{end.remote, half(), 0}, identity);
+      return identity;
+    }
     for (const uint64_t cgroup : end.cgroups)
       if (const sh_u32 identity = identity_at(cgroup, end)) return identity;
     const sh_u32 anywhere = identity_at(0, end);

@@ -1,6 +1,7 @@
 // What an operator can decide about the shortcut: filled from the configuration file, turned into maps by the engine.
 #pragma once
 
+#include <algorithm>
 #include <base/address.hpp>
 #include <chrono>
 #include <cstdint>
@@ -42,6 +43,14 @@ struct Selection {
   InOut<Cidr> cidrs;            // the destination as connect() sees it
   InOut<std::string> programs;  // base names of executables
   InOut<uint32_t> users;        // uids
+
+  // Are Shunt's programs attached to it, or above?
+  bool reaches(const std::string& cgroup) const {
+    const auto is_above = [&](const std::string& above) {
+      return above == "/" || (cgroup + "/").starts_with(above + "/");
+    };
+    return cgroups.include.empty() || std::any_of(cgroups.include.begin(), cgroups.include.end(), is_above);
+  }
 
   bool operator==(const Selection&) const = default;
 };

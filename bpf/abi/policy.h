@@ -115,6 +115,13 @@ struct sh_policy_path {
 	sh_u32 zero;
 };
 
+/* A workload on another host, whom a socket of the gateway stands for. One that no document names is SH_IDENTITY_WORLD. */
+struct sh_policy_remote_key {
+	struct sh_remote remote;
+	sh_u32 half;
+	sh_u32 zero;
+};
+
 struct sh_policy_subject_key {
 	sh_u32 identity;
 	sh_u8 direction;
@@ -208,6 +215,7 @@ struct sh_policy_client {
 	sh_u64 sock;    /* struct tcp_sock, a kernel address: good as long as it has the cookie */
 	sh_u64 storage; /* its struct sh_sock, a kernel address; 0: it is not enrolled */
 	sh_u64 cookie;
+	struct sh_remote remote; /* for whom it stands */
 	sh_u16 pending; /* 1: the client waits for `taken`, to know that its peer is on this host */
 	sh_u16 taken;   /* 1: the passive end has asked the policy */
 	sh_u32 zero;
@@ -228,6 +236,8 @@ struct sh_policed {
 	sh_u64 client_storage; /* the client's struct sh_sock, a kernel address; PENDING: the key of its record */
 	sh_u64 client_sock;    /* of a client on this host, as in sh_policy_client */
 	sh_u64 client_cookie;
+	struct sh_remote own;    /* for whom this end stands */
+	struct sh_remote client; /* for whom a client on this host stands */
 	sh_u32 state;      /* enum sh_policed_state */
 	sh_u32 generation; /* that it was asked of */
 	sh_u32 identity;   /* of the server */
@@ -274,8 +284,9 @@ SH_ASSERT_SIZE(sh_policy_head, 24);
 SH_ASSERT_SIZE(sh_policy_workload_key, 24);
 SH_ASSERT_SIZE(sh_policy_path_key, 136);
 SH_ASSERT_SIZE(sh_policy_path, 16);
-SH_ASSERT_SIZE(sh_policy_client, 32);
-SH_ASSERT_SIZE(sh_policed, 56);
+SH_ASSERT_SIZE(sh_policy_remote_key, 24);
+SH_ASSERT_SIZE(sh_policy_client, 48);
+SH_ASSERT_SIZE(sh_policed, 88);
 SH_ASSERT_SIZE(sh_policy_subject_key, 8);
 SH_ASSERT_SIZE(sh_policy_subject, 8);
 SH_ASSERT_SIZE(sh_policy_key, 12);

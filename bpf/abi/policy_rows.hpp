@@ -25,7 +25,8 @@ struct PolicyRows {
     std::span<const sh_policy_result> results;
   };
 
-  // The processes of a workload: all that is given must hold. At most one of cgroup, unit and container_id.
+  // The processes of a workload: all that is given must hold. At most one of cgroup, unit and container_id. Nothing but
+  // a SPIFFE ID: it is on other hosts alone.
   struct Workload {
     std::string title;
     uint32_t identity = 0;
@@ -34,8 +35,11 @@ struct PolicyRows {
     std::string container_id;
     std::optional<uint32_t> uid;
     std::string network_namespace;  // the path of its file
+    std::string spiffe;             // who it is on other hosts ...
+    sh_remote remote = {};          // ... to the kernel side
 
     bool has_cgroup() const { return !cgroup.empty() || !unit.empty() || !container_id.empty(); }
+    bool is_here() const { return spiffe.empty() || has_cgroup() || uid || !network_namespace.empty(); }
   };
 
   // The counters of an entry that names a set: of no rule, and of each of its rules. The keys belong to the tables that

@@ -77,6 +77,11 @@ struct sh_shared {
 
 /* ---- one generation's layout ---- */
 
+/* A workload on another host: the first 16 bytes of the SHA-256 of its SPIFFE ID. Zeroes: none. */
+struct sh_remote {
+	sh_u64 digest[2];
+};
+
 enum sh_state {
 	SH_STATE_UNPAIRED = 0,
 	SH_STATE_SPILLED = 1, /* through TCP; also the first state of a pair, because bytes may be under way */
@@ -163,6 +168,9 @@ struct sh_sock {
 	sh_u32 l7_epoch;      /* ... and of its binding */
 	sh_u32 l7_apart;      /* client: 1: l7_heads and l7_count are kept in sh_aparts */
 	sh_u32 l7_protocol;   /* client: enum sh_l7_protocol */
+	sh_u16 service_port;  /* that its client dialled, where the gateway's end of the connection has another one; 0: it has not */
+	sh_u16 l7_zero[3];
+	struct sh_remote remote; /* for whom this end stands (bpf/remote.bpf.h) */
 #if SH_LAYOUT_VERSION != 1
 	sh_u64 unused; /* a test builds the next layout, to upgrade to it */
 #endif
@@ -422,6 +430,7 @@ SH_ASSERT_SIZE(sh_isn_key, 8);
 SH_ASSERT_SIZE(sh_end, 40);
 SH_ASSERT_SIZE(sh_row_tail, 24);
 SH_ASSERT_SIZE(sh_shared, 16);
+SH_ASSERT_SIZE(sh_remote, 16);
 SH_ASSERT_SIZE(sh_arrival, 8);
 SH_ASSERT_SIZE(sh_process_key, 16);
 SH_ASSERT_SIZE(sh_listener_key, 32);

@@ -78,13 +78,13 @@ class ConfigReader {
          {"services",
           [this](const Node& node) { reader_.list(node, [this](const Node& item) { read_service(item); }); }},
          {"directory", [this](const Node& node) { read_list(node, directory_, parse_file); }},
+         {"hooks", [this](const Node& node) { read_hooks(node); }},
+         {"shuntd", [this](const Node& node) { read_shuntd(node); }},
          {"status", [this](const Node& node) { reader_.set(config_.status, node, parse_socket); }},
          {"log", [this](const Node& node) { read_log_settings(reader_, node, config_.log); }},
          {"access_log", [this](const Node& node) { read_access_log(node); }},
          {"timeouts", [this](const Node& node) { read_timeouts(node); }},
          {"limits", [this](const Node& node) { read_limits(node); }},
-         {"hooks", nothing, kLater},
-         {"policy", nothing, kLater},
          {"revocation", nothing, kLater},
          {"max_connection_age", nothing, kLater}});
   }
@@ -94,6 +94,8 @@ class ConfigReader {
     if (config_.trust.empty()) reader_.problem(root, "nobody is trusted", "add trust: [{domain: NAME, bundle: FILE}]");
     if (config_.listen.empty() && directory_.empty())
       reader_.problem(root, "there is nothing to listen on", "add listen: or directory:");
+    if (!config_.hooks.empty() && config_.shuntd.empty())
+      reader_.problem(root["hooks"], "shuntd turns connections to these listeners", "add shuntd: {socket: PATH}");
     if (!config_.listen.empty() && config_.services.empty())
       reader_.problem(root["listen"], "there is no service for the mesh", "add services:");
   }
@@ -153,18 +155,54 @@ class ConfigReader {
 
   void read_remote(const Node& section) {
     RemoteService service;
+    const auto read_place = [&](const Node& node, std::optional<Endpoint>& place) {
+      if (auto endpoint = reader_.value(node, parse_endpoint)) place = *endpoint;
+    };
     reader_.mapping(section,
                     {{"name", [&](const Node& node) { reader_.set(service.name, node, parse_service_name); }},
-                     {"listen", [&](const Node& node) { reader_.set(service.listen, node, parse_endpoint); }},
+                     {"listen", [&](const Node& node) { read_place(node, service.listen); }},
+                     {"address", [&](const Node& node) { read_place(node, service.address); }},
+                     {"strict", [&](const Node& node) { reader_.set(service.strict, node, parse_bool); }},
                      {"gateway", [&](const Node& node) { reader_.set(service.gateway, node, parse_endpoint); }},
                      {"identity", [&](const Node& node) {
                         if (auto id = reader_.value(node, parse_workload_id))
                           service.identity.push_back(std::move(*id));
                       }}});
-    require_keys(section, "a service of another host", "name", "listen", "gateway", "identity");
-    if (!listening_.insert(service.listen.to_string()).second)
-      reader_.problem(section, service.listen.to_string() + " stands here twice", "choose another address or port");
-    config_.directory.push_back(std::move(service));
+    require_keys(section, "a service of another host", "name", "gateway", "identity");
+    if (!service.listen && !service.address)
+      reader_.problem(section, "local clients cannot find the service", "add address: or listen:");
+    for (const auto& place : {service.listen, service.address})
+      if (place && !places_.insert(place->to_string()).second)
+        reader_.problem(section, place->to_string() + " stands here twice", "choose another address or port");
+    if (service.address && !config_.hook_listener(service.address->address))
+      reader_.problem(section, "nobody takes what is dialled at " + service.address->to_string(),
+                      "add a listener of this family: hooks: {listen: [127.0.0.1:15441, '[::1]:15441']}");
+    if (!service.identity.empty()) config_.directory.push_back(std::move(service));
+  }
+
+  void read_hooks(const Node& section) {
+    reader_.mapping(section, {{"listen", [this](const Node& list) {
+                                 reader_.list(list, [this](const Node& node) { read_hook_listener(node); });
+                               }}});
+  }
+
+  // Connections are turned to this very address: it cannot be that of all.
+  void read_hook_listener(const Node& node) {
+    const auto endpoint = reader_.value(node, parse_endpoint);
+    if (!endpoint) return;
+    Endpoint any = *endpoint;
+    const size_t prefix = is_v4_mapped(any.address.data()) ? sizeof(kV4MappedPrefix) : 0;
+    std::fill(any.address.begin() + prefix, any.address.end(), uint8_t{0});
+    if (any.address == endpoint->address)
+      return reader_.problem(node, "connections cannot be turned to all addresses", "write 127.0.0.1 or [::1]");
+    if (config_.hook_listener(endpoint->address))
+      return reader_.problem(node, "there is another listener of this family", "keep one");
+    config_.hooks.push_back(*endpoint);
+  }
+
+  void read_shuntd(const Node& section) {
+    reader_.mapping(section, {{"socket", [this](const Node& node) { reader_.set(config_.shuntd, node, parse_file); }}});
+    require_keys(section, "the link to shuntd", "socket");
   }
 
   void read_access_log(const Node& section) {
@@ -191,7 +229,7 @@ class ConfigReader {
   Config& config_;
   YamlReader reader_;
   std::vector<std::string> directory_;
-  std::set<std::string> listening_;
+  std::set<std::string> places_;
 };
 
 // A folder stands for its *.yaml files.
@@ -223,6 +261,14 @@ const LocalService* Config::service(std::string_view name) const {
   const auto found =
       std::find_if(services.begin(), services.end(), [&](const LocalService& service) { return service.name == name; });
   return found == services.end() ? nullptr : &*found;
+}
+
+const Endpoint* Config::hook_listener(const Address& address) const {
+  const auto same_family = [&](const Endpoint& listener) {
+    return is_v4_mapped(listener.address.data()) == is_v4_mapped(address.data());
+  };
+  const auto found = std::find_if(hooks.begin(), hooks.end(), same_family);
+  return found == hooks.end() ? nullptr : &*found;
 }
 
 ConfigOutcome load_config(const std::string& file) {

@@ -6,9 +6,9 @@
 #include <base/log.hpp>
 #include <base/problem.hpp>
 #include <base/sockets.hpp>
+#include <base/spiffe_id.hpp>
 #include <base/yaml_reader.hpp>
 #include <chrono>
-#include <ktls/identity/spiffe_id.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -38,10 +38,12 @@ struct LocalService {
   std::vector<SpiffeId> allow;  // empty: everybody whom the trusted domains vouch for
 };
 
-// A service of another host: what comes to `listen` goes to the gateway there.
+// A service of another host: what comes to `listen`, or is dialled at `address`, goes to the gateway there.
 struct RemoteService {
   std::string name;
-  Endpoint listen;
+  std::optional<Endpoint> listen;   // a listener of its own
+  std::optional<Endpoint> address;  // shuntd's hooks turn connections to it to the listeners of `hooks`
+  bool strict = true;               // at that address it is not reached without this gateway
   Endpoint gateway;
   std::vector<SpiffeId> identity;  // one: whom the gateway there must be
 };
@@ -72,6 +74,8 @@ struct Config {
   std::vector<Endpoint> listen;  // for the mesh
   std::vector<LocalService> services;
   std::vector<RemoteService> directory;
+  std::vector<Endpoint> hooks;                // listeners for what is dialled: one for each family at most
+  std::string shuntd;                         // its socket; empty: it has no part
   std::string status = kDefaultStatusSocket;  // empty: none
   LogSettings log;
   AccessLogSettings access_log;
@@ -79,6 +83,7 @@ struct Config {
   Limits limits;
 
   const LocalService* service(std::string_view name) const;
+  const Endpoint* hook_listener(const Address& address) const;  // of its family; null: there is none
 };
 
 struct ConfigOutcome {

@@ -1,3 +1,4 @@
+#include <pwd.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
@@ -7,6 +8,7 @@
 #include <base/privileges.hpp>
 #include <base/workers.hpp>
 #include <ktls/gateway/gateway.hpp>
+#include <ktls/gateway/shuntd_link.hpp>
 #include <ktls/gateway/status.hpp>
 #include <ktls/gateway/worker.hpp>
 
@@ -44,19 +46,44 @@ Result<void> choose_mode(Shared& shared) {
   return {};
 }
 
+// With the rights that the process was started with. To the kernel a socket is its maker's: those that local clients
+// find are to be the gateway's own.
+Result<void> open_one(std::vector<Listening>& listening, Listening one, const passwd* user) {
+  auto socket = bind_to(one.endpoint, SOCK_NONBLOCK);
+  if (!socket) return unexpected(socket.error());
+  if (user && geteuid() == 0 && fchown(socket->get(), user->pw_uid, static_cast<gid_t>(-1)) != 0)
+    return unexpected(errno, "cannot give a socket to " + std::string(user->pw_name));
+  one.socket = std::move(*socket);
+  listening.push_back(std::move(one));
+  return {};
+}
+
 Result<std::vector<Listening>> open_listening(const Config& config) {
   std::vector<Listening> listening;
-  for (const Endpoint& endpoint : config.listen) {
-    auto socket = listen_on(endpoint, SOCK_NONBLOCK);
-    if (!socket) return unexpected(socket.error());
-    listening.push_back({std::move(*socket), nullptr});
-  }
-  for (const RemoteService& service : config.directory) {
-    auto socket = listen_on(service.listen, SOCK_NONBLOCK);
-    if (!socket) return unexpected(socket.error());
-    listening.push_back({std::move(*socket), &service});
-  }
+  const passwd* user = getpwnam(config.user.c_str());
+  Result<void> opened;
+  for (const Endpoint& endpoint : config.listen)
+    if (opened) opened = open_one(listening, {{}, endpoint, nullptr, false}, user);
+  for (const Endpoint& endpoint : config.hooks)
+    if (opened) opened = open_one(listening, {{}, endpoint, nullptr, true}, user);
+  for (const RemoteService& service : config.directory)
+    if (opened && service.listen) opened = open_one(listening, {{}, *service.listen, &service, false}, user);
+  if (!opened) return unexpected(opened.error());
   return listening;
+}
+
+// What is accepted stands for whom its listener does.
+Result<void> claim_listeners(const Shared& shared, const std::vector<Listening>& listening) {
+  for (const Listening& one : listening)
+    if (one.service && !shared.kernel.stands_for(one.socket.get(), one.service->identity.front()))
+      return unexpected(errno, "the kernel does not take for whom a listener stands");
+  return {};
+}
+
+Result<void> start_to_listen(const std::vector<Listening>& listening) {
+  for (const Listening& one : listening)
+    if (auto started = start_listening(one.socket.get(), one.endpoint); !started) return started;
+  return {};
 }
 
 Result<Workers> start_workers(Shared& shared, const std::vector<Listening>& listening) {
@@ -75,7 +102,7 @@ void rotate(Shared& shared) {
 }
 
 // The main thread's part: signals, files, status.
-Result<void> supervise(Shared& shared, WatchedFiles& files, StatusSocket& status) {
+Result<void> supervise(Shared& shared, WatchedFiles& files, StatusSocket& status, ShuntdLink* link) {
   auto loop = EventLoop::create();
   if (!loop) return unexpected(loop.error());
   const sigset_t wanted = service_signals();
@@ -93,6 +120,7 @@ Result<void> supervise(Shared& shared, WatchedFiles& files, StatusSocket& status
       if (files.changed()) rotate(shared);
     });
   if (ready) ready = status.serve(**loop, shared);
+  if (ready && link) ready = link->watch(**loop);
   if (!ready) return ready;
   sd_notify(0, "READY=1");
   return (*loop)->run();
@@ -125,6 +153,8 @@ Result<void> run_gateway(const std::string& config_file) {
   auto config = read_config(config_file);
   if (!config) return unexpected(config.error());
   shared.config = std::move(*config);
+  for (const RemoteService& service : shared.config.directory)
+    if (service.address) shared.dialled[{service.address->address, service.address->port}] = &service;
   set_up_log(shared.config.log);
   raise_descriptor_limit();
   const auto chosen = choose_mode(shared);
@@ -144,11 +174,17 @@ Result<void> run_gateway(const std::string& config_file) {
   if (!security) return unexpected(security.error());
   shared.security.set(*security);
   ready = shared.access_log.open(shared.config.access_log.path, shared.config.access_log.format);
+  std::unique_ptr<ShuntdLink> link;
+  if (!shared.config.shuntd.empty())
+    link = std::make_unique<ShuntdLink>(shared.config.shuntd, shared.kernel,
+                                        [&] { return claim_listeners(shared, *listening); });
+  if (ready && link) ready = link->open();
+  if (ready) ready = start_to_listen(*listening);
   if (!ready) return ready;
   auto workers = start_workers(shared, *listening);
   if (!workers) return unexpected(workers.error());
   log_ready(shared, workers->size());
-  const auto ran = supervise(shared, files, status);
+  const auto ran = supervise(shared, files, status, link.get());
   sd_notify(0, "STOPPING=1");
   log_info("stopping", {{"connections", std::to_string(shared.counters.connections)}});
   // Refuses new connections at once, while the threads still know the descriptors.

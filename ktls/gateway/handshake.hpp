@@ -35,7 +35,8 @@ class Handshake {
   const LocalService* service() const { return service_; }  // of a server; null: none was named that is known
   const std::shared_ptr<const Security>& security() const { return security_; }  // with which it began
   const std::string& service_name() const { return service_name_; }
-  std::string peer() const { return check_.identity() ? check_.identity()->text() : std::string(); }
+  const SpiffeId* peer_id() const { return check_.identity() ? &*check_.identity() : nullptr; }
+  std::string peer() const { return peer_id() ? peer_id()->text() : std::string(); }
 
  private:
   friend struct HandshakeCallbacks;

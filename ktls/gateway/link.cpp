@@ -139,10 +139,17 @@ bool Link::open_socket(const Endpoint& endpoint, UniqueFd& fd, Watch& watch) {
   fd.reset(::socket(address.sin6_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd) return false;
   set_number(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
+  if (&fd == &plain_fd_ && !claim(fd.get())) {
+    refuse(refusal(Reason::unclaimed, std::strerror(errno)));
+    return true;
+  }
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0 && errno != EINPROGRESS)
     return false;
   return watch.want(fd.get(), EPOLLOUT);
 }
+
+// The connection to the local server stands for the peer, from before it is one.
+bool Link::claim(int fd) const { return peer_id_ && home_.shared().kernel.stands_for(fd, *peer_id_); }
 
 void Link::begin_handshake() {
   Shared& shared = home_.shared();
@@ -179,6 +186,7 @@ void Link::take_session() {
   const LocalService* const local = handshake_->service();
   mesh_watch_.forget();
   presented_.emplace(handshake_->ssl());
+  if (const SpiffeId* id = handshake_->peer_id()) peer_id_ = *id;
   const auto current = shared.security.get();
   const bool outdated = handshake_->security() != current;  // there was a rotation meanwhile
   state_ = State::connecting;

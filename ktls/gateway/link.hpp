@@ -64,6 +64,7 @@ class Link {
 
   void on_event(bool mesh, uint32_t events);
   bool open_socket(const Endpoint& endpoint, UniqueFd& fd, Watch& watch);
+  bool claim(int fd) const;
   void begin_handshake();
   void advance_handshake();
   void take_session();
@@ -95,6 +96,7 @@ class Link {
   Direction inward_, outward_;  // from the mesh, and into it
   // Of the handshake, for the record.
   std::string peer_, service_name_;
+  std::optional<SpiffeId> peer_id_;
   const char* mode_ = "";
 };
 

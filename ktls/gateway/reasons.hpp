@@ -21,6 +21,8 @@ namespace shunt::gateway {
   X(revoked, "revoked", "the bundles do not vouch for the peer any more")                            \
   X(server_unreachable, "server-unreachable", "the local server takes no connection")                \
   X(gateway_unreachable, "gateway-unreachable", "the gateway of the other host takes no connection") \
+  X(unclaimed, "unclaimed", "the kernel does not take for whom the connection stands")               \
+  X(not_dialled, "not-dialled", "it came to a listener of hooks, and dialled no service")            \
   X(stopped, "stopped", "the gateway ended, and timeouts.stop was over")
 
 enum class Reason {

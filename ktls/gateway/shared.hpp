@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <base/line_log.hpp>
+#include <ktls/gateway/kernel_side.hpp>
 #include <ktls/gateway/security.hpp>
 #include <ktls/probe.hpp>
 #include <map>
@@ -35,6 +36,8 @@ struct Counters {
 
 struct Shared {
   Config config;
+  KernelSide kernel;
+  std::map<std::pair<Address, uint16_t>, const RemoteService*> dialled;  // services of the directory, by their address
   KtlsProbeReport probe;
   bool to_kernel = false;  // sessions are handed off
   CurrentSecurity security;

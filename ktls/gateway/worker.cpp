@@ -72,7 +72,11 @@ void Worker::accept(const Listening& listening) {
     UniqueFd socket(
         accept4(listening.socket.get(), reinterpret_cast<sockaddr*>(&address), &length, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (socket) {
-      take(std::move(socket), from_sockaddr(address), listening.service);
+      const RemoteService* service = listening.hooks ? dialled_service(socket.get()) : listening.service;
+      if (listening.hooks && !service)
+        turn_away(std::move(socket), from_sockaddr(address));
+      else
+        take(std::move(socket), from_sockaddr(address), service);
       continue;
     }
     // For want of descriptors or memory; the next tick tries again.
@@ -80,6 +84,24 @@ void Worker::accept(const Listening& listening) {
     if (short_of_something) listen(false);
     return;
   }
+}
+
+const RemoteService* Worker::dialled_service(int socket) const {
+  const auto dialled = shared_.kernel.dialled(socket);
+  if (!dialled) return nullptr;
+  const auto found = shared_.dialled.find({dialled->address, dialled->port});
+  return found == shared_.dialled.end() ? nullptr : found->second;
+}
+
+void Worker::turn_away(UniqueFd socket, const Endpoint& client) {
+  const linger now{1, 0};
+  setsockopt(socket.get(), SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+  const char* reason = reason_name(Reason::not_dialled);
+  shared_.counters.count_reason(reason);
+  if (!shared_.access_log.enabled()) return;
+  shared_.access_log.write(format_log_line(shared_.access_log.format(), LogLevel::warning, utc_now(), "refused",
+                                           {{"from", "local"}, {"client", client.to_string()}, {"reason", reason}}) +
+                           "\n");
 }
 
 void Worker::take(UniqueFd socket, const Endpoint& client, const RemoteService* service) {

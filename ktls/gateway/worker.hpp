@@ -11,7 +11,9 @@ namespace shunt::gateway {
 
 struct Listening {
   UniqueFd socket;
-  const RemoteService* service = nullptr;  // null: of the mesh
+  Endpoint endpoint{};
+  const RemoteService* service = nullptr;  // whose it is
+  bool hooks = false;                      // for all that are dialled; neither: of the mesh
 };
 
 class Worker final : public LinkHome {
@@ -35,6 +37,8 @@ class Worker final : public LinkHome {
   Result<void> open();
   void run();
   void accept(const Listening& listening);
+  const RemoteService* dialled_service(int socket) const;
+  void turn_away(UniqueFd socket, const Endpoint& client);
   bool listen(bool on);
   void take(UniqueFd socket, const Endpoint& client, const RemoteService* service);
   void tick();

@@ -1,7 +1,7 @@
 // What this end presents: a certificate with those above it, its key, and its identity.
 #pragma once
 
-#include <ktls/identity/spiffe_id.hpp>
+#include <base/spiffe_id.hpp>
 #include <ktls/openssl.hpp>
 #include <string>
 

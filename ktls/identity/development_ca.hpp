@@ -2,7 +2,7 @@
 // let SPIRE or a PKI issue the certificates.
 #pragma once
 
-#include <ktls/identity/spiffe_id.hpp>
+#include <base/spiffe_id.hpp>
 #include <string>
 
 namespace shunt {

@@ -8,9 +8,9 @@
 //   check.identity() or check.refusal()
 #pragma once
 
+#include <base/spiffe_id.hpp>
 #include <ctime>
 #include <ktls/identity/reasons.hpp>
-#include <ktls/identity/spiffe_id.hpp>
 #include <ktls/openssl.hpp>
 #include <map>
 #include <memory>

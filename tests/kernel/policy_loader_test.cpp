@@ -321,6 +321,24 @@ TEST_F(PolicyLoading, TwoWorkloadsOfTheSameProcessesAreRefused) {
   EXPECT_EQ(source().head().generation, 1u);
 }
 
+TEST_F(PolicyLoading, RemoteWorkloadsAreInTheirHalfAloneAndNoTwoHaveOneId) {
+  const auto remote = [](const std::string& name, const std::string& id) {
+    return "---\napiVersion: shunt.dev/v1\nkind: Workload\nmetadata: {name: " + name + ", labels: {app: " + name +
+           "}}\nspec: {spiffe: spiffe://mesh.example/" + id + "}\n";
+  };
+  const Compiled fits(remote("a", "a") + remote("b", "b") + policy("a", "/x"), compiler_);
+  must_put(fits);
+  EXPECT_EQ(shortcut_.entries("sh_pol_remotes"), 2u);
+  EXPECT_EQ(shortcut_.entries("sh_pol_workload"), 0u) << "every process became a workload of another host";
+  must_put(Compiled(remote("a", "a") + policy("a", "/x"), compiler_));
+  EXPECT_EQ(shortcut_.entries("sh_pol_remotes"), 1u);
+  const auto refused = put(Compiled(remote("a", "a") + remote("b", "a") + policy("a", "/x"), compiler_));
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find("default/a and default/b are both"), std::string::npos)
+      << refused.error().message;
+  EXPECT_EQ(source().head().generation, 2u);
+}
+
 TEST_F(PolicyLoading, WorkloadsAreFoundWhenTheyComeAndComeBack) {
   const std::string name = shortcut_.cgroup().name();
   const std::string id = "0123456789abcdef";

@@ -51,9 +51,10 @@ firewall: {interval: 250ms}
 profile: {enabled: no, sample: 32, one_shot_turns: 1, one_way_messages: 2, bulk_bytes: 1MiB}
 drain: {deadline: 1m}
 policy: {directory: /p/, existing: grace, blocks: 4096, results: 1000}
+gateway: {config: /g/gateway.yaml, cgroups: [/system.slice/apps.slice]}
 )");
   for (const ConfigProblem& problem : outcome.problems) ADD_FAILURE() << problem.to_string();
-  const auto& [settings, daemon, policy, paths, files] = outcome.config;
+  const auto& [settings, daemon, policy, gateway, paths, files] = outcome.config;
   EXPECT_EQ(daemon.log.format, LogFormat::json);
   EXPECT_EQ(daemon.log.level, LogLevel::debug);
   EXPECT_EQ(daemon.log.target, LogTarget::stderr_stream);
@@ -66,6 +67,8 @@ policy: {directory: /p/, existing: grace, blocks: 4096, results: 1000}
   EXPECT_EQ(policy.existing, SH_POLICY_EXISTING_GRACE);
   EXPECT_EQ(settings.policy_blocks, 4096u);
   EXPECT_EQ(settings.policy_results, 1000u);
+  EXPECT_EQ(gateway.config, "/g/gateway.yaml");
+  EXPECT_EQ(gateway.cgroups, std::vector<std::string>{"/system.slice/apps.slice"});
   EXPECT_EQ(paths.bpffs, "/bpf");
   EXPECT_EQ(paths.pin_dir, "/bpf/p");
   EXPECT_EQ(paths.cgroup_root, "/cg");
@@ -103,6 +106,10 @@ TEST(Config, SaysWhereAndWhatToDo) {
 }
 
 TEST(Config, RefusesWhatItWouldOtherwiseIgnore) {
+  EXPECT_NE(problem_of("gateway: {cgroups: [/a]}\n").find("which gateway"), std::string::npos);
+  EXPECT_NE(problem_of("selection: {cgroups: {include: [/a]}}\ngateway: {config: /g, cgroups: [/ab]}\n")
+                .find("/ab is not within selection.cgroups"),
+            std::string::npos);
   EXPECT_NE(problem_of("log: {level: info, level: debug}\n").find("stands here twice"), std::string::npos);
   EXPECT_NE(problem_of("log: {}\n---\nlog: {}\n").find("second YAML document"), std::string::npos);
   EXPECT_NE(problem_of("log: [a]\n").find("expected a section"), std::string::npos);

@@ -90,6 +90,23 @@ Result<void> Engine::end_channels() {
 }
 bool Engine::owns_channels(int) const { return fake_kernel().owns_channels; }
 
+Result<GatewayMaps> Engine::admit_gateway(uint32_t uid, const std::string& cgroup) {
+  FakeKernel& kernel = fake_kernel();
+  kernel.gateways.push_back(std::to_string(uid) + " " + cgroup);
+  GatewayMaps maps;
+  maps.remotes.reset(dup(event_signal()));
+  maps.dialled.reset(dup(event_signal()));
+  return maps;
+}
+Result<void> Engine::dismiss_gateway() {
+  fake_kernel().gateways.push_back("none");
+  return {};
+}
+Result<void> Engine::set_outbound(Outbound outbound) {
+  fake_kernel().outbound = std::move(outbound);
+  return {};
+}
+
 Result<bool> Engine::refresh_policy() { return false; }
 Result<std::vector<sh_live>> Engine::live_connections() const {
   const std::lock_guard guard(fake_kernel().lock);

@@ -28,6 +28,8 @@ struct FakeKernel {
   std::atomic<bool> events_wanted = false;
   std::optional<Error> policy_error;
   uint32_t channels_made = 0, channels_ended = 0;
+  std::vector<std::string> gateways;  // that were admitted, "UID CGROUP", and "none" for each that went
+  Outbound outbound;
   bool owns_channels = false;
   PolicyReport policy;  // generation 0: none
   size_t policies_put = 0;

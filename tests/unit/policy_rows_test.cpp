@@ -96,6 +96,24 @@ TEST(PolicyRows, NumberFromOneAndNameTheWorkloads) {
   EXPECT_EQ(rows.workloads[0].identity, rows.subjects[0].first.identity);
 }
 
+TEST(PolicyRows, AWorkloadOfOtherHostsIsNoProcessOfThisOne) {
+  const policy::Loaded loaded = load(
+      "apiVersion: shunt.dev/v1\nkind: Workload\nmetadata: {name: far, labels: {app: far}}\n"
+      "spec: {spiffe: spiffe://mesh.example/far}\n---\napiVersion: shunt.dev/v1\nkind: Workload\n"
+      "metadata: {name: both, labels: {app: both}}\nspec: {match: {uid: 7}, spiffe: spiffe://mesh.example/both}\n");
+  policy::Compiler compiler;
+  const PolicyRows rows = policy::rows_of(loaded.model, compiler.compile(loaded.model));
+  ASSERT_EQ(rows.workloads.size(), 2u);
+  EXPECT_FALSE(rows.workloads[0].is_here());
+  EXPECT_TRUE(rows.workloads[1].is_here());
+  EXPECT_NE(rows.workloads[0].identity, rows.workloads[1].identity);
+  // The first bytes of its SHA-256, as sha256sum says.
+  const auto* bytes = reinterpret_cast<const unsigned char*>(&rows.workloads[0].remote);
+  const std::vector<unsigned char> wanted{0xc6, 0x49, 0xee, 0x03, 0x0f, 0xb1, 0xb3, 0x1f,
+                                          0x26, 0x1f, 0x14, 0xaa, 0xb5, 0xd9, 0x4a, 0xf2};
+  EXPECT_EQ(std::vector<unsigned char>(bytes, bytes + sizeof(sh_remote)), wanted);
+}
+
 // Two workloads with a policy each; the paths are those of the second one's rules.
 std::string two_policies(const std::vector<std::string>& paths) {
   std::string text;

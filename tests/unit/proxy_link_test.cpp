@@ -1,11 +1,13 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <pwd.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include <base/proxy_link.hpp>
+#include <control/gateway_link.hpp>
 #include <control/proxy_link.hpp>
 #include <cstdlib>
 #include <filesystem>
@@ -171,6 +173,59 @@ TEST_F(DaemonsEnd, AnotherVersionIsSentAway) {
   turn();
   EXPECT_EQ(receive_link_message(proxy.get()).error().code, ECONNRESET);
   EXPECT_EQ(fake_kernel().channels_made, 0u);
+}
+
+// Likewise, for the gateway.
+class GatewaysEnd : public testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/shunt-link-XXXXXX";
+    folder_ = mkdtemp(name);
+    const passwd* own = getpwuid(geteuid());
+    user_ = own == nullptr ? "" : own->pw_name;
+    fake_kernel().gateways.clear();
+    fake_kernel().end.path = "/gateway.service";
+    ASSERT_TRUE(link_.listen(path()));
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  std::string path() const { return folder_ + "/gateway.sock"; }
+  void turn() const {
+    for (int i = 0; i < 3; i++) ASSERT_TRUE(loop_->run_once(50));
+  }
+
+  std::string folder_, user_;
+  std::unique_ptr<EventLoop> loop_ = std::move(*EventLoop::create());
+  std::unique_ptr<Engine> engine_ = std::move(*Engine::open({}, {}, {}));
+  GatewayLink link_{*loop_, {[this] { return engine_.get(); }, [this] { return user_; }}};
+};
+
+TEST_F(GatewaysEnd, TheGatewayIsAdmittedByItsUserAndCgroupUntilItGoes) {
+  auto gateway = connect_link(path(), LinkKind::gateway, {kGatewayLinkVersion}, {});
+  ASSERT_TRUE(gateway);
+  turn();
+  const auto maps = receive_link_message(gateway->get());
+  ASSERT_TRUE(maps);
+  EXPECT_EQ(maps->kind, LinkKind::maps);
+  EXPECT_EQ(maps->fds.size(), 2u);
+  EXPECT_TRUE(link_.connected());
+  gateway->reset();
+  turn();
+  EXPECT_FALSE(link_.connected());
+  EXPECT_EQ(fake_kernel().gateways,
+            (std::vector<std::string>{std::to_string(geteuid()) + " /gateway.service", "none"}));
+}
+
+TEST_F(GatewaysEnd, NobodyIsAdmittedWhereNoGatewayIsConfiguredOrWithAnotherVersion) {
+  for (const uint32_t version : {kGatewayLinkVersion + 1, kGatewayLinkVersion}) {
+    auto gateway = connect_link(path(), LinkKind::gateway, {version}, {});
+    ASSERT_TRUE(gateway);
+    if (version == kGatewayLinkVersion) user_.clear();
+    turn();
+    const auto answer = receive_link_message(gateway->get());
+    EXPECT_FALSE(answer) << version;
+  }
+  EXPECT_TRUE(fake_kernel().gateways.empty());
 }
 
 }  // namespace

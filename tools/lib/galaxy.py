@@ -184,7 +184,7 @@ class Galaxy:
 
     recorder_code, client_code = RECORDER, CLIENT
 
-    def __init__(self, lab, options=None):
+    def __init__(self, lab, options=None, policy=POLICY, start=True):
         self.lab = lab
         self.options = options
         self.scripts = 0
@@ -193,10 +193,11 @@ class Galaxy:
         self.cgroups = {name: lab.make_cgroup(lab.with_shunt / name) for name in ("deathstar", "tiefighter", "xwing", "stranger")}
         self.folder = lab.folder / "policy"
         self.folder.mkdir()
-        self.write_policy(POLICY)
+        if policy:
+            self.write_policy(policy)
         self.kept = lab.folder / "state/policy"
         self.more = f"policy: {{directory: {self.folder}}}\nproxy: {{user: nobody}}\n"
-        self.daemon = lab.start_daemon(self.more)
+        self.daemon = lab.start_daemon(self.more) if start else None
 
     def path(self, name):
         return "/" + str((self.lab.with_shunt / name).resolve().relative_to(cgroup_mount()))

@@ -465,7 +465,21 @@ TEST_F(GatewayTest, WrongConfigurationsAreNamed) {
         << result.output;
   };
   check("", "");
-  check("hooks: {}\n", "hooks");
+  check("hooks: {listen: ['127.0.0.1:15441']}\n", "shuntd turns connections");
+  const std::string shuntd = "shuntd: {socket: /run/shunt/gateway.sock}\n";
+  check(shuntd + "hooks: {listen: ['127.0.0.1:15441', '[::1]:15441']}\n", "");
+  check(shuntd + "hooks: {listen: ['0.0.0.0:15441']}\n", "all addresses");
+  check(shuntd + "hooks: {listen: ['127.0.0.1:1', '127.0.0.1:2']}\n", "another listener of this family");
+  check("shuntd: {}\n", "needs socket");
+  const std::string directory = mesh_->folder / "directory.yaml";
+  const auto check_service = [&](const std::string& places, const char* complaint) {
+    write_text(directory,
+               "services: [{name: far, gateway: '192.0.2.1:1', identity: spiffe://mesh.example/far" + places + "}]\n");
+    check(shuntd + "hooks: {listen: ['127.0.0.1:15441']}\ndirectory: [" + directory + "]\n", complaint);
+  };
+  check_service(", address: '10.96.0.7:80', strict: no", "");
+  check_service("", "cannot find the service");
+  check_service(", address: '[fd00::1]:80'", "nobody takes what is dialled at [fd00::1]:80");
   check("revocation: {}\n", "revocation");
   check("kltls: off\n", "kltls");
   check("threads: 0\n", "not a whole number");

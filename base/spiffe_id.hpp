@@ -1,7 +1,9 @@
 // SPIFFE IDs: "spiffe://TRUST-DOMAIN/PATH", by the rules of the SPIFFE ID specification.
 #pragma once
 
+#include <array>
 #include <base/result.hpp>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -16,6 +18,9 @@ class SpiffeId {
   const std::string& text() const { return text_; }
   std::string_view trust_domain() const { return std::string_view(text_).substr(kSchemeBytes, domain_bytes_); }
   std::string_view path() const { return std::string_view(text_).substr(kSchemeBytes + domain_bytes_); }  // "" or "/…"
+
+  // The first 16 bytes of its SHA-256: what the kernel side knows it by.
+  std::array<uint64_t, 2> digest() const;
 
   bool operator==(const SpiffeId& other) const { return text_ == other.text_; }
 

@@ -1,6 +1,9 @@
+#include <openssl/sha.h>
+
 #include <algorithm>
 #include <base/parse.hpp>
-#include <ktls/identity/spiffe_id.hpp>
+#include <base/spiffe_id.hpp>
+#include <cstring>
 
 namespace shunt {
 namespace {
@@ -51,6 +54,15 @@ Result<SpiffeId> SpiffeId::parse(std::string_view text) {
   const auto path = check_path(rest.substr(slash));
   if (!path) return unexpected(path.error());
   return SpiffeId(text, slash);
+}
+
+std::array<uint64_t, 2> SpiffeId::digest() const {
+  unsigned char whole[SHA256_DIGEST_LENGTH];
+  SHA256(reinterpret_cast<const unsigned char*>(text_.data()), text_.size(), whole);
+  std::array<uint64_t, 2> first{};
+  static_assert(sizeof(first) <= sizeof(whole));
+  std::memcpy(first.data(), whole, sizeof(first));
+  return first;
 }
 
 Result<SpiffeId> parse_workload_id(std::string_view text) {

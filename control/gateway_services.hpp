@@ -1,0 +1,20 @@
+// What the daemon takes from the gateway's configuration: who the gateway is, and the services on other hosts that
+// local processes dial. Only root writes that file; the gateway itself could not be asked, it has no say in where
+// connections go.
+#pragma once
+
+#include <base/result.hpp>
+#include <control/config.hpp>
+#include <sockops/engine.hpp>
+#include <string>
+
+namespace shunt {
+
+struct Gateway {
+  std::string user;  // empty: no gateway is configured
+  Outbound outbound;
+};
+
+Result<Gateway> read_gateway(const GatewaySettings& settings);
+
+}  // namespace shunt
