@@ -41,6 +41,7 @@ int sh_iter_police(struct bpf_iter__tcp *ctx)
 	struct sh_policy_head *policy = sh_policy();
 	struct sh_policed *policed;
 	struct sh_live live = {};
+	struct sh_remote own;
 	struct tcp_sock *tp;
 
 	tp = skc ? bpf_skc_to_tcp_sock(skc) : 0;
@@ -48,7 +49,7 @@ int sh_iter_police(struct bpf_iter__tcp *ctx)
 		return 0;
 	sh_addrs(tp, live.local_addr, live.remote_addr);
 	live.role = sh_was_accepted(tp) ? SH_LIVE_OLDER_SERVER : SH_LIVE_OLDER_CLIENT;
-	live.peer = sh_identity_of_address(policy, live.remote_addr);
+	sh_identify_elsewhere(policy, tp, &live.peer);
 	policed = bpf_sk_storage_get(&sh_policed, tp, 0, 0);
 	if (policed) {
 		if (policed->active)
@@ -61,7 +62,8 @@ int sh_iter_police(struct bpf_iter__tcp *ctx)
 	live.generation = policy->generation;
 	live.cookie = bpf_get_socket_cookie(tp);
 	live.netns = sh_netns(tp);
-	live.identity = sh_identity(policy, SK(tp));
+	sh_stands_for(tp, &own);
+	sh_identify(policy, SK(tp), policed ? &policed->own : &own, &live.identity);
 	live.family = SKC(tp)->skc_family;
 	live.snd_nxt = tp->snd_nxt;
 	live.rcv_nxt = tp->rcv_nxt;
