@@ -342,7 +342,9 @@ Result<void> PolicyLoader::attach(const std::vector<std::string>& cgroups) {
 
 Result<void> PolicyLoader::govern_also(const std::string& cgroup) {
   governed_too_ = cgroup;
-  return refresh();
+  auto refreshed = refresh();
+  if (!refreshed) return unexpected(refreshed.error());
+  return {};
 }
 
 void PolicyLoader::detached() {
