@@ -69,7 +69,9 @@ def dodging(context):
     yield from scenarios(context, "policy_enforced", "dodging: split heads, urgent bytes, sendfile, pipelines",
                          "whose requests the kernel cannot see does not get through",
                          "bodies: whole, in pieces, and nothing rides behind them", "from another network namespace")
-    yield missing("threads, processes and passed descriptors racing heads and bodies", "10 minutes", "no scenario has them yet")
+    yield from scenarios(context, "policy_enforced", "several threads and processes write one connection at once",
+                         options=("--race", "5" if context.quick else "300"), bar="10 minutes, nothing denied is read")
+    yield missing("racing writers by passed descriptors", "10 minutes", "threads and processes that share a socket race, senders over SCM_RIGHTS not")
     yield missing("a compromised proxy", "reaches no other connection", "no test program has the proxy's descriptors yet")
 
 
@@ -82,6 +84,7 @@ def real_software(context):
 def said_and_done(context):
     yield context.gtest("tests/kernel/test_policy")
     yield from scenarios(context, "policy_enforced", "a trace says what the kernel does")
+    yield from scenarios(context, "punted", "shunt monitor shows who was denied and punted, and why")
     for program in ("tests/unit/policy_documents_test", "tests/unit/policy_vectors_test"):
         yield context.gtest(program)
 
@@ -91,7 +94,9 @@ def life(context):
     yield from scenarios(context, "policy_enforced", "a policy changes under live connections",
                          "a policy that changes all the time: what all of them say always holds",
                          "a cgroup that is made anew is governed at once")
-    yield missing("policies loaded before the network at boot; all of it on the 6.1 and 6.12 guests", "no request without a verdict",
+    yield from scenarios(context, "policy_enforced", "idle connections that a new policy forbids end, all others live",
+                         "an idle connection to another host ends too", options=("--within", "2"), bar="within 2 s")
+    yield missing("all of it on the 6.1 and 6.12 guests", "no request without a verdict",
                   "the guests load the programs and judge the vectors; these scenarios do not run there yet")
 
 
