@@ -26,7 +26,8 @@
 	X(FORBIDDEN, "connections_forbidden", "connections that a policy forbids, or in which requests could not be judged") \
 	X(UNJUDGED_PACKETS, "packets_unjudged", "packets dropped before a governed server could read them") \
 	X(REQUESTS_TO_PROXY, "requests_to_proxy", "requests that were handed to the fallback proxy")      \
-	X(NO_CHANNEL, "requests_without_channel", "requests for the fallback proxy that found none, or no free channel")
+	X(NO_CHANNEL, "requests_without_channel", "requests for the fallback proxy that found none, or no free channel") \
+	X(STEERED, "connections_steered", "connections from elsewhere that were steered to the fallback proxy")
 
 enum sh_counter {
 #define SH_COUNTER_ENUM(id, name, help) SH_C_##id,

@@ -56,7 +56,8 @@
 	X(UNGUARDED, "unguarded", "the cgroup was not yet watched for socket options, which shuntd arranges at its first connection") \
 	X(FORGOTTEN, "forgotten", "the reason was not kept: more recent connections took its place") \
 	X(REQUEST, "request", "a request that a policy judged and that does not fill its message goes through TCP") \
-	X(POLICY, "policy", "a policy forbids the connection")
+	X(POLICY, "policy", "a policy forbids the connection")                                                             \
+	X(STEERED, "steered", "a client from elsewhere whose requests shunt-proxy judges, or the proxy's connection for it")
 
 enum sh_reason {
 #define SH_REASON_ENUM(id, name, text) SH_R_##id,

@@ -376,22 +376,15 @@ def outside(galaxy):
 @scenario("from another network namespace")
 def namespaces(galaxy):
     galaxy.recorder()
-    name = f"shunt-policy-{os.getpid()}"
-    short = f"shp{os.getpid() % 100000}"
-    galaxy.lab.stack.callback(subprocess.run, ["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
-    for command in (f"netns add {name}", f"link add {short}a type veth peer name {short}b netns {name}",
-                    f"addr add 198.18.77.1/30 dev {short}a", f"link set {short}a up", f"-n {name} addr add 198.18.77.2/30 dev {short}b",
-                    f"-n {name} link set {short}b up", f"-n {name} link set lo up"):
-        subprocess.run(["ip", *command.split()], check=True)
-    inside = ["ip", "netns", "exec", name]
-    result = galaxy.client("tiefighter", ["send", LANDING], ["responses", 1], ["send", EXHAUST], ["responses", 1], host="198.18.77.1",
+    inside, ours, *_ = galaxy.namespace()
+    result = galaxy.client("tiefighter", ["send", LANDING], ["responses", 1], ["send", EXHAUST], ["responses", 1], host=ours,
                            command=inside)
     expect("200 OK" in result["got"] and "403" in result["got"], f"the empire: {result}")
     before = galaxy.read()
-    result = galaxy.client("xwing", ["send", LANDING], ["recv", 5], host="198.18.77.1", command=inside)
+    result = galaxy.client("xwing", ["send", LANDING], ["recv", 5], host=ours, command=inside)
     expect(galaxy.read() == before and not result["got"] and result["error"], f"the alliance: {result}")
     # Started outside of all cgroups that Shunt sees: an address like any other host's.
-    process = galaxy.lab.serve(galaxy.client_command([["send", LANDING], ["recv", 5]], host="198.18.77.1", command=inside),
+    process = galaxy.lab.serve(galaxy.client_command([["send", LANDING], ["recv", 5]], host=ours, command=inside),
                                cgroup=galaxy.lab.without)
     result = json.loads(process.communicate(timeout=PATIENCE_S)[0])
     expect(galaxy.read() == before and not result["got"], f"somebody elsewhere: {result}")

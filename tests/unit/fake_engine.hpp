@@ -27,6 +27,12 @@ struct FakeKernel {
   std::optional<Error> policy_error;
   uint32_t channels_made = 0, channels_ended = 0;
   bool owns_channels = false;
+  struct Steered {
+    uint32_t slot = 0, identity = 0;
+    bool fresh = false;
+  };
+  std::vector<Steered> steered;
+  uint32_t steering_ended = 0;
   PolicyReport policy;  // generation 0: none
   size_t policies_put = 0;
   std::vector<uint64_t> hits;

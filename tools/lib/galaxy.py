@@ -3,8 +3,10 @@
 Of use for a demonstration, and for tests of what a policy lets through: the recorder is a server that writes down every byte it reads."""
 
 import json
+import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import time
 
@@ -70,6 +72,7 @@ asyncio.run(main())
 CLIENT = """
 import json, os, re, socket, sys, time
 host, port, steps = sys.argv[1], int(sys.argv[2]), json.load(open(sys.argv[3]))
+source = (sys.argv[4], 0) if sys.argv[4:] else None
 got, error = b"", None
 def whole(data):
     n = 0
@@ -81,7 +84,7 @@ def whole(data):
         data, n = rest[length:], n + 1
     return n
 try:
-    s = socket.create_connection((host, port), timeout=20)
+    s = socket.create_connection((host, port), timeout=20, source_address=source)
     for what, value in steps:
         if what == "send":
             s.sendall(value.encode("latin-1"))
@@ -188,8 +191,9 @@ class Galaxy:
         self.lab.wait_for(lambda: (folder / "pid").exists(), server, folder / "error.log", "nginx")
         return server
 
-    def proxy(self, more="", access_log=True):
-        """The fallback proxy on punt channels; returns when requests can be handed to it."""
+    def proxy(self, more="", access_log=True, cgroup=None):
+        """The fallback proxy on punt channels; returns when requests can be handed to it. In a cgroup that Shunt sees it also gets
+        clients from elsewhere."""
         config, log = self.lab.folder / "proxy.yaml", self.lab.folder / "proxy.log"
         access = self.lab.folder / "access.log"
         access.touch()
@@ -198,7 +202,7 @@ class Galaxy:
             more += f"access_log: {{path: {access}, format: json}}\n"
         config.write_text(f"user: nobody\nthreads: 2\nchannels: {{socket: {self.lab.folder}/proxy.sock, count: 64}}\n"
                           f"log: {{target: stderr}}\n{more}")
-        proxy = self.lab.serve([self.lab.build / "fallback-proxy/shunt-proxy", "-c", config], log=log, cgroup=self.lab.without)
+        proxy = self.lab.serve([self.lab.build / "fallback-proxy/shunt-proxy", "-c", config], log=log, cgroup=cgroup or self.lab.without)
         self.lab.wait_for(lambda: "channels are here" in log.read_text(), proxy, log, "shunt-proxy")
         return proxy
 
@@ -214,11 +218,22 @@ class Galaxy:
         text = process.communicate(timeout=PATIENCE_S)[0].decode("latin-1")
         return process.returncode, text
 
-    def client_command(self, steps, host="127.0.0.1", command=(), program=sys.executable):
+    def namespace(self, number=77):
+        """A network namespace behind a veth pair: (what runs a command inside, our address, its address, our device)."""
+        name, short = f"shunt-{self.lab.name}-{os.getpid()}-{number}", f"sh{os.getpid() % 100000}n{number}"
+        self.lab.stack.callback(subprocess.run, ["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
+        ours, its = f"198.18.{number}.1", f"198.18.{number}.2"
+        for command in (f"netns add {name}", f"link add {short}a type veth peer name {short}b netns {name}",
+                        f"addr add {ours}/30 dev {short}a", f"link set {short}a up", f"-n {name} addr add {its}/30 dev {short}b",
+                        f"-n {name} link set {short}b up", f"-n {name} link set lo up", f"-n {name} route add default via {ours}"):
+            subprocess.run(["ip", *command.split()], check=True)
+        return ["ip", "netns", "exec", name], ours, its, f"{short}a"
+
+    def client_command(self, steps, host="127.0.0.1", command=(), program=sys.executable, source=None):
         self.scripts += 1
         script = self.lab.folder / f"steps-{self.scripts}"
         script.write_text(json.dumps(steps))
-        return [*command, program, "-c", CLIENT, host, self.port, script]
+        return [*command, program, "-c", CLIENT, host, self.port, script, *([source] if source else [])]
 
     def client(self, ship, *steps, host="127.0.0.1", command=()):
         code, text = self.run(ship, self.client_command(steps, host=host, command=command))
