@@ -14,7 +14,10 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr size_t kFdsMax = 2 * kLinkChannelsMax;
-constexpr size_t kNumbersMax = kLinkChannelsMax;
+// Of one server: slot, generation, identity, port, whether a socket comes along, and the address.
+constexpr size_t kServerNumbers = 9;
+constexpr size_t kNumbersMax = kServerNumbers * kLinkServersMax;
+static_assert(kNumbersMax >= kLinkChannelsMax);
 constexpr off_t kBundleBytesMax = off_t{1} << 30;
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
 
@@ -97,6 +100,42 @@ Result<UniqueFd> new_bundle() {
 Result<void> seal_bundle(int memfd) {
   if (fcntl(memfd, F_ADD_SEALS, kSeals) != 0) return unexpected(errno, "cannot seal a memfd");
   return {};
+}
+
+Result<void> send_link_servers(int socket, const std::vector<LinkServer>& servers) {
+  for (size_t first = 0; first < servers.size(); first += kLinkServersMax) {
+    std::vector<uint32_t> numbers;
+    std::vector<int> fds;
+    for (size_t i = first; i < std::min(first + kLinkServersMax, servers.size()); i++) {
+      const LinkServer& server = servers[i];
+      uint32_t words[4];
+      memcpy(words, server.address.data(), sizeof(words));
+      numbers.insert(numbers.end(), {server.slot, server.generation, server.identity, server.port, server.socket >= 0});
+      numbers.insert(numbers.end(), std::begin(words), std::end(words));
+      if (server.socket >= 0) fds.push_back(server.socket);
+    }
+    if (auto sent = send_link_message(socket, LinkKind::steer, numbers, fds); !sent) return sent;
+  }
+  return {};
+}
+
+Result<std::vector<LinkServer>> read_link_servers(const LinkMessage& message) {
+  std::vector<LinkServer> servers;
+  size_t fds = 0;
+  if (message.numbers.size() % kServerNumbers != 0) return unexpected(EPROTO, "the proxy's link");
+  for (auto at = message.numbers.begin(); at != message.numbers.end(); at += kServerNumbers) {
+    LinkServer& server = servers.emplace_back();
+    server.slot = at[0];
+    server.generation = at[1];
+    server.identity = at[2];
+    server.port = static_cast<uint16_t>(at[3]);
+    memcpy(server.address.data(), &at[5], server.address.size());
+    if (at[4] == 0) continue;
+    if (fds == message.fds.size()) return unexpected(EPROTO, "the proxy's link");
+    server.socket = message.fds[fds++].get();
+  }
+  if (fds != message.fds.size()) return unexpected(EPROTO, "the proxy's link");
+  return servers;
 }
 
 Result<UniqueFd> seal_bundle(const PolicyBundle& bundle) {

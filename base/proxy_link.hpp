@@ -6,8 +6,10 @@
 //   shuntd -> proxy   page      a new page: what it had is void
 //   shuntd -> proxy   channels  their numbers; with two descriptors for each, the two ends of its connection
 //   shuntd -> proxy   policy    its generation; with a sealed memfd of a PolicyBundle, if its texts are known
+//   shuntd -> proxy   steer     servers whose clients from elsewhere come to a listening socket of the proxy
+//   shuntd -> proxy   unsteer   slots of servers that are not steered any more
 //
-// The policy comes again whenever it changes.
+// The policy comes again whenever it changes, and after it the servers, with their numbers in it.
 //
 //   gateway -> shuntd  gateway  its version
 //   shuntd -> gateway  maps     with two descriptors: to write for whom a socket stands, and to read what was dialled
@@ -15,6 +17,7 @@
 // The link ends with its socket: shuntd then resets what the proxy had not finished, unless shuntd itself is gone.
 #pragma once
 
+#include <array>
 #include <base/result.hpp>
 #include <base/unique_fd.hpp>
 #include <base/yaml_reader.hpp>
@@ -25,15 +28,17 @@
 
 namespace shunt {
 
-inline constexpr uint32_t kProxyLinkVersion = 1;
+inline constexpr uint32_t kProxyLinkVersion = 2;
 inline constexpr uint32_t kGatewayLinkVersion = 1;
 inline constexpr size_t kLinkChannelsMax = 100;  // in one message: a message carries 253 descriptors at most
+inline constexpr size_t kLinkServersMax = 100;   // likewise
 
-enum class LinkKind : uint32_t { hello = 1, keep, page, channels, policy, gateway, maps };
+enum class LinkKind : uint32_t { hello = 1, keep, page, channels, policy, steer, unsteer, gateway, maps };
 
 struct LinkMessage {
   LinkKind kind = LinkKind::hello;
-  std::vector<uint32_t> numbers;  // hello: version and count; channels: theirs; policy: its generation
+  std::vector<uint32_t> numbers;  // hello: version and count; channels: theirs; policy: its generation;
+                                  // steer: see LinkServer; unsteer: slots
   std::vector<UniqueFd> fds;
 };
 
@@ -42,6 +47,20 @@ Result<void> send_link_message(int socket, LinkKind kind, const std::vector<uint
                                const std::vector<int>& fds);
 // Waits if the socket does. EAGAIN: nothing is there; ECONNRESET: the peer has gone; EPROTO: it says something else.
 Result<LinkMessage> receive_link_message(int socket);
+
+// A server in a message `steer`: so many numbers, and a descriptor if the proxy has no socket for it yet.
+struct LinkServer {
+  uint32_t slot = 0;
+  uint32_t generation = 0;  // of the policy ...
+  uint32_t identity = 0;    // ... in which this is the server
+  uint16_t port = 0;
+  std::array<uint8_t, 16> address{};  // that it listens on; zero: any
+  int socket = -1;                    // stays the caller's
+};
+
+Result<void> send_link_servers(int socket, const std::vector<LinkServer>& servers);
+// EPROTO: it is no such message. Sockets are those of the message, which still owns them.
+Result<std::vector<LinkServer>> read_link_servers(const LinkMessage& message);
 
 // Who a number of the kernel side's tables is.
 struct NamedIdentity {

@@ -112,14 +112,6 @@ static __always_inline bool sh_all_answered(struct sh_ends *ends)
 
 /* ---- the client's side ---- */
 
-static __always_inline bool sh_proxy_lives(void)
-{
-	struct sh_punt_page *page = sh_punt_page();
-	__u64 beat = page ? *(volatile __u64 *)&page->heartbeat_ns : 0;
-
-	return beat && bpf_ktime_get_ns() - beat < SH_PUNT_STALE_NS;
-}
-
 /* Puts the head before the message, and the whole into the channel. False: nobody is there; the message is as it was, or to be dropped. */
 static __always_inline bool sh_into_channel(struct sk_msg_md *msg, struct sh_sock *st, struct sh_channel *channel, __u32 why,
 					    __u32 flags)

@@ -2,6 +2,7 @@
 /* Policy on connections: who may connect to whom, and the guarantee that a governed server reads nothing that no verdict covers.
  *
  *   connect()            on_connect_to      what can be known by then fails at once, with EPERM
+ *                        sh_govern_connect  is it the fallback proxy? Others are known to be of this host before their SYN leaves
  *   active ESTABLISHED   sh_govern_active   leaves who it is under the sequence numbers
  *   passive ESTABLISHED  sh_govern_passive  asks the policy; a forbidden connection is reset by the daemon
  *   each packet          sh_gate            in the folders of governed cgroups: nothing forbidden or unjudged is delivered
@@ -14,6 +15,7 @@
 
 #include "enrol.bpf.h"
 #include "identity.bpf.h"
+#include "steer_maps.bpf.h"
 
 #define SH_TELL_AGAIN_JIFFIES 250
 #define SH_IPV6_HEADER_BYTES 40
@@ -66,6 +68,11 @@ static __always_inline void sh_police(struct sh_policy_head *policy, struct tcp_
 
 	sh_identify(policy, SK(tp), &policed->own, &policed->identity);
 	policed->peer = SH_IDENTITY_ANY;
+	if (policed->by_proxy) {
+		policed->generation = policy->generation;
+		policed->state = SH_POLICED_ALLOWED;
+		return;
+	}
 	if (policed->elsewhere) {
 		sh_identify_elsewhere(policy, tp, &policed->peer);
 	} else if (client && BPF_CORE_READ(client, __sk_common.skc_cookie.counter) == (__s64)policed->client_cookie) {
@@ -98,6 +105,48 @@ static __always_inline bool sh_is_through_lo(struct tcp_sock *tp)
 	return !iif || iif == LOOPBACK_IFINDEX;
 }
 
+/* Before the SYN leaves. True: the fallback proxy's own connection, which is not enrolled. */
+static __always_inline bool sh_govern_connect(struct bpf_sock_ops *ops)
+{
+	struct sh_policy_head *policy = sh_policy();
+	struct tcp_sock *tp = sh_tcp_sock(ops);
+	__u8 local[SH_ADDR_BYTES] = {}, remote[SH_ADDR_BYTES] = {}, yes = 1;
+	struct sh_caller_key caller = {};
+	struct sh_policed *policed;
+
+	if (!tp || !policy || !policy->generation)
+		return false;
+	if (sh_is_proxy()) {
+		policed = bpf_sk_storage_get(&sh_policed, tp, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		if (policed) /* else it is somebody whom no policy allows */
+			policed->by_proxy = 1;
+		sh_remember(ops, SH_R_STEERED, 0);
+		return true;
+	}
+	if (sh_port_is_judged(sh_remote_port(tp))) {
+		sh_addrs(tp, local, remote);
+		__builtin_memcpy(caller.addr, local, SH_ADDR_BYTES);
+		caller.port = sh_local_port(tp);
+		bpf_map_update_elem(&sh_callers, &caller, &yes, BPF_ANY);
+	}
+	return false;
+}
+
+/* The daemon is asked to look at it: it may be one of those to which the proxy forwards. */
+static __always_inline void sh_govern_listen(struct bpf_sock_ops *ops)
+{
+	struct tcp_sock *tp = sh_tcp_sock(ops);
+	struct sh_event *ev;
+
+	if (!tp || !sh_port_is_judged(sh_local_port(tp)))
+		return;
+	ev = sh_event_new(SH_EV_LISTENS, SH_R_NONE, 0);
+	if (!ev)
+		return;
+	sh_event_of_sock(ev, tp, bpf_get_socket_cookie(ops));
+	bpf_ringbuf_submit(ev, 0);
+}
+
 static __always_inline void sh_leave_client(struct bpf_sock_ops *ops, struct sh_policy_head *policy, struct tcp_sock *tp)
 {
 	struct sh_policed *policed = bpf_sk_storage_get(&sh_policed, tp, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -110,10 +159,11 @@ static __always_inline void sh_leave_client(struct bpf_sock_ops *ops, struct sh_
 		policed->active = 1;
 		policed->state = SH_POLICED_FREE;
 		policed->own = me.remote;
+		me.proxy = policed->by_proxy;
 	}
 	if (st && (st->flags & SH_SOCK_IN_MAP))
 		me.storage = (__u64)st;
-	if (policed && !sh_is_through_lo(tp)) {
+	if (policed && !policed->by_proxy && !sh_is_through_lo(tp)) {
 		sh_identify(policy, SK(tp), &me.remote, &policed->peer);
 		sh_identify_elsewhere(policy, tp, &policed->identity);
 		policed->port = sh_remote_port(tp);
@@ -143,6 +193,17 @@ static __always_inline void sh_govern_active(struct bpf_sock_ops *ops)
 		sh_leave_client(ops, policy, tp);
 }
 
+/* Does the fallback proxy forward to this server's end? */
+static __always_inline bool sh_takes_from_proxy(struct tcp_sock *tp)
+{
+	struct sh_steer_key key = {.port = sh_local_port(tp), .family = SKC(tp)->skc_family};
+	__u8 remote[SH_ADDR_BYTES] = {};
+
+	key.netns = BPF_CORE_READ(SK(tp), __sk_common.skc_net.net, ns.inum);
+	sh_addrs(tp, key.addr, remote);
+	return sh_find_steer(&key) != 0;
+}
+
 /* Before the active end learns of the pair. `paired`: the active end's cookie, 0: none is. */
 static __always_inline void sh_govern_passive(struct bpf_sock_ops *ops, struct sh_policy_head *policy, struct tcp_sock *tp,
 					      __u64 paired)
@@ -154,6 +215,12 @@ static __always_inline void sh_govern_passive(struct bpf_sock_ops *ops, struct s
 
 	if (!policed) /* the gate takes it for one that is older than the policy */
 		return;
+	if (sh_is_steered(tp)) {
+		policed->active = 1; /* the proxy's own: nobody asks about it any more */
+		policed->state = SH_POLICED_FREE;
+		sh_remember(ops, SH_R_STEERED, 0);
+		return;
+	}
 	sh_stands_for(tp, &policed->own);
 	policed->port = sh_dialled_port(tp);
 	if (!policed->port)
@@ -163,6 +230,7 @@ static __always_inline void sh_govern_passive(struct bpf_sock_ops *ops, struct s
 		policed->client = client->remote;
 		policed->client_sock = client->sock;
 		policed->client_cookie = client->cookie;
+		policed->by_proxy = client->proxy && sh_takes_from_proxy(tp);
 		if (paired && paired == client->cookie && st)
 			policed->client_storage = client->storage;
 		if (client->pending)
@@ -226,7 +294,7 @@ static __always_inline bool sh_is_server_end(struct __sk_buff *skb, struct tcp_s
 static __always_inline void sh_police_older(struct __sk_buff *skb, struct sh_policy_head *policy, struct tcp_sock *tp,
 					    struct sh_policed *policed)
 {
-	if (policy->existing == SH_POLICY_EXISTING_GRACE || !sh_is_server_end(skb, tp)) {
+	if (policy->existing == SH_POLICY_EXISTING_GRACE || sh_is_steered(tp) || !sh_is_server_end(skb, tp)) {
 		policed->generation = policy->generation;
 		policed->state = SH_POLICED_FREE;
 		return;
@@ -357,7 +425,7 @@ static __always_inline int sh_gate(struct __sk_buff *skb, bool ingress)
 	if (!segment.payload && !segment.urgent)
 		return segment.fin ? sh_gate_end(sk) : 1;
 	if (sk->state == BPF_TCP_LISTEN)
-		return sh_listener_is_open(policy, tp);
+		return sh_is_steered(sk) || sh_listener_is_open(policy, tp);
 	policed = bpf_sk_storage_get(&sh_policed, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!policed)
 		return 0;
@@ -416,7 +484,7 @@ static __always_inline int sh_connect_to(struct bpf_sock_addr *ctx, struct bpf_s
 	if (!policy || !policy->generation || ctx->type != SOCK_STREAM || ctx->protocol != IPPROTO_TCP || !ctx->sk)
 		return 1;
 	tp = bpf_skc_to_tcp_sock(ctx->sk);
-	if (!tp || sh_dialled_port(tp)) /* turned to the gateway: sh_dial() has asked */
+	if (!tp || sh_is_proxy() || sh_dialled_port(tp)) /* turned to the gateway: sh_dial() has asked */
 		return 1;
 	server = sh_identity_of_listener(ctx, policy, tuple, bytes, loopback);
 	if (!server)

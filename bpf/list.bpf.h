@@ -117,6 +117,7 @@ int sh_iter_owners(struct bpf_iter__task_file *ctx)
 	owner.nonblocking = file->f_flags & O_NONBLOCK ? 1 : 0;
 	owner.netns_inode = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 	owner.fd = ctx->fd;
+	owner.sock = (__u64)sk;
 	sh_program_name(task, owner.program);
 	bpf_seq_write(ctx->meta->seq, &owner, sizeof(owner));
 	return 0;

@@ -52,6 +52,14 @@ static __always_inline struct sh_punt_page *sh_punt_page(void)
 	return bpf_map_lookup_elem(&sh_punt_pages, &zero);
 }
 
+static __always_inline bool sh_proxy_lives(void)
+{
+	struct sh_punt_page *page = sh_punt_page();
+	__u64 beat = page ? *(volatile __u64 *)&page->heartbeat_ns : 0;
+
+	return beat && bpf_ktime_get_ns() - beat < SH_PUNT_STALE_NS;
+}
+
 /* What the proxy wrote last about channel `index`; never equal to what sh_all_finished() expects if there is no page. */
 static __always_inline __u64 sh_finished(__u32 index)
 {

@@ -24,10 +24,12 @@ int sh_sock_ops(struct bpf_sock_ops *ops)
 		return 1;
 	switch (ops->op) {
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		on_connect(ops, cfg);
+		if (!sh_govern_connect(ops))
+			on_connect(ops, cfg);
 		break;
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
 		on_listen(ops, cfg);
+		sh_govern_listen(ops);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		on_active(ops, cfg);

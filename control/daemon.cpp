@@ -389,6 +389,7 @@ void Daemon::on_engine_events() {
     control_->publish(event);
   });
   if (!count) log_failure("cannot read events", count.error(), "the next attempt follows");
+  proxy_link_->look_for_servers(false);
   std::sort(to_verify.begin(), to_verify.end());
   to_verify.erase(std::unique(to_verify.begin(), to_verify.end()), to_verify.end());
   for (const uint32_t tgid : to_verify) {
@@ -405,6 +406,7 @@ void Daemon::on_second() {
   metrics_server_->sweep();
   if (control_->monitors() > 0) report_kernel_losses();
   if (!draining()) refresh_policy();
+  if (!draining()) proxy_link_->look_for_servers(false);
   if (++seconds_ % kStatusEverySeconds == 0 || status_line_is_old_) notify_status();
 }
 

@@ -10,9 +10,9 @@ namespace {
 
 constexpr const char* kStateNames[] = {"unpaired", "spilled", "fast", "stopped"};
 constexpr const char* kModeNames[] = {"off", "on", "draining"};
-constexpr const char* kEventNames[] = {"?",         "skipped", "enrolled",  "paired", "left",
-                                       "spill",     "latch",   "stopped",   "closed", "verify",
-                                       "abandoned", "guard",   "forbidden", "denied", "punted"};
+constexpr const char* kEventNames[] = {"?",         "skipped", "enrolled", "paired",  "left",      "spill",
+                                       "latch",     "stopped", "closed",   "verify",  "abandoned", "guard",
+                                       "forbidden", "denied",  "punted",   "steered", "listens"};
 constexpr const char* kProfileKindNames[] = {"unknown", "good", "one-shot", "one-way", "bulk", "no-peer", "corked"};
 static_assert(std::size(kStateNames) == kStateCount);
 static_assert(std::size(kEventNames) == kEventKindCount);

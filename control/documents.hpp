@@ -23,7 +23,7 @@ const char* mode_name(uint32_t mode);          // enum sh_mode
 const char* event_name(uint32_t kind);         // enum sh_event_kind
 const char* profile_kind_name(uint32_t kind);  // enum sh_profile_kind
 constexpr uint32_t kStateCount = SH_STATE_STOPPED + 1;
-constexpr uint32_t kEventKindCount = SH_EV_REQUEST_PUNTED + 1;  // kinds count from 1
+constexpr uint32_t kEventKindCount = SH_EV_LISTENS + 1;  // kinds count from 1
 constexpr uint32_t kProfileKindCount = SH_PROFILE_CORKED + 1;
 
 using SharedRows = std::shared_ptr<const std::vector<Row>>;

@@ -29,7 +29,8 @@ Error problems_error(const std::vector<Problem>& problems) {
 }
 
 bool is_policy_event(uint32_t kind) {
-  return kind == SH_EV_FORBIDDEN || kind == SH_EV_REQUEST_DENIED || kind == SH_EV_REQUEST_PUNTED;
+  return kind == SH_EV_FORBIDDEN || kind == SH_EV_REQUEST_DENIED || kind == SH_EV_REQUEST_PUNTED ||
+         kind == SH_EV_STEERED;
 }
 
 size_t missing(const PolicyReport& report) {
@@ -182,11 +183,12 @@ Json PolicyState::rules_of(uint32_t origin, uint32_t rule) const {
 
 void PolicyState::describe(const sh_event& event, Json& document) const {
   if (!is_policy_event(event.kind)) return;
+  document["client"] = identity_name(event.identity);
+  document["server"] = identity_name(event.peer_identity);
+  if (event.kind == SH_EV_STEERED) return;
   document["verdict"] = event.kind == SH_EV_REQUEST_PUNTED ? "punted" : "denied";
   document["policy_reason"] = policy::why_name(event.l7_reason);
   document["policy_text"] = policy::why_text(event.l7_reason);
-  document["client"] = identity_name(event.identity);
-  document["server"] = identity_name(event.peer_identity);
   document["rules"] = rules_of(event.l7_origin, event.l7_rule);
 }
 

@@ -54,8 +54,56 @@ Result<void> ProxyLink::greet(const LinkMessage& hello) {
   auto served = keeps ? send_link_message(proxy_.get(), LinkKind::keep, {}, {}) : hand_out(hello.numbers[1]);
   if (!served) return served;
   greeted_ = true;
+  servers_.clear();
+  if (auto admitted = admit(keeps); !admitted)
+    log_failure("no client from elsewhere comes to the proxy", admitted.error(), "everything else goes on");
+  look_for_servers(true);
   log_info("the proxy is here", {{"channels", keeps ? "kept" : std::to_string(hello.numbers[1])}});
   return {};
+}
+
+Result<void> ProxyLink::admit(bool keeps) {
+  ucred peer{};
+  socklen_t length = sizeof(peer);
+  if (getsockopt(proxy_.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) return unexpected(errno, "the proxy");
+  return hooks_.engine()->admit_proxy(static_cast<uint32_t>(peer.pid), keeps);
+}
+
+void ProxyLink::look_for_servers(bool scan) {
+  Engine* engine = hooks_.engine();
+  if (!proxy_ || !greeted_ || engine == nullptr) return;
+  const SteeredServers found = engine->steered_servers(scan);
+  const std::string error = found.error ? found.error->to_string() : "";
+  if (found.error && error != steering_error_)
+    log_failure("cannot steer all clients from elsewhere to the proxy", *found.error, "the others are refused");
+  steering_error_ = error;
+  if (!found.scanned) return;
+  auto sent = send_servers(found.servers);
+  if (!sent) drop("it takes no servers");
+}
+
+// Only what it does not know yet.
+Result<void> ProxyLink::send_servers(const std::vector<SteeredServer>& servers) {
+  const uint32_t generation = hooks_.policy().generation;
+  std::vector<uint32_t> gone;
+  std::vector<LinkServer> news;
+  auto before = std::exchange(servers_, {});
+  for (const SteeredServer& server : servers) {
+    const auto known = before.find(server.slot);
+    const std::pair who(generation, server.identity);
+    servers_[server.slot] = who;
+    const bool same = known != before.end() && known->second == who && !server.socket;
+    if (known != before.end()) before.erase(known);
+    if (same) continue;
+    news.push_back({server.slot, generation, server.identity, server.port, server.address, server.socket.get()});
+  }
+  for (const auto& [slot, who] : before) gone.push_back(slot);
+  for (size_t first = 0; first < gone.size(); first += kLinkServersMax) {
+    const std::vector part(gone.begin() + static_cast<ptrdiff_t>(first),
+                           gone.begin() + static_cast<ptrdiff_t>(std::min(first + kLinkServersMax, gone.size())));
+    if (auto sent = send_link_message(proxy_.get(), LinkKind::unsteer, part, {}); !sent) return sent;
+  }
+  return send_link_servers(proxy_.get(), news);
 }
 
 Result<void> ProxyLink::hand_out(uint32_t count) {
@@ -85,7 +133,8 @@ Result<void> ProxyLink::send_policy() {
 void ProxyLink::policy_changed() {
   if (!proxy_ || !greeted_) return;
   auto sent = send_policy();
-  if (!sent) drop("it takes no policy");
+  if (!sent) return drop("it takes no policy");
+  look_for_servers(true);
 }
 
 void ProxyLink::end() {
@@ -98,6 +147,7 @@ void ProxyLink::drop(const char* why) {
   proxy_.reset();
   Engine* engine = hooks_.engine();
   if (engine == nullptr || !greeted_) return;
+  engine->end_steering();
   auto ended = engine->end_channels();
   if (!ended) log_failure("cannot end the proxy's requests", ended.error(), "their connections time out");
 }

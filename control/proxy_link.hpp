@@ -4,6 +4,7 @@
 #include <base/event_loop.hpp>
 #include <base/proxy_link.hpp>
 #include <functional>
+#include <map>
 #include <memory>
 #include <sockops/engine.hpp>
 
@@ -27,6 +28,8 @@ class ProxyLink {
   // `user`: who besides root may be the proxy.
   Result<void> listen(const std::string& path, const std::string& user);
   void policy_changed();
+  // Servers may have come or gone; to be called once a second too. `scan`: some have.
+  void look_for_servers(bool scan);
   void end();  // the proxy is sent away: nothing is to be punted any more
   bool connected() const { return bool(proxy_); }
 
@@ -36,6 +39,8 @@ class ProxyLink {
   Result<void> greet(const LinkMessage& hello);
   Result<void> hand_out(uint32_t count);
   Result<void> send_policy();
+  Result<void> admit(bool keeps);
+  Result<void> send_servers(const std::vector<SteeredServer>& servers);
   void drop(const char* why);
 
   EventLoop& loop_;
@@ -43,6 +48,8 @@ class ProxyLink {
   UniqueFd listener_;
   UniqueFd proxy_;
   bool greeted_ = false;
+  std::map<uint32_t, std::pair<uint32_t, uint32_t>> servers_;  // that it knows: generation and identity, by slot
+  std::string steering_error_;
   std::string user_;
 };
 

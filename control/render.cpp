@@ -109,9 +109,9 @@ std::string policy_line(const Json& policy, const Style& style) {
 
 // What a policy's event says besides: who asked whom, why it was refused, by which rules.
 std::string policy_text(const Json& event, const Style& style) {
-  std::string text =
-      fmt::format(" {} -> {}: {}: {}", printable(text_of(event, "client")), printable(text_of(event, "server")),
-                  style.red(text_of(event, "policy_reason")), text_of(event, "policy_text"));
+  std::string text = fmt::format(" {} -> {}", printable(text_of(event, "client")), printable(text_of(event, "server")));
+  if (event.contains("policy_reason"))
+    text += fmt::format(": {}: {}", style.red(text_of(event, "policy_reason")), text_of(event, "policy_text"));
   for (const Json& rule : event.value("rules", Json::array())) text += "\n    " + printable(rule.get<std::string>());
   return text;
 }
@@ -363,7 +363,7 @@ std::string render_event(const Json& event, const Style& style) {
                                  text_of(event, "event"), text_of(event, "local"), text_of(event, "remote"),
                                  or_dash(printable(text_of(event, "program"))), number_of(event, "pid"));
   if (reason != "none") text += " " + style.yellow(reason);
-  if (event.contains("verdict")) text += policy_text(event, style);
+  if (event.contains("client")) text += policy_text(event, style);
   if (event.contains("redirected_bytes"))
     text += " " + human_bytes(number_of(event, "redirected_bytes")) + " redirected";
   return text + "\n";

@@ -142,9 +142,9 @@ std::vector<std::pair<CLI::App*, Run>> add_commands(CLI::App& app, Arguments& ar
   why->add_option("what", arguments.what, "PID, ADDR:PORT, [ADDR]:PORT or :PORT")->required();
   auto* monitor =
       add("monitor", "follow what happens, until interrupted", [&](Cli& cli) { return cli.monitor(arguments.filter); });
-  add_filter(
-      monitor, arguments, "--event",
-      "only these: skipped, enrolled, paired, left, spill, latch, stopped, closed, verify, forbidden, denied, punted");
+  add_filter(monitor, arguments, "--event",
+             "only these: skipped, enrolled, paired, left, spill, latch, stopped, closed, verify, forbidden, denied, "
+             "punted, steered");
   add("on", "accelerate new connections", [](Cli& cli) { return cli.on(); });
   auto* off =
       add("off", "stop, and take the sockets back to TCP", [&](Cli& cli) { return cli.off(arguments.timeout); });

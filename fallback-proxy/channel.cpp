@@ -204,7 +204,7 @@ Channel::Step Channel::read_head() {
 }
 
 Channel::Step Channel::take_request() {
-  auto [generation, policies] = home_.channel_policies();
+  auto [generation, policies, announced] = home_.channel_policies();
   // The kernel side has a newer policy, which is being compiled here. The head is read again then: its bytes may move.
   if (static_cast<int32_t>(generation - first_.generation) < 0) {
     if (since(since_) >= home_.config().timeouts.head) return refuse(503, "the proxy has no policy in time", true);

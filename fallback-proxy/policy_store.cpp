@@ -15,13 +15,16 @@ PolicyStore::~PolicyStore() {
 void PolicyStore::put(uint32_t generation, UniqueFd bundle) {
   const std::lock_guard lock(mutex_);
   next_ = Task{generation, std::move(bundle)};
+  announced_ = generation;
   if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
   changed_.notify_one();
 }
 
 PolicyStore::Compiled PolicyStore::get() const {
   const std::lock_guard lock(mutex_);
-  return compiled_;
+  Compiled now = compiled_;
+  now.announced = announced_;
+  return now;
 }
 
 void PolicyStore::run() {
@@ -33,7 +36,7 @@ void PolicyStore::run() {
     lock.unlock();
     auto policies = compile(task);
     lock.lock();
-    compiled_ = {task.generation, std::move(policies)};
+    compiled_ = {task.generation, std::move(policies), 0};
   }
 }
 

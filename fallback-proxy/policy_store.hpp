@@ -15,6 +15,7 @@ class PolicyStore {
   struct Compiled {
     uint32_t generation = 0;                   // of the kernel side
     std::shared_ptr<const Policies> policies;  // null: there is none, or it cannot be used
+    uint32_t announced = 0;                    // the kernel side's newest, which may still be compiled here
   };
 
   PolicyStore() = default;
@@ -39,6 +40,7 @@ class PolicyStore {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   Compiled compiled_;
+  uint32_t announced_ = 0;
   std::optional<Task> next_;
   bool stop_ = false;
   std::thread thread_;  // from the first policy on

@@ -37,7 +37,10 @@ std::unique_ptr<ShuntdLink> link_to_shuntd(const Config& config, PolicyStore& po
     return std::all_of(workers.begin(), workers.end(), [](const auto& worker) { return worker->alive(); });
   };
   const auto take = [&workers](std::vector<ChannelSockets> channels) { share_out(std::move(channels), workers); };
-  return std::make_unique<ShuntdLink>(config.channels, policies, ShuntdLink::Hooks{take, alive});
+  const auto steer = [&workers](const SteeredServers& servers) {
+    for (const auto& worker : workers) worker->use(servers);
+  };
+  return std::make_unique<ShuntdLink>(config.channels, policies, ShuntdLink::Hooks{take, steer, alive});
 }
 
 // What is bound to the start of the process must be the same.

@@ -5,6 +5,7 @@ namespace {
 
 constexpr Milliseconds kLinger{2000};  // for the client to read what was said before the connection is gone
 constexpr size_t kRouteNone = 0;
+constexpr std::string_view kSteered = "steered";  // in place of a listener's name
 
 // Does "/v1" or "/v1/" cover the path? Segments are whole.
 bool covers(const std::string& route, std::string_view target) {
@@ -15,15 +16,17 @@ bool covers(const std::string& route, std::string_view target) {
 
 }  // namespace
 
-Session::Session(SessionHome& home, Stream& client, size_t listener, const Endpoint& peer)
+Session::Session(SessionHome& home, Stream& client, Origin origin)
     : home_(home),
       client_(client),
-      listener_(listener),
-      peer_(peer),
+      origin_(std::move(origin)),
       runtime_(home.runtime()),
       request_(runtime_->config.limits.head_bytes),
       response_(runtime_->config.limits.head_bytes),
-      progress_at_(home.now()) {}
+      progress_at_(home.now()) {
+  // The server sees the proxy's address. A list that the client sent goes on in this line.
+  if (origin_.server) steered_rules_.add.push_back({"X-Forwarded-For", format_address(origin_.client.address.data())});
+}
 
 void Session::start() { advance(); }
 void Session::stream_changed() { advance(); }
@@ -100,23 +103,73 @@ Session::Step Session::read_head() {
 }
 
 const HeaderRules& Session::header_rules() const {
-  const std::vector<HeaderRules>& all = runtime_->headers[listener_];
-  const std::vector<Route>& routes = runtime_->config.listeners[listener_].routes;
+  if (origin_.server) return steered_rules_;
+  const std::vector<HeaderRules>& all = runtime_->headers[origin_.listener];
+  const std::vector<Route>& routes = runtime_->config.listeners[origin_.listener].routes;
   for (size_t i = 0; i < routes.size(); i++) {
     if (covers(routes[i].path, request_.target())) return all[i + 1];
   }
   return all[kRouteNone];
 }
 
+std::span<const Endpoint> Session::upstreams() const {
+  if (origin_.server) return {&origin_.called, 1};
+  return runtime_->config.listeners[origin_.listener].upstreams;
+}
+
+// Who the two ends are to the policies in force.
+Session::Readiness Session::relate() {
+  if (origin_.server) return relate_steered();
+  if (related_ == runtime_->policies.get()) return Readiness::ready;
+  relation_ = runtime_->policies->relation(origin_.listener, origin_.client.address);
+  related_ = runtime_->policies.get();
+  return Readiness::ready;
+}
+
+// By what shuntd has put in force, and by nothing older. Without a policy there is nothing to judge.
+Session::Readiness Session::relate_steered() {
+  PolicyStore::Compiled now = home_.channel_policies();
+  const SteeredServer::Who server = origin_.server->who();
+  if (now.generation != now.announced) return Readiness::not_yet;
+  if (now.generation == 0) {
+    policies_.reset();
+    related_ = nullptr;
+    return Readiness::ready;
+  }
+  if (!now.policies) return Readiness::never;
+  if (server.generation != now.generation) return Readiness::not_yet;
+  if (now.policies == policies_ && server.identity == server_ && related_ != nullptr) return Readiness::ready;
+  policies_ = std::move(now.policies);
+  server_ = server.identity;
+  const auto found = policies_->relation_to(server_, origin_.server->port(), origin_.client.address);
+  related_ = found ? policies_.get() : nullptr;
+  relation_ = found.value_or(Relation{});
+  return found ? Readiness::ready : Readiness::never;
+}
+
+// The head is read again when the policy is here: its bytes may move.
+Session::Step Session::refuse_unjudged(Readiness policy) {
+  if (policy == Readiness::not_yet && since(began_) < runtime_->config.timeouts.head) {
+    waits_for_policy_ = true;
+    request_.reset();
+    return Step::wait;
+  }
+  const std::string_view why =
+      policy == Readiness::not_yet ? "the proxy has no policy in time" : "the proxy does not know the policy";
+  begin_record();
+  end_record("failed", why, 503);
+  return answer(503, why, true);
+}
+
 Session::Step Session::take_request() {
   if (auto runtime = home_.runtime(); runtime != runtime_) runtime_ = std::move(runtime);
-  if (related_ != runtime_->policies.get()) {
-    relation_ = runtime_->policies->relation(listener_, peer_.address);
-    related_ = runtime_->policies.get();
-  }
-  verdict_ = related_->judge(relation_, request_, client_.in.bytes());
   minor_ = request_.minor();
   to_head_ = request_.method() == "HEAD";
+  waits_for_policy_ = false;
+  if (const Readiness policy = relate(); policy != Readiness::ready) return refuse_unjudged(policy);
+  verdict_ = Verdict{};
+  verdict_.allowed = true;  // where there is no policy
+  if (related_ != nullptr) verdict_ = related_->judge(relation_, request_, client_.in.bytes());
   keep_alive_ = request_.keep_alive();
   expects_continue_ = request_.expects_continue();
   head_answered_ = cut_request_ = close_delimited_ = upstream_keeps_ = false;
@@ -164,9 +217,10 @@ Session::Step Session::begin_exchange(const HeaderRules& rules) {
 
 // Tries the configured servers, each once; what was to be sent goes along. False: none left.
 bool Session::open_upstream() {
-  const std::vector<Endpoint>& endpoints = runtime_->config.listeners[listener_].upstreams;
+  const std::span<const Endpoint> endpoints = upstreams();
   while (upstreams_tried_ < endpoints.size()) {
-    upstream_endpoint_ = endpoints[home_.next_upstream(listener_) % endpoints.size()];
+    upstream_endpoint_ =
+        origin_.server ? origin_.called : endpoints[home_.next_upstream(origin_.listener) % endpoints.size()];
     upstreams_tried_++;
     Stream& fresh = home_.new_stream();
     const auto begun = fresh.connect(upstream_endpoint_, *this);
@@ -372,6 +426,7 @@ void Session::tick() {
   bool late = false;
   switch (state_) {
     case State::head:
+      if (waits_for_policy_) return advance();
       if (began_.count() != 0 && since(began_) <= times.head) break;
       if (began_.count() != 0 && client_.reserve_out(kOwnResponseBytesMax)) return end_late_head();
       late = since(progress_at_) > (client_.flushed() ? times.idle : times.exchange);
@@ -423,7 +478,7 @@ void Session::begin_record() {
   if (!home_.access_log().enabled()) return;
   recording_ = true;
   record_began_ = std::chrono::steady_clock::now();
-  record_.client = peer_.to_string();
+  record_.client = origin_.client.to_string();
   record_.method = request_.method();
   record_.host = request_.host();
   record_.path = request_.raw_target();
@@ -434,7 +489,7 @@ void Session::begin_record() {
 void Session::end_record(std::string_view verdict, std::string_view reason, int status) {
   const bool wanted = std::exchange(recording_, false);
   if (!home_.access_log().enabled() || (!wanted && verdict == "forwarded")) return;
-  record_.listener = runtime_->config.listeners[listener_].name;
+  record_.listener = origin_.server ? kSteered : std::string_view(runtime_->config.listeners[origin_.listener].name);
   if (related_ != nullptr) {
     record_.from = related_->title(relation_.client);
     record_.to = related_->title(relation_.server);
@@ -447,7 +502,7 @@ void Session::end_record(std::string_view verdict, std::string_view reason, int 
   record_.request_bytes = request_body_.bytes();
   record_.response_bytes = response_body_.bytes();
   if (!wanted) {
-    record_.client = peer_.to_string();
+    record_.client = origin_.client.to_string();
     record_began_ = std::chrono::steady_clock::now();
     record_.method = record_.host = record_.path = {};
     record_.judged = {};

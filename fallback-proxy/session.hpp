@@ -6,9 +6,12 @@
 #include <fallback-proxy/body.hpp>
 #include <fallback-proxy/heads.hpp>
 #include <fallback-proxy/message.hpp>
+#include <fallback-proxy/policy_store.hpp>
+#include <fallback-proxy/sources.hpp>
 #include <fallback-proxy/stream.hpp>
 #include <fallback-proxy/verdict.hpp>
 #include <memory>
+#include <span>
 
 namespace shunt::proxy {
 
@@ -31,12 +34,13 @@ class SessionHome {
   virtual Stream& new_stream() = 0;
   virtual AccessLog& access_log() = 0;
   virtual size_t next_upstream(size_t listener) = 0;  // round robin
-  virtual void session_done(Session& session) = 0;    // may end the session's life
+  virtual PolicyStore::Compiled channel_policies() = 0;
+  virtual void session_done(Session& session) = 0;  // may end the session's life
 };
 
 class Session final : public StreamOwner {
  public:
-  Session(SessionHome& home, Stream& client, size_t listener, const Endpoint& peer);
+  Session(SessionHome& home, Stream& client, Origin origin);
 
   void start();
   void stream_changed() override;
@@ -54,7 +58,11 @@ class Session final : public StreamOwner {
   void advance();
   Step step();
   Step read_head();
+  enum class Readiness : uint8_t { ready, not_yet, never };
   Step take_request();
+  Readiness relate();
+  Readiness relate_steered();
+  Step refuse_unjudged(Readiness policy);
   Step begin_exchange(const HeaderRules& rules);
   Step exchange();
   bool open_upstream();
@@ -78,16 +86,20 @@ class Session final : public StreamOwner {
   void note_progress();
   Milliseconds since(Milliseconds moment) { return home_.now() - moment; }
   const HeaderRules& header_rules() const;
+  std::span<const Endpoint> upstreams() const;
   void begin_record();
   void end_record(std::string_view verdict, std::string_view reason, int status);
 
   SessionHome& home_;
   Stream& client_;
   Stream* upstream_ = nullptr;
-  size_t listener_;
-  Endpoint peer_;
+  const Origin origin_;
+  HeaderRules steered_rules_;  // of a steered connection
   State state_ = State::head;
-  std::shared_ptr<const Runtime> runtime_;  // of the request under way
+  bool waits_for_policy_ = false;
+  std::shared_ptr<const Runtime> runtime_;    // of the request under way
+  std::shared_ptr<const Policies> policies_;  // of a steered connection
+  uint32_t server_ = 0;                       // likewise: its number in them
   Relation relation_;
   const Policies* related_ = nullptr;  // whose relation_ is
 

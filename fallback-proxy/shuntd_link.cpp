@@ -81,6 +81,8 @@ Result<void> ShuntdLink::take(LinkMessage message) {
       auto page = PuntPage::map(std::move(message.fds.front()));
       if (!page) return unexpected(page.error());
       page_ = std::move(*page);
+      servers_.clear();
+      servers_changed();
       return {};
     }
     case LinkKind::channels:
@@ -89,8 +91,38 @@ Result<void> ShuntdLink::take(LinkMessage message) {
       if (message.numbers.size() != 1 || message.fds.size() > 1) break;
       policies_.put(message.numbers[0], message.fds.empty() ? UniqueFd() : std::move(message.fds.front()));
       return {};
+    case LinkKind::steer:
+      return take_servers(std::move(message));
+    case LinkKind::unsteer:
+      for (const uint32_t slot : message.numbers) servers_.erase(slot);
+      servers_changed();
+      return {};
   }
   return unexpected(EPROTO, "the link to shuntd");
+}
+
+void ShuntdLink::servers_changed() {
+  SteeredServers all;
+  for (const auto& [slot, server] : servers_) all.push_back(server);
+  hooks_.servers(std::move(all));
+}
+
+Result<void> ShuntdLink::take_servers(LinkMessage message) {
+  const auto servers = read_link_servers(message);
+  if (!servers) return unexpected(servers.error());
+  auto socket = message.fds.begin();
+  for (const LinkServer& server : *servers) {
+    if (server.socket >= 0) {
+      const Endpoint listens{server.address, server.port};
+      servers_[server.slot] = std::make_shared<SteeredServer>(std::move(*socket++), listens);
+      log_info("clients from elsewhere come here", {{"server", listens.to_string()}});
+    }
+    const auto known = servers_.find(server.slot);
+    if (known == servers_.end()) return unexpected(EPROTO, "the link to shuntd");
+    known->second->is({server.generation, server.identity});
+  }
+  servers_changed();
+  return {};
 }
 
 Result<void> ShuntdLink::take_channels(LinkMessage message) {

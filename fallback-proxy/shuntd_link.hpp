@@ -4,6 +4,7 @@
 #include <base/proxy_link.hpp>
 #include <fallback-proxy/channel.hpp>
 #include <fallback-proxy/policy_store.hpp>
+#include <fallback-proxy/steered.hpp>
 #include <functional>
 #include <thread>
 
@@ -13,6 +14,7 @@ class ShuntdLink {
  public:
   struct Hooks {
     std::function<void(std::vector<ChannelSockets>)> channels;  // come in place of all before
+    std::function<void(SteeredServers)> servers;                // all there are now
     std::function<bool()> alive;                                // do the workers turn?
   };
 
@@ -28,6 +30,8 @@ class ShuntdLink {
   Result<void> connect();
   Result<void> take(LinkMessage message);
   Result<void> take_channels(LinkMessage message);
+  Result<void> take_servers(LinkMessage message);
+  void servers_changed();
   void lose(const Error& error);
   void beat();
 
@@ -37,7 +41,8 @@ class ShuntdLink {
   UniqueFd socket_;
   UniqueFd wake_;  // eventfd
   std::shared_ptr<PuntPage> page_;
-  std::vector<ChannelSockets> arriving_;  // until the last one is here
+  std::vector<ChannelSockets> arriving_;                        // until the last one is here
+  std::map<uint32_t, std::shared_ptr<SteeredServer>> servers_;  // by slot
   Milliseconds next_try_{0};
   bool told_ = false;  // that it cannot be reached
   std::thread thread_;

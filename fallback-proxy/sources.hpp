@@ -1,18 +1,25 @@
-// Where connections come from: today listening sockets, made from the configuration or passed by a service manager.
-// Whatever else brings connections hands them to Worker::take() as Arrivals.
+// Where connections come from: listening sockets, made from the configuration, passed by a service manager, or by
+// shuntd (steered.hpp). Whatever else brings connections hands them to Worker::take() as Arrivals.
 #pragma once
 
 #include <base/unique_fd.hpp>
 #include <fallback-proxy/config.hpp>
+#include <fallback-proxy/steered.hpp>
 #include <vector>
 
 namespace shunt::proxy {
 
-// A client's connection, for one listener of the configuration.
-struct Arrival {
-  UniqueFd socket;
+// A client, of one listener of the configuration, or of one server if it was steered.
+struct Origin {
   size_t listener = 0;
   Endpoint client;
+  std::shared_ptr<const SteeredServer> server;  // null: it was not
+  Endpoint called;                              // by the client, of this server
+};
+
+struct Arrival {
+  UniqueFd socket;
+  Origin origin;
 };
 
 struct ListeningSocket {

@@ -103,6 +103,16 @@ std::optional<Relation> Policies::relation(uint32_t client, uint32_t server, uin
   return relation;
 }
 
+std::optional<Relation> Policies::relation_to(uint32_t server, uint16_t port, const Address& client) const {
+  const auto own = identities_.find(server);
+  if (own == identities_.end()) return std::nullopt;
+  Relation relation;
+  relation.client = tables_.identity_of(client);
+  relation.server = own->second;
+  ask(relation, port);
+  return relation;
+}
+
 void Policies::ask(Relation& relation, uint16_t port) const {
   const auto egress = tables_.ask(SH_POLICY_EGRESS, relation.client, relation.server, port);
   const auto ingress = tables_.ask(SH_POLICY_INGRESS, relation.server, relation.client, port);

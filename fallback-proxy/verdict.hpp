@@ -48,6 +48,9 @@ class Policies {
   // Of a punted request: by the numbers that the kernel side gives the two ends. Nothing: it speaks of another policy.
   std::optional<Relation> relation(uint32_t client, uint32_t server, uint16_t port) const;
 
+  // Of a steered connection: the server by the kernel side's number, the client by its address.
+  std::optional<Relation> relation_to(uint32_t server, uint16_t port, const Address& client) const;
+
   // `bytes`: those that the reader has read.
   Verdict judge(const Relation& relation, const RequestReader& request, std::string_view bytes) const;
 

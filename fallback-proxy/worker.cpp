@@ -20,6 +20,8 @@ constexpr std::string_view kOverload =
 // Takes one connection at a time, so that the threads share them.
 struct Worker::Acceptor : Operation {
   Acceptor(Worker& worker, int socket, size_t listener) : worker(worker), socket(socket), listener(listener) {}
+  Acceptor(Worker& worker, std::shared_ptr<const SteeredServer> steered)
+      : worker(worker), socket(steered->socket()), server(std::move(steered)) {}
 
   void arm() {
     length = sizeof(address);
@@ -27,17 +29,31 @@ struct Worker::Acceptor : Operation {
   }
 
   void completed(int result) override {
-    if (result >= 0) worker.take({UniqueFd(result), listener, from_sockaddr(address)});
-    if (worker.stopping_) return;
+    if (result >= 0) accepted(UniqueFd(result));
+    if (worker.stopping_ || retired) return;
     const bool transient = result >= 0 || result == -ECONNABORTED || result == -EINTR || result == -EAGAIN;
     if (transient) return arm();
     paused_at = worker.now_;
     paused = true;
   }
 
+  void accepted(UniqueFd fd) {
+    sockaddr_in6 local{};
+    socklen_t bytes = sizeof(local);
+    Origin origin{listener, from_sockaddr(address), server, {}};
+    if (server) {
+      if (getsockname(fd.get(), reinterpret_cast<sockaddr*>(&local), &bytes) != 0) return;
+      origin.called = from_sockaddr(local);
+      if (!server->was_called(origin.called)) return;
+    }
+    worker.take({std::move(fd), std::move(origin)});
+  }
+
   Worker& worker;
   int socket;
-  size_t listener;
+  size_t listener = 0;
+  std::shared_ptr<const SteeredServer> server;
+  bool retired = false;
   sockaddr_in6 address{};
   socklen_t length = 0;
   bool paused = false;
@@ -98,6 +114,14 @@ void Worker::use(std::vector<ChannelSockets> channels) {
   eventfd_write(wake_->fd.get(), 1);
 }
 
+void Worker::use(SteeredServers servers) {
+  {
+    const std::lock_guard lock(mutex_);
+    next_servers_ = std::move(servers);
+  }
+  eventfd_write(wake_->fd.get(), 1);
+}
+
 bool Worker::alive() const { return steady_now().count() - turned_ms_.load() < kAliveFor.count(); }
 
 void Worker::stop() {
@@ -111,11 +135,13 @@ void Worker::stop() {
 void Worker::look() {
   bool stop_now = false;
   std::optional<std::vector<ChannelSockets>> channels;
+  std::optional<SteeredServers> servers;
   {
     const std::lock_guard lock(mutex_);
     if (next_runtime_) runtime_ = std::move(next_runtime_);
     next_runtime_.reset();
     channels.swap(next_channels_);
+    servers.swap(next_servers_);
     stop_now = stop_asked_ && !stopping_;
   }
   if (channels) {
@@ -125,11 +151,29 @@ void Worker::look() {
       channels_.back()->start();
     }
   }
+  if (servers && !stopping_) take_servers(*servers);
   if (!stop_now) return;
   stopping_ = true;
   stop_at_ = now_ + runtime_->config.timeouts.stop;
   for (const auto& acceptor : acceptors_) ring_.cancel(*acceptor);
   for (size_t i = sessions_.size(); i-- > 0;) sessions_[i]->stop();
+}
+
+void Worker::take_servers(const SteeredServers& servers) {
+  const auto accepts = [this](const std::shared_ptr<const SteeredServer>& server) {
+    return std::any_of(acceptors_.begin(), acceptors_.end(),
+                       [&](const auto& acceptor) { return acceptor->server == server; });
+  };
+  for (const auto& acceptor : acceptors_) {
+    if (!acceptor->server || std::find(servers.begin(), servers.end(), acceptor->server) != servers.end()) continue;
+    acceptor->retired = true;
+    if (acceptor->pending()) ring_.cancel(*acceptor);
+  }
+  for (const auto& server : servers) {
+    if (accepts(server)) continue;
+    acceptors_.push_back(std::make_unique<Acceptor>(*this, server));
+    acceptors_.back()->arm();
+  }
 }
 
 bool Worker::accepting() const {
@@ -191,8 +235,9 @@ void Worker::tick() {
   for (const auto& channel : channels_) channel->tick();
   std::erase_if(waiting_, [](const Channel* channel) { return channel->gone(); });
   std::erase_if(channels_, [](const auto& channel) { return channel->gone(); });
+  std::erase_if(acceptors_, [](const auto& acceptor) { return acceptor->retired && !acceptor->pending(); });
   for (const auto& acceptor : acceptors_) {
-    if (!acceptor->paused || stopping_ || now_ - acceptor->paused_at < kPause) continue;
+    if (!acceptor->paused || acceptor->retired || stopping_ || now_ - acceptor->paused_at < kPause) continue;
     acceptor->paused = false;
     acceptor->arm();
   }
@@ -207,7 +252,7 @@ void Worker::take(Arrival arrival) {
     return;
   }
   Stream& stream = new_stream();
-  auto session = std::make_unique<Session>(*this, stream, arrival.listener, arrival.client);
+  auto session = std::make_unique<Session>(*this, stream, std::move(arrival.origin));
   stream.open(std::move(arrival.socket), *session);
   session->place = sessions_.size();
   sessions_.push_back(std::move(session));

@@ -32,6 +32,7 @@ class Worker final : public SessionHome, public StreamHome, public ChannelHome {
   // From any thread.
   void use(std::shared_ptr<const Runtime> runtime);
   void use(std::vector<ChannelSockets> channels);  // those before end when they are idle
+  void use(SteeredServers servers);                // all there are now
   void stop();  // takes nothing new, lets what runs finish until the deadline of the configuration, and ends
 
   // Whether it may still take connections from the listening sockets.
@@ -63,6 +64,7 @@ class Worker final : public SessionHome, public StreamHome, public ChannelHome {
   void run(std::promise<Result<void>> started);
   void look();  // at what other threads asked for
   void tick();
+  void take_servers(const SteeredServers& servers);
   void end_channels();
   void retry_channels();
   bool accepting() const;
@@ -78,7 +80,7 @@ class Worker final : public SessionHome, public StreamHome, public ChannelHome {
   bool stopping_ = false;
   Milliseconds stop_at_{0};
   std::vector<size_t> next_upstream_;
-  std::vector<std::unique_ptr<Acceptor>> acceptors_;
+  std::vector<std::unique_ptr<Acceptor>> acceptors_;  // one that is retired stays until the kernel has let go of it
   std::unique_ptr<Wake> wake_;
   std::vector<std::unique_ptr<Session>> sessions_;
   std::vector<std::unique_ptr<Session>> done_;  // freed when nothing of theirs is on the stack
@@ -94,6 +96,7 @@ class Worker final : public SessionHome, public StreamHome, public ChannelHome {
   std::mutex mutex_;
   std::shared_ptr<const Runtime> next_runtime_;
   std::optional<std::vector<ChannelSockets>> next_channels_;
+  std::optional<SteeredServers> next_servers_;
   bool stop_asked_ = false;
   std::thread thread_;
 };

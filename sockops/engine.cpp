@@ -21,6 +21,7 @@
 #include <sockops/policy_ends.hpp>
 #include <sockops/policy_loader.hpp>
 #include <sockops/policy_tables.hpp>
+#include <sockops/steering.hpp>
 #include <utility>
 
 #ifdef SHUNT_SKELETON  // a test's variant
@@ -103,11 +104,15 @@ Result<Skeleton> load_skeleton(const Paths& paths, const Settings& settings, con
   return skeleton;
 }
 
+// SH_EV_LISTENS comes before listen() has done its work: the server may be there at the second look only.
+constexpr int kLooksForServer = 2;
+
 // Where the records of one read of the ring go: to the caller, but for those that the engine answers itself.
 struct EventSink {
   const std::function<void(const sh_event&)>* on_event = nullptr;
   std::vector<sh_event> to_reset;
   std::vector<uint64_t> unguarded;  // cgroups
+  int looks = 0;                    // that a server which has come is worth
 };
 
 int take_event(void* context, void* data, size_t bytes) {
@@ -118,6 +123,8 @@ int take_event(void* context, void* data, size_t bytes) {
     sink->to_reset.push_back(event);
   if (event.kind == SH_EV_GUARD)
     sink->unguarded.push_back(event.cgroup);
+  else if (event.kind == SH_EV_LISTENS)
+    sink->looks = kLooksForServer;
   else if (event.kind != SH_EV_ABANDONED && sink->on_event)
     (*sink->on_event)(event);
   return 0;
@@ -135,6 +142,7 @@ struct Engine::State {
   std::unique_ptr<ring_buffer, RingCloser> ring;
   std::optional<PolicyLoader> policy;
   Outbound outbound;
+  std::optional<Steering> steering;
   EventSink sink;
 
   int map(const std::string& name) const {
@@ -267,6 +275,8 @@ Result<std::unique_ptr<Engine>> Engine::open(const Paths& wanted, const ProbeRep
       state->paths, [state = state.get()](const std::string& name) { return state->map(name); },
       state->policy_programs(),
       [state = state.get()](uint64_t cgroup) { return guard_cgroup(state->guards(), cgroup); });
+  state->steering.emplace(state->paths, state->generation,
+                          [state = state.get()](const std::string& name) { return state->map(name); });
   std::unique_ptr<Engine> engine(new Engine(std::move(state)));
   auto& s = *engine->state_;
   // What an earlier daemon attached keeps its programs until attach(): those of a new generation know no policy yet.
@@ -416,6 +426,16 @@ Result<void> Engine::set_outbound(Outbound outbound) {
   if (!written) return written;
   state_->outbound = std::move(outbound);
   return linked_cgroups(state_->paths, "ops").empty() ? Result<void>{} : state_->attach_outbound();
+}
+
+Result<void> Engine::admit_proxy(uint32_t tgid, bool keeps) { return state_->steering->admit(tgid, keeps); }
+void Engine::end_steering() { state_->steering->end(); }
+
+SteeredServers Engine::steered_servers(bool scan) {
+  const bool told = state_->sink.looks > 0;
+  SteeredServers servers = state_->steering->look(scan, told);
+  if (told && servers.scanned) state_->sink.looks--;
+  return servers;
 }
 
 int Engine::events_fd() const { return ring_buffer__epoll_fd(state_->ring.get()); }

@@ -5,6 +5,7 @@
 #include <bpf/abi/gateway.h>
 #include <bpf/abi/shunt.h>
 
+#include <array>
 #include <base/result.hpp>
 #include <base/unique_fd.hpp>
 #include <bpf/abi/policy_rows.hpp>
@@ -137,6 +138,21 @@ struct Outbound {
   std::vector<std::string> cgroups;  // whose connections are brought to the gateway: paths below the mount
 };
 
+// A server that clients from elsewhere reach through the fallback proxy.
+struct SteeredServer {
+  uint32_t slot = 0;
+  std::array<uint8_t, SH_ADDR_BYTES> address{};  // that it listens on; zero: any
+  uint16_t port = 0;
+  uint32_t identity = 0;  // in the policy in force
+  UniqueFd socket;        // the proxy's, which gets those clients; empty: it was handed out before
+};
+
+struct SteeredServers {
+  bool scanned = false;                // false: nobody looked; `servers` says nothing
+  std::vector<SteeredServer> servers;  // all that are steered now
+  std::optional<Error> error;          // of what could not be done; it is tried again
+};
+
 struct ProfileRow {
   uint64_t id = 0;
   sh_profile value;
@@ -216,9 +232,18 @@ class Engine {
   // Before attach() it takes effect with attach(), but for the services.
   Result<void> set_outbound(Outbound outbound);
 
+  // Connections of this process are taken for judged by servers that it may forward to, until end_steering(). `keeps`:
+  // it still has what it was handed out; else everything before is void.
+  Result<void> admit_proxy(uint32_t tgid, bool keeps);
+  void end_steering();
+  // Looks for servers whose clients from elsewhere are to be steered to the proxy, and has them steered. To be called
+  // once a second or so, which costs little; `scan`: now, because something has changed.
+  SteeredServers steered_servers(bool scan);
+
   // Events. The ring is read by one reader at a time; `on_event` gets each record, but for those that the engine
   // answers itself: SH_EV_ABANDONED by resetting the socket, SH_EV_GUARD by watching over the cgroup. SH_EV_FORBIDDEN
-  // is answered by a reset, where there was none yet, and handed on. Returns how many were read.
+  // is answered by a reset, where there was none yet, and handed on; SH_EV_LISTENS makes the next steered_servers() look.
+  // Returns how many were read.
   int events_fd() const;  // epoll-able
   Result<int> read_events(const std::function<void(const sh_event&)>& on_event);
   void want_events(

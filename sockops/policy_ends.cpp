@@ -47,19 +47,6 @@ void climb_from(const Paths& paths, uint64_t cgroup, PolicyEnd& end) {
   climb(paths, path == paths.cgroup_root ? "/" : path.substr(paths.cgroup_root.size()), end);
 }
 
-PolicyEnd end_of_socket(const Paths& paths, const sh_owner& owner) {
-  PolicyEnd end;
-  climb_from(paths, owner.cgroup, end);
-  end.netns = owner.netns_inode;
-  end.uid = owner.uid;
-  end.tgid = owner.tgid;
-  end.program = owner.program;
-  end.local = format_endpoint(owner.local_addr, owner.local_port);
-  end.port = owner.local_port;
-  end.cookie = owner.cookie;
-  return end;
-}
-
 // Sockets get the user that the kernel makes files for.
 bool read_user(const std::string& process, PolicyEnd& end) {
   std::ifstream status(process + "/status");
@@ -80,6 +67,19 @@ bool read_process(uint32_t tgid, PolicyEnd& end) {
 }
 
 }  // namespace
+
+PolicyEnd end_of_owner(const Paths& paths, const sh_owner& owner) {
+  PolicyEnd end;
+  climb_from(paths, owner.cgroup, end);
+  end.netns = owner.netns_inode;
+  end.uid = owner.uid;
+  end.tgid = owner.tgid;
+  end.program = owner.program;
+  end.local = format_endpoint(owner.local_addr, owner.local_port);
+  end.port = owner.local_port;
+  end.cookie = owner.cookie;
+  return end;
+}
 
 Result<PolicyEnd> end_of_process(const Paths& paths, uint32_t tgid) {
   PolicyEnd end;
@@ -133,7 +133,7 @@ Result<PolicyPair> find_pair(const Paths& paths, const Generation& generation, c
   if (own == nullptr || other == nullptr)
     return not_found(fmt::format("{} -> {} is no connection of which both ends are on this host", local, remote),
                      "see 'shunt list', or name processes or workloads");
-  PolicyPair pair{end_of_socket(paths, *own), end_of_socket(paths, *other)};
+  PolicyPair pair{end_of_owner(paths, *own), end_of_owner(paths, *other)};
   if (!own_is_client) std::swap(pair.client, pair.server);
   for (const Row& row : *rows) {
     const sh_sock& sock = row.raw.sock;

@@ -28,7 +28,8 @@
 	X(REQUESTS_TO_PROXY, "requests_to_proxy", "requests that were handed to the fallback proxy")      \
 	X(NO_CHANNEL, "requests_without_channel", "requests for the fallback proxy that found none, or no free channel") \
 	X(SERVICES_DIALLED, "services_dialled", "connections to services on other hosts that were turned to the gateway") \
-	X(SERVICES_REFUSED, "services_refused", "connections to strict services that found no gateway")
+	X(SERVICES_REFUSED, "services_refused", "connections to strict services that found no gateway") \
+	X(STEERED, "connections_steered", "connections from elsewhere that were steered to the fallback proxy")
 
 enum sh_counter {
 #define SH_COUNTER_ENUM(id, name, help) SH_C_##id,

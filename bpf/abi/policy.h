@@ -218,7 +218,7 @@ struct sh_policy_client {
 	struct sh_remote remote; /* for whom it stands */
 	sh_u16 pending; /* 1: the client waits for `taken`, to know that its peer is on this host */
 	sh_u16 taken;   /* 1: the passive end has asked the policy */
-	sh_u32 zero;
+	sh_u32 proxy;   /* 1: it is the fallback proxy */
 };
 
 /* What the policy said about a socket's connection. */
@@ -247,7 +247,7 @@ struct sh_policed {
 	sh_u16 port;       /* of the server, host order */
 	sh_u16 elsewhere;  /* 1: the client is on another host, as far as its packets tell */
 	sh_u16 active;     /* 1: the client's end */
-	sh_u16 zero;
+	sh_u16 by_proxy;   /* 1: the client is the fallback proxy, which has judged what it sends */
 };
 
 /* Where a connection's end stands: what the iterator over live connections tells of each. */

@@ -6,7 +6,7 @@ _shunt() {
 
     local commands='status check list why monitor config policy ca on off reload bench cleanup version'
     local states='unpaired spilled fast stopped'
-    local events='skipped enrolled paired left spill latch stopped closed verify forbidden denied punted'
+    local events='skipped enrolled paired left spill latch stopped closed verify forbidden denied punted steered'
 
     case $prev in
         -c | --config)

@@ -425,7 +425,7 @@ def unjudged(galaxy):
 
 @scenario("an idle connection to another host ends too")
 def idle_elsewhere(galaxy):
-    inside = galaxy.namespace("198.18.78")
+    inside, *_ = galaxy.namespace(78)
     egress = ("apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: out}\nspec:\n"
               "  endpointSelector: {matchLabels: {class: tiefighter}}\n  egress: [{toCIDR: [%s]}]\n---\n")
     galaxy.write_policy(egress % "198.18.78.0/24" + POLICY)
@@ -577,15 +577,15 @@ def outside(galaxy):
 @scenario("from another network namespace")
 def namespaces(galaxy):
     galaxy.recorder()
-    inside = galaxy.namespace("198.18.77")
-    result = galaxy.client("tiefighter", ["send", LANDING], ["responses", 1], ["send", EXHAUST], ["responses", 1], host="198.18.77.1",
+    inside, ours, *_ = galaxy.namespace()
+    result = galaxy.client("tiefighter", ["send", LANDING], ["responses", 1], ["send", EXHAUST], ["responses", 1], host=ours,
                            command=inside)
     expect("200 OK" in result["got"] and "403" in result["got"], f"the empire: {result}")
     before = galaxy.read()
-    result = galaxy.client("xwing", ["send", LANDING], ["recv", 5], host="198.18.77.1", command=inside)
+    result = galaxy.client("xwing", ["send", LANDING], ["recv", 5], host=ours, command=inside)
     expect(galaxy.read() == before and not result["got"] and result["error"], f"the alliance: {result}")
     # Started outside of all cgroups that Shunt sees: an address like any other host's.
-    process = galaxy.lab.serve(galaxy.client_command([["send", LANDING], ["recv", 5]], host="198.18.77.1", command=inside),
+    process = galaxy.lab.serve(galaxy.client_command([["send", LANDING], ["recv", 5]], host=ours, command=inside),
                                cgroup=galaxy.lab.without)
     result = json.loads(process.communicate(timeout=PATIENCE_S)[0])
     expect(galaxy.read() == before and not result["got"], f"somebody elsewhere: {result}")

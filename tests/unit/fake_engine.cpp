@@ -88,6 +88,20 @@ Result<void> Engine::end_channels() {
   fake_kernel().channels_ended++;
   return {};
 }
+Result<void> Engine::admit_proxy(uint32_t, bool) { return {}; }
+void Engine::end_steering() { fake_kernel().steering_ended++; }
+SteeredServers Engine::steered_servers(bool scan) {
+  SteeredServers found;
+  found.scanned = scan;
+  for (const auto& [slot, identity, fresh] : fake_kernel().steered) {
+    SteeredServer& server = found.servers.emplace_back();
+    server.slot = slot;
+    server.port = 80;
+    server.identity = identity;
+    if (fresh) server.socket.reset(dup(event_signal()));
+  }
+  return found;
+}
 bool Engine::owns_channels(int) const { return fake_kernel().owns_channels; }
 
 Result<GatewayMaps> Engine::admit_gateway(uint32_t uid, const std::string& cgroup) {

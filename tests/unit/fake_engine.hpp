@@ -31,6 +31,12 @@ struct FakeKernel {
   std::vector<std::string> gateways;  // that were admitted, "UID CGROUP", and "none" for each that went
   Outbound outbound;
   bool owns_channels = false;
+  struct Steered {
+    uint32_t slot = 0, identity = 0;
+    bool fresh = false;
+  };
+  std::vector<Steered> steered;
+  uint32_t steering_ended = 0;
   PolicyReport policy;  // generation 0: none
   size_t policies_put = 0;
   std::vector<uint64_t> hits;

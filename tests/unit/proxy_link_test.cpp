@@ -65,6 +65,47 @@ TEST(LinkMessages, WhatIsNoneIsRefused) {
   EXPECT_EQ(receive_link_message(link.b.get()).error().code, ECONNRESET);
 }
 
+TEST(LinkMessages, CarryServersWithAndWithoutSockets) {
+  const Pair link;
+  const UniqueFd one = some_file(), two = some_file();
+  std::vector<LinkServer> sent(150);  // more than one message holds
+  for (uint32_t i = 0; i < sent.size(); i++) sent[i] = {i, 7, 256 + i, static_cast<uint16_t>(80 + i), {}, -1};
+  sent[3].address = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1};
+  sent[3].socket = one.get();
+  sent[140].socket = two.get();
+  ASSERT_TRUE(send_link_servers(link.a.get(), sent));
+  uint32_t slot = 0;
+  for (const size_t count : {kLinkServersMax, sent.size() - kLinkServersMax}) {
+    auto message = receive_link_message(link.b.get());
+    ASSERT_TRUE(message);
+    ASSERT_EQ(message->kind, LinkKind::steer);
+    const auto servers = read_link_servers(*message);
+    ASSERT_TRUE(servers);
+    ASSERT_EQ(servers->size(), count);
+    for (const LinkServer& server : *servers) {
+      const LinkServer& wanted = sent[slot++];
+      EXPECT_EQ(server.slot, wanted.slot);
+      EXPECT_EQ(server.generation, 7u);
+      EXPECT_EQ(server.identity, wanted.identity);
+      EXPECT_EQ(server.port, wanted.port);
+      EXPECT_EQ(server.address, wanted.address);
+      ASSERT_EQ(server.socket >= 0, wanted.socket >= 0);
+      EXPECT_EQ(inode(server.socket), inode(wanted.socket));
+    }
+    message->numbers.pop_back();
+    EXPECT_FALSE(read_link_servers(*message));
+  }
+}
+
+TEST(LinkMessages, ServersWithoutTheirSocketsAreRefused) {
+  LinkMessage message{LinkKind::steer, {0, 7, 256, 80, 1, 0, 0, 0, 0}, {}};
+  EXPECT_FALSE(read_link_servers(message));
+  message.numbers[4] = 0;
+  EXPECT_TRUE(read_link_servers(message));
+  message.fds.push_back(some_file());
+  EXPECT_FALSE(read_link_servers(message));
+}
+
 TEST(Bundles, AreReadAsTheyWereSealed) {
   const PolicyBundle bundle{{{"a.yaml", "x: 1\n\xff"}, {"b.yaml", ""}}, {{256, "default/web"}, {1, "host"}}};
   const auto memfd = seal_bundle(bundle);
@@ -104,7 +145,7 @@ class DaemonsEnd : public testing::Test {
                                                                    return ProxyLink::Policy{5, policy_file()};
                                                                  }});
     ASSERT_TRUE(link_->listen(folder_ + "/proxy.sock", "nobody"));
-    fake_kernel().channels_made = fake_kernel().channels_ended = 0;
+    fake_kernel().channels_made = fake_kernel().channels_ended = fake_kernel().steering_ended = 0;
   }
   void TearDown() override {
     link_.reset();
@@ -154,6 +195,44 @@ TEST_F(DaemonsEnd, AProxyWithChannelsKeepsThem) {
   EXPECT_EQ(receive_link_message(proxy.get())->kind, LinkKind::policy);
   EXPECT_EQ(receive_link_message(proxy.get())->kind, LinkKind::keep);
   EXPECT_EQ(fake_kernel().channels_made, 0u);
+}
+
+TEST_F(DaemonsEnd, TellsWhichServersAreSteeredAndWhoTheyAre) {
+  fake_kernel().steered = {{0, 256, true}, {2, 257, true}};
+  const UniqueFd proxy = connect();
+  ASSERT_TRUE(send_link_message(proxy.get(), LinkKind::hello, {kProxyLinkVersion, 1}, {}));
+  turn();
+  for (const LinkKind kind : {LinkKind::policy, LinkKind::page, LinkKind::channels})
+    ASSERT_EQ(receive_link_message(proxy.get())->kind, kind);
+  const auto next = [&](LinkKind kind) {
+    auto message = receive_link_message(proxy.get());
+    EXPECT_EQ(message->kind, kind);
+    return std::move(*message);
+  };
+  LinkMessage message = next(LinkKind::steer);
+  auto servers = read_link_servers(message);
+  ASSERT_EQ(servers->size(), 2u);
+  EXPECT_TRUE(servers->at(0).socket >= 0 && servers->at(1).socket >= 0);
+  EXPECT_EQ(servers->at(1).generation, 5u);
+  // One goes, one is somebody else now, one has come; what did not change is not said again.
+  fake_kernel().steered = {{2, 300, false}, {3, 301, true}, {4, 302, true}};
+  link_->look_for_servers(false);
+  link_->look_for_servers(true);
+  EXPECT_EQ(next(LinkKind::unsteer).numbers, std::vector<uint32_t>{0});
+  message = next(LinkKind::steer);
+  servers = read_link_servers(message);
+  ASSERT_EQ(servers->size(), 3u);
+  EXPECT_EQ(servers->at(0).slot, 2u);
+  EXPECT_EQ(servers->at(0).identity, 300u);
+  EXPECT_TRUE(servers->at(0).socket < 0 && servers->at(1).socket >= 0);
+  fake_kernel().steered = {{2, 300, false}, {3, 301, false}, {4, 302, false}};
+  link_->look_for_servers(true);
+  link_->policy_changed();
+  EXPECT_EQ(next(LinkKind::policy).numbers, std::vector<uint32_t>{5});
+  fake_kernel().steered.clear();
+  link_->end();
+  EXPECT_EQ(fake_kernel().steering_ended, 1u);
+  EXPECT_EQ(receive_link_message(proxy.get()).error().code, ECONNRESET);
 }
 
 TEST_F(DaemonsEnd, AProxyThatGoesIsDealtWith) {

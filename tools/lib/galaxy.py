@@ -75,6 +75,7 @@ asyncio.run(main())
 CLIENT = """
 import json, os, re, socket, sys, time
 host, port, steps = sys.argv[1], int(sys.argv[2]), json.load(open(sys.argv[3]))
+source = (sys.argv[4], 0) if sys.argv[4:] else None
 got, error = b"", None
 def whole(data):
     n = 0
@@ -119,7 +120,7 @@ def run(steps):
                     break
                 got += more
 try:
-    s = socket.create_connection((host, port), timeout=20)
+    s = socket.create_connection((host, port), timeout=20, source_address=source)
     run(steps)
 except OSError as e:
     error = type(e).__name__ + ": " + str(e)
@@ -221,17 +222,6 @@ class Galaxy:
                             f"    - ports: [{{port: '{8000 + i // 400}'}}]\n      rules:\n        http:\n{paths}")
         return "---\n".join(workloads + policies)
 
-    def namespace(self, network):
-        """A network namespace at NETWORK.2, which sees this one at NETWORK.1: the command that runs others in it."""
-        name = f"shunt-policy-{os.getpid()}"
-        short = f"shp{os.getpid() % 100000}"
-        self.lab.stack.callback(subprocess.run, ["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
-        for command in (f"netns add {name}", f"link add {short}a type veth peer name {short}b netns {name}",
-                        f"addr add {network}.1/30 dev {short}a", f"link set {short}a up", f"-n {name} addr add {network}.2/30 dev {short}b",
-                        f"-n {name} link set {short}b up", f"-n {name} link set lo up"):
-            subprocess.run(["ip", *command.split()], check=True)
-        return ["ip", "netns", "exec", name]
-
     def reload(self):
         self.shunt("reload")
 
@@ -267,8 +257,9 @@ class Galaxy:
         self.lab.wait_for(lambda: (folder / "pid").exists(), server, folder / "error.log", "nginx")
         return server
 
-    def proxy(self, more="", access_log=True):
-        """The fallback proxy on punt channels; returns when requests can be handed to it."""
+    def proxy(self, more="", access_log=True, cgroup=None):
+        """The fallback proxy on punt channels; returns when requests can be handed to it. In a cgroup that Shunt sees it also gets
+        clients from elsewhere."""
         config, log = self.lab.folder / "proxy.yaml", self.lab.folder / "proxy.log"
         access = self.lab.folder / "access.log"
         access.touch()
@@ -277,7 +268,7 @@ class Galaxy:
             more += f"access_log: {{path: {access}, format: json}}\n"
         config.write_text(f"user: nobody\nthreads: 2\nchannels: {{socket: {self.lab.folder}/proxy.sock, count: 64}}\n"
                           f"log: {{target: stderr}}\n{more}")
-        proxy = self.lab.serve([self.lab.build / "fallback-proxy/shunt-proxy", "-c", config], log=log, cgroup=self.lab.without)
+        proxy = self.lab.serve([self.lab.build / "fallback-proxy/shunt-proxy", "-c", config], log=log, cgroup=cgroup or self.lab.without)
         self.lab.wait_for(lambda: "channels are here" in log.read_text(), proxy, log, "shunt-proxy")
         return proxy
 
@@ -297,11 +288,22 @@ class Galaxy:
         text = process.communicate(timeout=PATIENCE_S)[0].decode("latin-1")
         return process.returncode, text
 
-    def client_command(self, steps, host="127.0.0.1", command=(), program=sys.executable):
+    def namespace(self, number=77):
+        """A network namespace behind a veth pair: (what runs a command inside, our address, its address, our device)."""
+        name, short = f"shunt-{self.lab.name}-{os.getpid()}-{number}", f"sh{os.getpid() % 100000}n{number}"
+        self.lab.stack.callback(subprocess.run, ["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
+        ours, its = f"198.18.{number}.1", f"198.18.{number}.2"
+        for command in (f"netns add {name}", f"link add {short}a type veth peer name {short}b netns {name}",
+                        f"addr add {ours}/30 dev {short}a", f"link set {short}a up", f"-n {name} addr add {its}/30 dev {short}b",
+                        f"-n {name} link set {short}b up", f"-n {name} link set lo up", f"-n {name} route add default via {ours}"):
+            subprocess.run(["ip", *command.split()], check=True)
+        return ["ip", "netns", "exec", name], ours, its, f"{short}a"
+
+    def client_command(self, steps, host="127.0.0.1", command=(), program=sys.executable, source=None):
         self.scripts += 1
         script = self.lab.folder / f"steps-{self.scripts}"
         script.write_text(json.dumps(steps))
-        return [*command, program, "-c", self.client_code, host, self.port, script]
+        return [*command, program, "-c", self.client_code, host, self.port, script, *([source] if source else [])]
 
     def client(self, ship, *steps, host="127.0.0.1", command=()):
         code, text = self.run(ship, self.client_command(steps, host=host, command=command))

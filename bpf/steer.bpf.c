@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Which socket a SYN is for: one that comes from elsewhere, for a server whose requests the policy judges, is for the fallback proxy.
+ *
+ * Loaded once for each network namespace, because the program is not told in which one it runs. Its maps are those of the other
+ * programs. Whatever it leaves alone reaches the server's own listener, where the gate refuses what no verdict covers: here nothing
+ * is forbidden, and every doubt ends with the server's listener. */
+#include "identity.bpf.h"
+#include "punt_maps.bpf.h"
+#include "steer_maps.bpf.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+/* The inode of the namespace; set before the load. */
+const volatile __u32 sh_steer_netns = 0;
+
+/* One look at a SYN. Addresses as everywhere: v4-mapped, network order. */
+struct sh_look {
+	struct sh_caller_key from;
+	struct sh_steer_key to;
+};
+
+static __always_inline bool sh_read_look(struct bpf_sk_lookup *ctx, struct sh_look *look)
+{
+	look->from.port = bpf_ntohs((__u16)ctx->remote_port);
+	look->to.netns = sh_steer_netns;
+	look->to.port = ctx->local_port;
+	look->to.family = ctx->family;
+	if (ctx->family == AF_INET) {
+		sh_map_v4(look->from.addr, ctx->remote_ip4);
+		sh_map_v4(look->to.addr, ctx->local_ip4);
+		return ctx->remote_ip4 != 0; /* 0: one of our own programs asks who listens */
+	}
+	__u32 from[4] = {ctx->remote_ip6[0], ctx->remote_ip6[1], ctx->remote_ip6[2], ctx->remote_ip6[3]};
+	__u32 to[4] = {ctx->local_ip6[0], ctx->local_ip6[1], ctx->local_ip6[2], ctx->local_ip6[3]};
+
+	__builtin_memcpy(look->from.addr, from, SH_ADDR_BYTES);
+	__builtin_memcpy(look->to.addr, to, SH_ADDR_BYTES);
+	return from[0] | from[1] | from[2] | from[3];
+}
+
+/* A client of this host is judged while it sends, or refused by the gate: its address says nothing about who it is. */
+static __always_inline bool sh_is_from_here(struct sh_look *look)
+{
+	return bpf_map_lookup_elem(&sh_own_addrs, look->from.addr) || bpf_map_lookup_elem(&sh_callers, &look->from);
+}
+
+/* Would the proxy reach this server under the address that the client has called? */
+static __always_inline bool sh_is_reachable(struct sh_look *look)
+{
+	__u32 *netns = bpf_map_lookup_elem(&sh_own_addrs, look->to.addr);
+
+	return netns && *netns == sh_steer_netns;
+}
+
+/* The server's socket listens there, for connections of this family. */
+static __always_inline bool sh_listens(struct sh_steer *steer, __u32 family)
+{
+	struct sock *sk = (void *)steer->sock;
+
+	if (BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) != (__s64)steer->cookie)
+		return false;
+	if (family == AF_INET && BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET6 &&
+	    BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_ipv6only))
+		return false;
+	return BPF_CORE_READ(sk, __sk_common.skc_state) == BPF_TCP_LISTEN;
+}
+
+static __noinline int sh_tell_steered(struct sh_look *look, struct sh_steer *steer, __u32 client, __u32 server)
+{
+	struct sock *listener;
+	struct sh_event *ev;
+
+	if (!look || !steer)
+		return 0;
+	listener = (void *)steer->sock;
+	sh_count(SH_C_STEERED, 1);
+	sh_count_reason(SH_R_STEERED);
+	ev = sh_event_new(SH_EV_STEERED, SH_R_STEERED, 0);
+	if (!ev)
+		return 0;
+	ev->netns = BPF_CORE_READ(listener, __sk_common.skc_net.net, net_cookie);
+	ev->family = look->to.family;
+	__builtin_memcpy(ev->local_addr, look->to.addr, SH_ADDR_BYTES);
+	__builtin_memcpy(ev->remote_addr, look->from.addr, SH_ADDR_BYTES);
+	ev->local_port = look->to.port;
+	ev->remote_port = look->from.port;
+	ev->identity = client;
+	ev->peer_identity = server;
+	bpf_ringbuf_submit(ev, 0);
+	return 0;
+}
+
+static __always_inline void sh_assign(struct bpf_sk_lookup *ctx, struct sh_look *look, struct sh_steer *steer, __u32 client,
+				      __u32 server)
+{
+	__u32 slot = steer->slot;
+	struct bpf_sock *sk = bpf_map_lookup_elem(&sh_steer_socks, &slot);
+
+	if (!sk)
+		return;
+	if (!bpf_sk_assign(ctx, sk, 0))
+		sh_tell_steered(look, steer, client, server);
+	bpf_sk_release(sk);
+}
+
+/* The verdict on the connection decides: what the policy allows as a whole may be no HTTP, and what it forbids the gate refuses. */
+SEC("sk_lookup")
+int sh_steer(struct bpf_sk_lookup *ctx)
+{
+	struct sh_policy_head *policy = sh_policy();
+	struct sh_policy_asked asked = {};
+	struct sh_look look = {};
+	struct sh_steer *steer;
+	__u32 client, server;
+
+	if (!policy || !policy->generation || ctx->protocol != IPPROTO_TCP || ctx->ingress_ifindex == LOOPBACK_IFINDEX ||
+	    !sh_port_is_judged(ctx->local_port) || !sh_proxy_lives() || !sh_read_look(ctx, &look))
+		return SK_PASS;
+	if (sh_is_from_here(&look) || !sh_is_reachable(&look))
+		return SK_PASS;
+	client = sh_identity_of_address(policy, look.from.addr);
+	steer = sh_find_steer(&look.to);
+	if (!steer || !sh_listens(steer, ctx->family))
+		return SK_PASS;
+	server = sh_identity(policy, (void *)steer->sock);
+	sh_policy_ask_both(&asked, policy->generation, client, server, look.to.port);
+	if (asked.verdict == SH_POLICY_RULES || asked.verdict == SH_POLICY_PUNT)
+		sh_assign(ctx, &look, steer, client, server);
+	return SK_PASS;
+}

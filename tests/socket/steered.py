@@ -1,0 +1,356 @@
+#!/usr/bin/env python3
+"""Clients from elsewhere: steered to the fallback proxy, which judges and forwards their requests, or refused (root)
+
+usage: steered.py [--build DIR] [--list] [SCENARIO...]
+
+"Elsewhere" is an address that a network namespace answers for without having it: as far as Shunt can tell, another host behind
+a router. Each scenario has a daemon, cgroups, servers and a proxy of its own. The recorder is a server that writes down every byte
+it reads: what it never read was stopped before it.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools/lib"))
+sys.dont_write_bytecode = True
+
+from galaxy import PATIENCE_S, POLICY, Galaxy  # noqa: E402
+from scenarios import Scenarios, eventually, expect  # noqa: E402
+
+FAR, STRANGE, TRUSTED = "203.0.113.5", "192.0.2.9", "198.51.100.7"  # by rules on requests; by no rule; as a whole
+BODY_BYTES = 10 << 20
+SLOW_BYTES = 200 << 20
+HELD_BYTES_MAX = 30 << 20  # by sockets and the proxy, of a response that nobody reads
+
+# Sends a body back, and SLOW_BYTES for a GET, counting in a file what it has sent.
+MIRROR = """
+import asyncio, sys
+count = open(sys.argv[2], "w")
+async def serve(reader, writer):
+    try:
+        while True:
+            head = await reader.readuntil(b"\\r\\n\\r\\n")
+            length = 0
+            for line in head.split(b"\\r\\n"):
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            body = await reader.readexactly(length)
+            while b"transfer-encoding: chunked" in head.lower():
+                chunk = await reader.readexactly(int(await reader.readline(), 16))
+                await reader.readline()
+                body += chunk
+                if not chunk:
+                    break
+            size = int(sys.argv[3]) if head.startswith(b"GET") else len(body)
+            writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % size)
+            if not head.startswith(b"GET"):
+                writer.write(body)
+                await writer.drain()
+                continue
+            for sent in range(0, size, 65536):
+                writer.write(b"z" * min(65536, size - sent))
+                await writer.drain()
+                count.seek(0)
+                count.write(str(sent))
+                count.flush()
+    except (OSError, asyncio.IncompleteReadError):
+        writer.close()
+async def main():
+    server = await asyncio.start_server(serve, "0.0.0.0", int(sys.argv[1]), limit=1 << 24)
+    print("ready", flush=True)
+    async with server:
+        await server.serve_forever()
+asyncio.run(main())
+"""
+
+RULES = f"""
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {{name: elsewhere}}
+spec:
+  endpointSelector: {{matchLabels: {{class: deathstar}}}}
+  ingress:
+  - fromCIDR: [203.0.113.0/24, 198.18.77.2/32]
+    toPorts:
+    - ports: [{{port: "80", protocol: TCP}}]
+      rules:
+        http:
+        - {{method: POST, path: "/v1/(request-landing|cargo)"}}
+        - {{method: GET, path: /v1/cargo}}
+  - fromCIDR: [{TRUSTED}/32]
+    toPorts:
+    - ports: [{{port: "80", protocol: TCP}}]
+"""
+
+
+class Elsewhere:
+    """The deathstar with a proxy, and clients of other hosts."""
+
+    def __init__(self, lab):
+        self.gate = lab.make_cgroup(lab.with_shunt / "gate")
+        # As on a whole host, Shunt sees the sockets that the daemon makes for the proxy.
+        self.own = lab.make_cgroup(lab.with_shunt / "daemon")
+        galaxy = self.galaxy = Galaxy(lab)
+        (self.own / "cgroup.procs").write_text(str(galaxy.daemon.pid))
+        self.inside, self.host, self.router, self.device = galaxy.namespace()
+        for network in (FAR, STRANGE, TRUSTED):  # the routes go with the device
+            subprocess.run(["ip", "route", "add", network, "via", self.router, "dev", self.device], check=True)
+            subprocess.run(["ip", "-n", self.inside[-1], "route", "add", "local", network, "dev", "lo"], check=True)
+        galaxy.write_policy(POLICY + RULES)
+        galaxy.reload()
+
+    def proxy(self, servers=1):
+        proxy = self.galaxy.proxy(cgroup=self.gate)
+        log = self.galaxy.lab.folder / "proxy.log"
+        eventually(lambda: log.read_text().count("clients from elsewhere come here") >= servers, lambda: log.read_text()[-800:], 20)
+        return proxy
+
+    def start(self, *steps, source=FAR, host=None):
+        command = self.galaxy.client_command(list(steps), host=host or self.host, command=self.inside, source=source)
+        return self.galaxy.lab.serve(command, cgroup=self.galaxy.lab.without)
+
+    def client(self, *steps, source=FAR, host=None):
+        return outcome_of(self.start(*steps, source=source, host=host))
+
+    def curl(self, *more, source=FAR):
+        """What curl printed, told to print something."""
+        command = [*self.inside, "curl", "-sS", "-m", "60", "--interface", source, *more]
+        process = self.galaxy.lab.start([str(part) for part in command], cgroup=self.galaxy.lab.without)
+        return process.communicate(timeout=PATIENCE_S)[0].decode()
+
+    def url(self, path):
+        return f"http://{self.host}:{self.galaxy.port}{path}"
+
+
+def outcome_of(client):
+    return json.loads(client.communicate(timeout=PATIENCE_S)[0])
+
+
+def is_refused(result):
+    return not result["got"] and result["error"] and "timed out" not in result["error"]
+
+
+def statuses_of(result):
+    return re.findall(r"HTTP/1\.1 (\d+) ", result["got"])
+
+
+def head(method, path, *headers, body=""):
+    length = [f"Content-Length: {len(body)}"] if method != "GET" else []
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: deathstar", *headers, *length]) + "\r\n\r\n" + body
+
+
+LANDING = head("POST", "/v1/request-landing")
+EXHAUST = head("PUT", "/v1/exhaust-port", "X-Has-Force: true")  # the empire may, nobody elsewhere
+TURNS = [["send", LANDING], ["responses", 1], ["send", EXHAUST], ["responses", 1]]
+
+SCENARIOS = Scenarios("steered", lambda lab, function, _: function(Elsewhere(lab)), lambda outcome: f"{outcome['seconds']} s")
+
+
+def scenario(name):
+    def add(function):
+        SCENARIOS.all[name] = function
+        return function
+    return add
+
+
+def mirror(galaxy):
+    log = galaxy.lab.folder / "mirror.log"
+    server = galaxy.lab.serve([sys.executable, "-c", MIRROR, galaxy.port, galaxy.lab.folder / "sent", SLOW_BYTES],
+                              cgroup=galaxy.cgroups["deathstar"], log=log)
+    galaxy.lab.wait_for(lambda: "ready" in log.read_text(), server, log, "the mirror")
+    return server
+
+
+@scenario("allowed and denied in turns, pipelined, normalised; everybody can see it")
+def requests(elsewhere):
+    galaxy = elsewhere.galaxy
+    galaxy.recorder()
+    elsewhere.proxy()
+    monitor = galaxy.lab.serve([galaxy.lab.build / "control/shunt", "-c", galaxy.lab.folder / "shunt.yaml", "-o", "json", "monitor",
+                                "--event", "steered"], log=galaxy.lab.folder / "monitor.log")
+    time.sleep(1)
+    result = elsewhere.client(*(TURNS * 50))
+    expect(statuses_of(result) == ["200", "403"] * 50 and result["error"] is None, f"in turns: {statuses_of(result)[:9]} {result['error']}")
+    burst = LANDING + EXHAUST + LANDING + head("POST", "/v1/x/../request-landing") + EXHAUST + head("POST", "/v1/cargo", body="gold")
+    for piece in (len(burst), 7, 90):
+        parts = [["send", burst[i:i + piece]] for i in range(0, len(burst), piece)]
+        result = elsewhere.client(*parts, ["responses", 6])
+        expect(statuses_of(result) == ["200", "403", "200", "200", "403", "200"], f"pieces of {piece}: {result}")
+    read = galaxy.read()
+    expect(read.count("POST /v1/request-landing HTTP/1.1") == 50 + 3 * 3 and "exhaust" not in read and "/../" not in read
+           and read.count("gold") == 3, f"the server read {read[-600:]!r}")
+    expect(read.count(f"X-Forwarded-For: {FAR}\r\n") == read.count("POST"), "who the client is was not told to the server")
+    rows = galaxy.accessed()
+    expect(all(row["client"].startswith(FAR + ":") and row["listener"] == "steered" and row["to"] == "default/deathstar"
+               and row["from"].startswith("203.0.113.0/24") for row in rows), f"logged: {rows[0]}")
+    expect([row["verdict"] for row in rows].count("denied") == 50 + 2 * 3, f"logged: {len(rows)} rows")
+    counters = galaxy.counters()
+    expect(counters["connections_steered"] == 4 and counters["connections_forbidden"] == 0, f"counted: {counters}")
+    galaxy.lab.stop(monitor)
+    events = [json.loads(line) for line in (galaxy.lab.folder / "monitor.log").read_text().splitlines()]
+    events = [event for event in events if event.get("event") == "steered"]
+    expect(len(events) == 4 and all(event["remote"].startswith(FAR) and event["local"] == f"{elsewhere.host}:{galaxy.port}" and
+                                    event["server"] == "default/deathstar" and event["reason"] == "steered" for event in events),
+           f"told: {events}")
+
+
+@scenario("local clients go the direct way")
+def local(elsewhere):
+    galaxy = elsewhere.galaxy
+    galaxy.recorder()
+    proxy = elsewhere.proxy()
+    waiting = elsewhere.start(*TURNS, ["sleep", 6], *TURNS)
+    eventually(lambda: len(galaxy.accessed()) == 2, "the first requests")
+    why = json.loads(galaxy.shunt("-o", "json", "why", str(proxy.pid)))
+    both = [row for row in why["connections"] if f":{galaxy.port}" in row["local"] + row["remote"]]
+    expect(len(both) == 2 and all(row["reason"] == "steered" for row in both), f"why: {why}")
+    for host, command in (("127.0.0.1", ()), (elsewhere.host, ()), (elsewhere.host, elsewhere.inside)):
+        result = galaxy.client("tiefighter", *(TURNS * 20), host=host, command=command)
+        expect(statuses_of(result) == ["200"] * 40, f"the empire at {host}: {statuses_of(result)[:9]} {result['error']}")
+        result = galaxy.client("xwing", ["send", LANDING], ["recv", 3], host=host, command=command)
+        expect(is_refused(result), f"the alliance at {host}: {result}")
+    # 120 from processes whose workload the kernel knows, wherever they call from.
+    counters = galaxy.counters()
+    expect(counters["requests_allowed"] == 120 and counters["redirected_messages"] >= 200 and counters["connections_steered"] == 1,
+           f"counted: {counters}")
+    expect(len(galaxy.accessed()) == 2 and "X-Forwarded-For" not in galaxy.read().split("\r\n\r\n")[-2], "the proxy saw a local request")
+    expect(statuses_of(outcome_of(waiting)) == ["200", "403"] * 2, "a connection that waited")
+
+
+@scenario("bodies of 10 MB both ways, with a length and chunked")
+def bodies(elsewhere):
+    galaxy = elsewhere.galaxy
+    mirror(galaxy)
+    elsewhere.proxy()
+    sent, got = galaxy.lab.folder / "sent-body", galaxy.lab.folder / "got-body"
+    sent.write_bytes(os.urandom(BODY_BYTES))
+    sums = []
+    for more in ((), ("-H", "Expect:"), ("-H", "Transfer-Encoding: chunked")):
+        text = elsewhere.curl("-w", "%{http_code}", "-o", got, "--data-binary", f"@{sent}", *more, elsewhere.url("/v1/cargo"))
+        expect(text == "200", f"{more}: {text}")
+        sums.append(hashlib.sha256(got.read_bytes()).hexdigest())
+    wanted = hashlib.sha256(sent.read_bytes()).hexdigest()
+    expect(sums == [wanted] * 3, f"{sums}, not {wanted}")
+
+
+@scenario("a client that does not read holds the server back")
+def slow(elsewhere):
+    galaxy = elsewhere.galaxy
+    mirror(galaxy)
+    proxy = elsewhere.proxy()
+    client = elsewhere.start(["send", head("GET", "/v1/cargo")], ["sleep", 6])
+    counted = galaxy.lab.folder / "sent"
+    eventually(lambda: counted.read_text() not in ("", "0"), "the response begins")
+    time.sleep(4)
+    first = int(counted.read_text())
+    time.sleep(1)
+    resident = int(re.search(r"VmRSS:\s+(\d+) kB", pathlib.Path(f"/proc/{proxy.pid}/status").read_text()).group(1)) << 10
+    expect(int(counted.read_text()) == first < HELD_BYTES_MAX, f"the server has sent {first} bytes, then {counted.read_text()}")
+    expect(resident < 100 << 20, f"the proxy holds {resident} bytes")
+    client.communicate(timeout=PATIENCE_S)
+    text = elsewhere.curl("-o", "/dev/null", "-w", "%{size_download}", elsewhere.url("/v1/cargo"))
+    expect(text == str(SLOW_BYTES), f"who reads gets {text}")
+
+
+@scenario("no rule, a rule without requests, the proxy's own door")
+def others(elsewhere):
+    galaxy = elsewhere.galaxy
+    galaxy.recorder()
+    proxy = elsewhere.proxy()
+    result = elsewhere.client(["send", LANDING], ["recv", 9], source=STRANGE)
+    expect(is_refused(result) and not galaxy.read(), f"whom no rule names: {result}")
+    result = elsewhere.client(["send", LANDING + EXHAUST], ["responses", 2], source=TRUSTED)
+    expect(statuses_of(result) == ["200", "200"] and "X-Forwarded-For" not in galaxy.read(), f"who is allowed as a whole: {result}")
+    # An address that is this host's says nothing about who calls, whatever rules say about it.
+    result = elsewhere.client(["send", LANDING], ["recv", 9], source=elsewhere.router)
+    expect(is_refused(result), f"from an address of this host: {result}")
+    expect(not galaxy.accessed() and galaxy.counters()["connections_steered"] == 0, f"the proxy was asked: {galaxy.accessed()}")
+    table = subprocess.check_output(["ss", "-Hltnp"], text=True).splitlines()
+    doors = [line.split()[3].rsplit(":", 1)[1] for line in table if f"pid={proxy.pid}," in line]
+    expect(len(doors) == 1, f"the proxy listens at {doors}")
+    text = galaxy.run("stranger", ["curl", "-sS", "-m", "5", f"http://127.0.0.1:{doors[0]}/v1/request-landing", "-X", "POST"])[1]
+    expect("curl: (" in text and not galaxy.accessed(), f"at the proxy's own door: {text}")
+
+
+@scenario("the proxy stopped, killed, and there again: nothing unjudged in between")
+def proxy_ends(elsewhere):
+    galaxy = elsewhere.galaxy
+    galaxy.recorder()
+    result = elsewhere.client(["send", LANDING], ["recv", 9])
+    expect(is_refused(result), f"before there is a proxy: {result}")
+    proxy = elsewhere.proxy()
+    expect(statuses_of(elsewhere.client(*TURNS)) == ["200", "403"], "with the proxy")
+    before = galaxy.read()
+    proxy.send_signal(signal.SIGSTOP)
+    time.sleep(2.5)
+    result = elsewhere.client(["send", LANDING], ["recv", 9])
+    expect(is_refused(result), f"with a proxy that is stopped: {result}")
+    proxy.send_signal(signal.SIGCONT)
+    time.sleep(0.5)
+    waiting = elsewhere.start(*TURNS, ["recv", 20])
+    eventually(lambda: galaxy.read().count("landing") == before.count("landing") + 1, "a connection with the proxy")
+    before = galaxy.read()
+    proxy.kill()
+    proxy.wait()
+    result = outcome_of(waiting)
+    expect(statuses_of(result) == ["200", "403"] and result["error"], f"whose proxy was killed: {result}")
+    for _ in range(5):
+        result = elsewhere.client(["send", LANDING], ["recv", 9])
+        expect(is_refused(result), f"without the proxy: {result}")
+    expect(galaxy.read() == before, "the server read what nobody judged")
+    elsewhere.proxy()
+    expect(statuses_of(elsewhere.client(*TURNS)) == ["200", "403"], "with the next proxy")
+
+
+@scenario("shuntd dies and comes back; the policy changes; servers come and go")
+def daemon_ends(elsewhere):
+    galaxy = elsewhere.galaxy
+    server = galaxy.recorder()
+    elsewhere.proxy()
+    waiting = elsewhere.start(*TURNS, ["sleep", 12], *TURNS)
+    eventually(lambda: len(galaxy.accessed()) == 2, "the first requests")
+    galaxy.daemon.kill()
+    galaxy.daemon.wait()
+    expect(statuses_of(elsewhere.client(*TURNS)) == ["200", "403"], "without shuntd")
+    galaxy.daemon = galaxy.lab.run_daemon(cgroup=elsewhere.own)
+    log = galaxy.lab.folder / "proxy.log"
+    eventually(lambda: "the channels go on" in log.read_text(), "the proxy comes back")
+    expect(statuses_of(elsewhere.client(*TURNS)) == ["200", "403"], "with the next shuntd")
+    expect(log.read_text().count("clients from elsewhere come here") == 1, "the next shuntd did not take over the proxy's sockets")
+    galaxy.write_policy(POLICY + RULES.replace("method: POST", "method: PUT").replace("request-landing|", "exhaust-port|"))
+    galaxy.reload()
+    result = elsewhere.client(*TURNS)
+    expect(statuses_of(result) == ["403", "200"], f"with the next policy: {result}")
+    result = outcome_of(waiting)
+    expect(statuses_of(result) == ["200", "403", "403", "200"], f"a connection that is older than both: {result}")
+    galaxy.lab.stop(server)
+    galaxy.recorder()
+    eventually(lambda: statuses_of(elsewhere.client(*TURNS)) == ["403", "200"], "the next server is found", 10)
+
+
+@scenario("a server in another network namespace")
+def container(elsewhere):
+    galaxy = elsewhere.galaxy
+    inside, _, address, device = galaxy.namespace(78)
+    for one in (elsewhere.device, device):
+        pathlib.Path(f"/proc/sys/net/ipv4/conf/{one}/forwarding").write_text("1")
+    galaxy.recorder(command=inside)
+    elsewhere.proxy()
+    result = elsewhere.client(*(TURNS * 10), host=address)
+    expect(statuses_of(result) == ["200", "403"] * 10 and "exhaust" not in galaxy.read(), f"{result}")
+    expect(galaxy.counters()["connections_steered"] == 1, "it was not steered")
+    result = galaxy.client("tiefighter", *(TURNS * 10), host=address)
+    expect(statuses_of(result) == ["200"] * 20, f"the empire: {result}")
+
+
+if __name__ == "__main__":
+    sys.exit(SCENARIOS.main(__doc__))
