@@ -55,6 +55,8 @@ Json judge(const Json& document, const Bar& bar) {
                     : !decided              ? "TOO FEW ROUNDS"
                     : ratio.high >= bar.bar ? "holds"
                                             : "FALLS SHORT";
+  Interval bare = ratio_of(document, bar.cell, "bare", bar.base, bar.metric);
+  if (std::string(bar.variant) == "shortcut" && bare.count > 0) json["bare"] = interval_json(bare);
   if (bar.prototype > 0) {
     json["prototype"] = bar.prototype;
     json["below_prototype"] = decided && ratio.high < bar.prototype;

@@ -20,6 +20,7 @@ const std::vector<VariantInfo> kVariants = {
     {Variant::plain, "plain", "TCP on loopback, nothing attached", false},
     {Variant::shortcut, "shortcut", "Shunt, destinations learned", true},
     {Variant::first, "first", "Shunt without learning: the first connections to a destination", true},
+    {Variant::bare, "bare", "a redirect that checks nothing: the limit of redirects on this host", true},
     {Variant::pass, "pass", "enrolled, but every message goes through TCP", true},
     {Variant::excluded, "excluded", "Shunt attached, everything excluded", true},
     {Variant::half, "half", "Shunt on the client alone: a peer that cannot be enrolled", true},
@@ -250,6 +251,7 @@ std::vector<Cell> all_cells(int cpus_available) {
 }
 
 bool cell_has_variant(const Cell& cell, Variant variant) {
+  if (variant == Variant::bare) return cell.kind == CellKind::ping_pong;  // it knows no backpressure
   if (variant == Variant::half) return cell.kind == CellKind::one_way || cell.kind == CellKind::ping_pong;
   if (cell.kind == CellKind::connect) return variant != Variant::shm;
   if (cell.kind == CellKind::set_option || cell.kind == CellKind::set_option_echo) {

@@ -14,6 +14,7 @@ enum class Variant {
   plain,     // TCP on loopback, nothing attached: what all others are compared with
   shortcut,  // Shunt, destinations learned
   first,     // Shunt that learns nothing: what the first connections to a destination see
+  bare,      // a redirect and nothing else: the limit of what redirects can do here
   pass,      // in the socket map, but every message goes through TCP
   excluded,  // Shunt attached, its selection leaves everything out
   half,      // the client in the cgroup with Shunt, the server outside: a peer that cannot be enrolled

@@ -121,12 +121,12 @@ std::string extra_sections(const Json& document) {
   }
   if (document.contains("bars")) {
     text += "bars (a point holds when its interval reaches the bar)\n";
-    Rows rows = {{"", "ratio", "bar", "prototype", "verdict"}};
+    Rows rows = {{"", "ratio", "bar", "bare redirect", "prototype", "verdict"}};
     for (const Json& bar : document.at("bars")) {
       const Json& ratio = bar.at("ratio");
       std::string prototype = bar.contains("prototype") ? fmt::format("{:.2f}", bar.at("prototype").get<double>()) : "";
       rows.push_back({bar.at("name"), ratio_text(ratio, ""), fmt::format("{:.2f}", bar.at("bar").get<double>()),
-                      prototype,
+                      bar.contains("bare") ? ratio_text(bar.at("bare"), "") : "", prototype,
                       bar.at("verdict").get<std::string>() +
                           (bar.value("below_prototype", false) ? ", below the prototype" : "")});
     }

@@ -26,6 +26,7 @@ class Cgroup {
   Cgroup& operator=(Cgroup&&) = delete;
   ~Cgroup();
   const std::string& path() const { return path_; }
+  const std::string& folder() const { return full_; }  // as mounted
   std::string procs_file() const { return full_ + "/cgroup.procs"; }
   double cpu_seconds() const;  // used by all that was in it; 0 if unknown
 

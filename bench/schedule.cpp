@@ -11,10 +11,17 @@ namespace {
 constexpr int kWarmUpRuns = 8;
 constexpr double kWarmUpSeconds = 0.03;
 constexpr const char* kStackEngine = "stacks";
-const std::vector<Variant> kStackVariants = {Variant::plain, Variant::shortcut};
+const std::vector<Variant> kStackVariants = {Variant::plain, Variant::shortcut, Variant::bare};
 
 bool has(const std::vector<Variant>& variants, Variant variant) {
   return std::find(variants.begin(), variants.end(), variant) != variants.end();
+}
+
+bool stack_has_variant(const StackKind& kind, Variant variant) { return variant != Variant::bare || kind.one_hop; }
+
+// The cgroup of a stack's variant.
+const char* place_of(Variant variant) {
+  return variant == Variant::shortcut ? kStackEngine : variant_info(variant).name;
 }
 
 const char* group_of(CellKind kind) {
@@ -54,9 +61,12 @@ Settings settings_of(Variant variant) {
 Result<void> prepare_engines(const Plan& plan, EngineHost* host, bool also_memory) {
   if (auto added = host->add_cgroup("plain"); !added) return added;
   for (Variant variant : plan.variants) {
-    bool wanted = !plan.cells.empty() || (also_memory && variant == Variant::shortcut);
+    bool wanted = !plan.cells.empty() || (also_memory && variant == Variant::shortcut) ||
+                  (variant == Variant::bare && !plan.stacks.empty());
     if (!variant_info(variant).needs_engine || !wanted) continue;
-    if (auto added = host->add_engine(variant_info(variant).name, settings_of(variant)); !added) return added;
+    const char* name = variant_info(variant).name;
+    auto added = variant == Variant::bare ? host->add_bare(name) : host->add_engine(name, settings_of(variant));
+    if (!added) return added;
   }
   if (plan.stacks.empty() || !has(plan.variants, Variant::shortcut)) return {};
   Settings shipped;
@@ -68,7 +78,10 @@ Result<void> prepare_engines(const Plan& plan, EngineHost* host, bool also_memor
 Runner::Runner(const Plan& plan, EngineHost* host, Progress progress)
     : plan_(plan), host_(host), progress_(std::move(progress)), random_(plan.seed) {
   size_t stack_runs = 0;
-  for (Variant variant : kStackVariants) stack_runs += has(plan.variants, variant) ? plan.stacks.size() : 0;
+  for (Variant variant : kStackVariants) {
+    if (!has(plan.variants, variant)) continue;
+    for (const StackCell& cell : plan.stacks) stack_runs += stack_has_variant(stack_kind(cell.stack), variant);
+  }
   steps_ = (plan.cells.size() * plan.variants.size() + stack_runs) * size_t(plan.rounds);
 }
 
@@ -121,7 +134,7 @@ Result<Sample> Runner::run_one(const Cell& cell, Variant variant, double seconds
   // Attached only while its variant runs: the others see a kernel without it.
   if (auto attached = host_->attach(name); !attached) return unexpected(attached.error());
   Sample sample = run_cell(spec);
-  sample.redirected_share = host_->take_redirected(name).share(sample.payload_bytes);
+  if (variant != Variant::bare) sample.redirected_share = host_->take_redirected(name).share(sample.payload_bytes);
   if (auto detached = host_->detach(name); !detached) return unexpected(detached.error());
   return sample;
 }
@@ -172,7 +185,7 @@ Result<std::vector<Series>> Runner::run_cells() {
 Result<Sample> Runner::run_load(RunningStack* stack, Variant variant, const StackCell& cell, bool check) {
   tell(fmt::format("{} {}{}", cell.name, variant_info(variant).name, check ? " (answers compared)" : ""));
   Sample sample = stack->load(cell.concurrency, check ? 1 : plan_.stack_seconds, check);
-  if (variant == Variant::shortcut) sample.redirected_share = host_->take_redirected(kStackEngine).share();
+  if (variant == Variant::shortcut) sample.redirected_share = host_->take_redirected(place_of(variant)).share();
   return sample;
 }
 
@@ -183,9 +196,9 @@ Result<std::vector<Series>> Runner::run_stack(const StackKind& kind, const std::
   std::map<Variant, std::unique_ptr<RunningStack>> running;
   std::vector<Variant> variants;
   for (Variant variant : kStackVariants) {
-    if (!has(plan_.variants, variant)) continue;
+    if (!has(plan_.variants, variant) || !stack_has_variant(kind, variant)) continue;
     variants.push_back(variant);
-    const Cgroup& cgroup = host_->cgroup(variant == Variant::plain ? "plain" : kStackEngine);
+    const Cgroup& cgroup = host_->cgroup(place_of(variant));
     StackContext context;
     context.folder = folder->path() + "/" + variant_info(variant).name;
     context.cgroup_procs = cgroup.procs_file();
@@ -220,9 +233,11 @@ Result<std::vector<Series>> Runner::run_stack(const StackKind& kind, const std::
 
 Result<std::vector<Series>> Runner::run_stacks() {
   std::vector<Series> all;
-  const bool accelerated = has(plan_.variants, Variant::shortcut) && !plan_.stacks.empty();
-  if (accelerated) {
-    if (auto attached = host_->attach(kStackEngine); !attached) return unexpected(attached.error());
+  std::vector<Variant> attached;
+  for (Variant variant : kStackVariants) {
+    if (!variant_info(variant).needs_engine || !has(plan_.variants, variant) || plan_.stacks.empty()) continue;
+    if (auto done = host_->attach(place_of(variant)); !done) return unexpected(done.error());
+    attached.push_back(variant);
   }
   size_t planned = 0;
   for (const StackKind& kind : kStacks) {
@@ -239,8 +254,8 @@ Result<std::vector<Series>> Runner::run_stacks() {
     }
     std::move(series->begin(), series->end(), std::back_inserter(all));
   }
-  if (accelerated) {
-    if (auto detached = host_->detach(kStackEngine); !detached) return unexpected(detached.error());
+  for (Variant variant : attached) {
+    if (auto done = host_->detach(place_of(variant)); !done) return unexpected(done.error());
   }
   return all;
 }

@@ -85,6 +85,12 @@ Result<void> EngineHost::add_cgroup(const std::string& name) {
   return {};
 }
 
+Result<void> EngineHost::add_bare(const std::string& name) {
+  if (auto added = add_cgroup(name); !added) return added;
+  slots_.at(name)->has_bare = true;
+  return {};
+}
+
 Result<void> EngineHost::add_engine(const std::string& name, Settings settings) {
   if (auto added = add_cgroup(name); !added) return added;
   Slot& slot = *slots_.at(name);
@@ -99,6 +105,13 @@ Result<void> EngineHost::add_engine(const std::string& name, Settings settings) 
 Result<void> EngineHost::attach(const std::string& name) {
   Slot& slot = *slots_.at(name);
   if (slot.attached) return {};
+  if (slot.has_bare) {
+    auto bare = BareRedirect::attach(slot.cgroup.folder());
+    if (!bare) return unexpected(bare.error());
+    slot.bare = std::move(*bare);
+    slot.attached = true;
+    return {};
+  }
   if (auto attached = slot.engine->attach(); !attached) return attached;
   slot.attached = true;
   slot.stop = false;
@@ -109,6 +122,11 @@ Result<void> EngineHost::attach(const std::string& name) {
 Result<void> EngineHost::detach(const std::string& name) {
   Slot& slot = *slots_.at(name);
   if (!slot.attached) return {};
+  if (slot.has_bare) {
+    slot.bare.reset();
+    slot.attached = false;
+    return {};
+  }
   slot.stop = true;
   if (slot.pump.joinable()) slot.pump.join();
   auto report = slot.engine->detach(kDrainLimit);
@@ -119,6 +137,7 @@ Result<void> EngineHost::detach(const std::string& name) {
 
 Redirected EngineHost::take_redirected(const std::string& name) {
   Slot& slot = *slots_.at(name);
+  if (!slot.engine) return {};
   auto counters = slot.engine->counters();
   if (!counters) return {};
   uint64_t fast = counters->counters[SH_C_FAST_BYTES], tcp = counters->counters[SH_C_TCP_BYTES];

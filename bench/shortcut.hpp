@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <base/result.hpp>
+#include <bench/bare.hpp>
 #include <bench/sandbox.hpp>
 #include <map>
 #include <memory>
@@ -31,15 +32,16 @@ class EngineHost {
   EngineHost(const EngineHost&) = delete;
   EngineHost& operator=(const EngineHost&) = delete;
 
-  // A cgroup of this name, without an engine or with one on it that is not yet attached.
+  // A cgroup of this name: with nothing on it, or with an engine or the bare redirect that is not yet attached.
   Result<void> add_cgroup(const std::string& name);
+  Result<void> add_bare(const std::string& name);
   Result<void> add_engine(const std::string& name, Settings settings);
 
   Result<void> attach(const std::string& name);
   Result<void> detach(const std::string& name);
 
   const Cgroup& cgroup(const std::string& name) const { return slots_.at(name)->cgroup; }
-  // Bytes of the sockets that have closed since the last call.
+  // Bytes of the sockets that have closed since the last call; nothing is known of those without an engine.
   Redirected take_redirected(const std::string& name);
   Result<Status> status(const std::string& name) const { return slots_.at(name)->engine->status(); }
   const ProbeReport& probe() const { return probe_; }
@@ -49,7 +51,9 @@ class EngineHost {
     explicit Slot(Cgroup made) : cgroup(std::move(made)) {}
     Cgroup cgroup;
     Paths paths;
-    std::unique_ptr<Engine> engine;
+    std::unique_ptr<Engine> engine;      // null in a cgroup without one
+    std::unique_ptr<BareRedirect> bare;  // while it is attached
+    bool has_bare = false;
     bool attached = false;
     std::atomic<bool> stop{false};
     std::thread pump;

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <bench/channel.hpp>
 #include <bench/stacks.hpp>
 #include <chrono>
@@ -448,12 +449,13 @@ Result<std::unique_ptr<RunningStack>> start_postgres(const StackContext& context
 }  // namespace
 
 const std::vector<StackKind> kStacks = {
-    {"nginx", "wrk -> nginx", {"wrk", "nginx", "curl"}, {1, 16, 128}, start_nginx},
+    {"nginx", "wrk -> nginx", {"wrk", "nginx", "curl"}, {1, 16, 128}, start_nginx, true},
     {"nginx-sendfile",
      "wrk -> nginx with Debian's sendfile and tcp_nopush",
      {"wrk", "nginx", "curl"},
      {1, 16, 128},
-     start_nginx_debian},
+     start_nginx_debian,
+     true},
     {"nginx-chain",
      "wrk -> nginx -> nginx -> nginx, sidecars in two namespaces",
      {"wrk", "nginx", "curl", "ip", "iptables"},
@@ -464,9 +466,13 @@ const std::vector<StackKind> kStacks = {
      {"wrk", "nginx", "haproxy", "curl", "ip", "iptables"},
      {16},
      start_haproxy_chain},
-    {"redis", "redis-benchmark -t get", {"redis-server", "redis-benchmark", "redis-cli"}, {16}, start_redis},
+    {"redis", "redis-benchmark -t get", {"redis-server", "redis-benchmark", "redis-cli"}, {16}, start_redis, true},
     {"pgbench", "pgbench -S", {}, {8}, start_postgres},
 };
+
+const StackKind& stack_kind(const std::string& name) {
+  return *std::find_if(kStacks.begin(), kStacks.end(), [&](const StackKind& kind) { return name == kind.name; });
+}
 
 std::vector<StackCell> all_stack_cells() {
   std::vector<StackCell> cells;

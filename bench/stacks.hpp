@@ -40,8 +40,10 @@ struct StackKind {
   std::vector<const char*> programs;  // that must be installed
   std::vector<int> concurrencies;
   Result<std::unique_ptr<RunningStack>> (*start)(const StackContext& context);
+  bool one_hop = false;  // from loopback to loopback, so that ports alone tell connections apart
 };
 extern const std::vector<StackKind> kStacks;
+const StackKind& stack_kind(const std::string& name);  // which exists
 
 std::vector<StackCell> all_stack_cells();
 

@@ -144,6 +144,7 @@ static __always_inline bool sh_into_channel(struct sk_msg_md *msg, struct sh_soc
 		return false;
 	for (__u32 i = 0; i < sizeof(head) / sizeof(*at); i++)
 		at[i] = from[i];
+	st->shared.tx_msgs++; /* the server's response to it is a turn, not one more message of a stream */
 	return true;
 }
 
@@ -407,8 +408,8 @@ static __always_inline __u32 sh_deliver(struct sk_msg_md *msg, struct sh_channel
 	return SH_PUNT_READY;
 }
 
-/* What the proxy sent goes back to it. */
-static __always_inline int sh_return(struct sk_msg_md *msg, struct sh_channel *channel, __u32 status)
+/* What the proxy sent goes back to it: dropping it would end the channel. */
+static __always_inline int sh_return(struct sk_msg_md *msg, struct sh_channel *channel)
 {
 	__u64 own = channel->cookie;
 	struct sh_punt_head *head;
@@ -419,9 +420,16 @@ static __always_inline int sh_return(struct sk_msg_md *msg, struct sh_channel *c
 	if ((void *)(head + 1) > msg->data_end)
 		return SK_DROP;
 	head->kind = SH_PUNT_RETURN;
-	head->status = status;
 	head->bytes = msg->size - SH_PUNT_HEAD_BYTES;
 	return bpf_msg_redirect_hash(msg, &sh_socks, &own, BPF_F_INGRESS);
+}
+
+static __always_inline void sh_say_outcome(__u32 index, __u32 status)
+{
+	struct sh_punt_page *page = sh_punt_page();
+
+	if (page && index < SH_CHANNELS_MAX)
+		page->outcomes[index] = status + 1;
 }
 
 /* One message of the proxy. */
@@ -457,9 +465,10 @@ static __always_inline int sh_channel_send(struct sk_msg_md *msg)
 	default:
 		status = SH_PUNT_MALFORMED;
 	}
+	sh_say_outcome(index, status);
 	if (status == SH_PUNT_READY && (head.kind == SH_PUNT_INJECT || head.kind == SH_PUNT_ANSWER))
 		return SK_PASS;
-	return sh_return(msg, channel, status);
+	return sh_return(msg, channel);
 }
 
 #endif

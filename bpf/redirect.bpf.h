@@ -256,6 +256,36 @@ static __always_inline void sh_went_fast(struct sh_config *cfg, struct sh_sock *
 	st->queued_bytes += size;
 }
 
+/* Between the verdict to redirect and the enqueueing the socket is not locked, so what another thread sends through TCP or to the proxy
+ * meanwhile is read first, and the redirected request in the middle of it: the rest of it would be read as a request that nobody has
+ * judged. So all that is not one whole request, redirected, waits for redirects to have arrived: the thread that decided on the last one
+ * has left its send(), because it is this one, or because nobody else is inside a call on the socket (each call holds a reference;
+ * one is the socket's, one is ours). */
+#define SH_WRITERS_SEVERAL (~0ULL)
+
+static __always_inline bool sh_all_arrived(struct tcp_sock *tp, struct sh_sock *st)
+{
+	struct sk_psock *psock;
+
+	if (!st->l7_writer || st->l7_writer == (__u64)bpf_get_current_task())
+		return true;
+	psock = sh_psock((void *)tp);
+	if (!psock || BPF_CORE_READ(psock, refcnt.refs.counter) != 2)
+		return false;
+	st->l7_writer = 0;
+	return true;
+}
+
+static __always_inline void sh_note_writer(struct tcp_sock *tp, struct sh_sock *st)
+{
+	st->l7_writer = sh_all_arrived(tp, st) ? (__u64)bpf_get_current_task() : SH_WRITERS_SEVERAL;
+}
+
+static __always_inline bool sh_is_judged_client(const struct sh_sock *st)
+{
+	return st->l7_state && st->flags & SH_SOCK_ACTIVE;
+}
+
 /* For the next message of a judged connection: what of this one TCP's stream will show. */
 static __always_inline void sh_note_way(struct tcp_sock *tp, struct sh_sock *st, __u32 tcp_bytes)
 {
@@ -265,7 +295,8 @@ static __always_inline void sh_note_way(struct tcp_sock *tp, struct sh_sock *st,
 		st->l7_left = 0;
 }
 
-/* Redirects one message if it may. Always SK_PASS: a redirect that fails leaves the message to TCP. */
+/* Redirects one message if it may. SK_PASS: a redirect that fails leaves the message to TCP. SK_DROP, on a judged connection alone: TCP
+ * may not have it, as sh_all_arrived() says. */
 static __always_inline int sh_carry(struct sk_msg_md *msg, struct bpf_sock *sk, struct sh_sock *st)
 {
 	struct sh_config *cfg = sh_config();
@@ -279,6 +310,8 @@ static __always_inline int sh_carry(struct sk_msg_md *msg, struct bpf_sock *sk, 
 	st->shared.tx_msgs++;
 	st->corked_msgs += sh_corked(tp);
 	if (st->state == SH_STATE_STOPPED) {
+		if (sh_is_judged_client(st) && !sh_all_arrived(tp, st))
+			return SK_DROP;
 		sh_through_tcp(cfg, st, size, st->reason);
 		if (st->l7_state)
 			sh_note_way(tp, st, size);
@@ -286,8 +319,12 @@ static __always_inline int sh_carry(struct sk_msg_md *msg, struct bpf_sock *sk, 
 	}
 	reason = sh_tcp_reason(cfg, tp, st, size);
 	peer = st->peer_cookie;
+	if (!reason && sh_is_judged_client(st))
+		sh_note_writer(tp, st);
 	if (!reason && bpf_msg_redirect_hash(msg, &sh_socks, &peer, BPF_F_INGRESS) != SK_PASS)
 		reason = SH_R_REDIRECT_FAILED;
+	if (reason && sh_is_judged_client(st) && !sh_all_arrived(tp, st))
+		return SK_DROP;
 	if (reason)
 		sh_through_tcp(cfg, st, size, reason);
 	else

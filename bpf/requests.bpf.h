@@ -84,11 +84,13 @@ static __always_inline sh_u8 sh_policy_byte(const struct sh_policy_view *view, s
 
 /* ---- what is told ---- */
 
+/* For people, as sh_tell(): a record wakes the daemon by an interrupt, which costs more than the verdict. */
 static __noinline int sh_tell_request(struct sh_sock *st, struct sh_scratch *scratch, __u32 kind)
 {
+	struct sh_config *cfg = sh_config();
 	struct sh_event *ev;
 
-	if (!st || !scratch)
+	if (!st || !scratch || !cfg || !cfg->events)
 		return 0;
 	ev = sh_event_new(kind, SH_R_POLICY, st->tgid);
 	if (!ev)
@@ -342,6 +344,10 @@ static __always_inline enum sh_do sh_refuse(struct sk_msg_md *msg, struct tcp_so
 
 	sh_count(denied ? SH_C_REQUESTS_DENIED : SH_C_REQUESTS_PUNTED, 1);
 	sh_tell_request(st, scratch, denied ? SH_EV_REQUEST_DENIED : SH_EV_REQUEST_PUNTED);
+	if (!answered && !sh_all_arrived(tp, st)) {
+		sh_break(st, SH_L7_WHY_WRITERS);
+		return SH_DO_DROP;
+	}
 	if (!answered) {
 		enum sh_punted punted = sh_punt(msg, tp, st, scratch->why);
 

@@ -98,7 +98,12 @@ int sh_msg_carry(struct sk_msg_md *msg)
 	struct bpf_sock *sk = msg->sk;
 	struct sh_sock *st = sk ? bpf_sk_storage_get(&sh_sockets, sk, 0, 0) : 0;
 
-	return sk && st ? sh_carry(msg, sk, st) : SK_DROP;
+	if (!sk || !st)
+		return SK_DROP;
+	if (sh_carry(msg, sk, st) == SK_PASS)
+		return SK_PASS;
+	sh_break(st, SH_L7_WHY_WRITERS);
+	return SK_DROP;
 }
 
 SEC("cgroup/connect4")

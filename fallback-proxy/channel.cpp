@@ -1,4 +1,3 @@
-#include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
@@ -51,17 +50,34 @@ Channel::Channel(ChannelHome& home, ChannelSockets sockets)
 
 Channel::~Channel() = default;
 
-void Channel::start() { home_.ring().poll(*this, sockets_.socket.get(), POLLIN); }
+void PuntPage::expect_outcome(uint32_t index) {
+  __atomic_store_n(&page_->outcomes[index], 0, __ATOMIC_RELAXED);
+}
+
+std::optional<sh_punt_status> PuntPage::outcome(uint32_t index) const {
+  const uint32_t said = __atomic_load_n(&page_->outcomes[index], __ATOMIC_ACQUIRE);
+  if (said == 0) return std::nullopt;
+  return static_cast<sh_punt_status>(said - 1);
+}
+
+void Channel::start() {
+  frames_.reserve(kReadBytes);
+  home_.ring().receive_later(*this, sockets_.socket.get(), frames_.tail(), frames_.room());
+}
 
 void Channel::stop() { shutdown(sockets_.socket.get(), SHUT_RDWR); }
 
 void Channel::completed(int result) {
-  if (result < 0 || (result & (POLLERR | POLLHUP)) != 0) {
+  if (result == -EINTR || result == -EAGAIN) return start();
+  if (result <= 0 || gone_) {  // a channel ends with its proxy
     gone_ = true;
     return;
   }
-  receive();
-  advance();
+  frames_.produced(static_cast<size_t>(result));
+  bool more = false;
+  for (Frame frame = take_frame(); frame != Frame::incomplete; frame = take_frame()) more |= frame == Frame::of_client;
+  // What was returned is tried again when its time has come, not at once.
+  if (more) advance();
   if (!gone_) start();
 }
 
@@ -77,43 +93,22 @@ Channel::Step Channel::wait_for_turn() {
 
 // ---- frames ----
 
-// All that is there: a read that is not full has emptied the queue. A channel that ends does so with its proxy.
-void Channel::receive() {
-  for (bool more = true; more;) {
-    frames_.reserve(kReadBytes);
-    const size_t room = frames_.room();
-    const ssize_t bytes = recv(sockets_.socket.get(), frames_.tail(), room, MSG_DONTWAIT);
-    if (bytes < 0 && errno == EINTR) continue;
-    if (bytes < 0 && errno == EAGAIN) return;
-    if (bytes <= 0) {
-      gone_ = true;
-      return;
-    }
-    frames_.produced(static_cast<size_t>(bytes));
-    more = static_cast<size_t>(bytes) == room;
-    while (take_frame()) {
-    }
-  }
-}
-
-bool Channel::take_frame() {
+Channel::Frame Channel::take_frame() {
   sh_punt_head head{};
-  if (frames_.size() < sizeof(head)) return false;
+  if (frames_.size() < sizeof(head)) return Frame::incomplete;
   memcpy(&head, frames_.bytes().data(), sizeof(head));
   if (frames_.size() - sizeof(head) < head.bytes) {
     frames_.reserve(sizeof(head) + head.bytes - frames_.size());
-    return false;
+    return Frame::incomplete;
   }
   const std::string_view bytes = frames_.bytes().substr(sizeof(head), head.bytes);
-  if (head.kind == SH_PUNT_RETURN) {
-    returned_ = static_cast<sh_punt_status>(head.status);
-  } else if (head.kind == SH_PUNT_DATA) {
+  if (head.kind == SH_PUNT_DATA) {
     if (head.epoch != epoch_ || released_) begin_epoch(head);
     in_.reserve(bytes.size());
     in_.append(bytes);
   }
   frames_.consume(sizeof(head) + head.bytes);
-  return true;
+  return head.kind == SH_PUNT_DATA ? Frame::of_client : Frame::returned;
 }
 
 // The same epoch goes on if the client sent something just when the channel was about to be released.
@@ -142,7 +137,7 @@ void Channel::forget() {
   begun_ = closes_ = promised_ = false;
 }
 
-// What became of it: READY, it was delivered, or done; nothing, the channel is broken.
+// What became of it: READY, it was delivered, or done; nothing, the channel is broken, and ends.
 std::optional<sh_punt_status> Channel::send(sh_punt_kind kind, uint32_t flags, std::string_view bytes) {
   sh_punt_head head{};
   head.kind = kind;
@@ -153,23 +148,14 @@ std::optional<sh_punt_status> Channel::send(sh_punt_kind kind, uint32_t flags, s
   msghdr message{};
   message.msg_iov = parts;
   message.msg_iovlen = bytes.empty() ? 1 : 2;
-  returned_.reset();
+  sockets_.page->expect_outcome(sockets_.index);
   const ssize_t sent = sendmsg(sockets_.socket.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
   if (sent < 0 && (errno == EAGAIN || errno == ENOMEM || errno == ENOBUFS)) return SH_PUNT_NOT_YET;
-  if (sent != static_cast<ssize_t>(sizeof(head) + bytes.size())) {
-    gone_ = true;
-    return std::nullopt;
-  }
-  // What was sent back stands in the queue by now.
-  const uint32_t epoch = epoch_;
-  receive();
-  if (epoch != epoch_) return SH_PUNT_CLIENT_GONE;
-  const bool comes_back = kind != SH_PUNT_INJECT && kind != SH_PUNT_ANSWER;
-  if (!returned_ && comes_back) {
-    gone_ = true;
-    return std::nullopt;
-  }
-  return returned_.value_or(SH_PUNT_READY);
+  auto outcome = sockets_.page->outcome(sockets_.index);
+  if (sent == static_cast<ssize_t>(sizeof(head) + bytes.size()) && outcome) return outcome;
+  gone_ = true;
+  stop();
+  return std::nullopt;
 }
 
 // ---- requests ----
@@ -268,7 +254,7 @@ Channel::Step Channel::collect_body() {
     if (in_.size() == before) break;
   }
   if (!promised_) promise_body();
-  return state_ == State::body ? Step::wait : Step::again;
+  return Step::wait;
 }
 
 // Clients send the body anyway when this does not come: it must not overtake an earlier response, so it is not insisted
@@ -291,7 +277,7 @@ Channel::Step Channel::inject() {
     const size_t bytes = std::min<size_t>(out_.size(), SH_PUNT_PIECE_BYTES);
     const uint32_t flags = begun_ ? 0 : SH_PUNT_BEGIN | (to_head_ ? SH_PUNT_TO_HEAD : 0);
     const auto sent = send(SH_PUNT_INJECT, flags, out_.bytes().substr(0, bytes));
-    if (!sent || state_ != State::inject) return Step::again;  // another connection's
+    if (!sent) return Step::wait;
     if (*sent == SH_PUNT_NOT_YET) return wait_for_turn();
     if (*sent == SH_PUNT_CLIENT_GONE) {
       record("failed", "the client left", 0);
@@ -350,7 +336,7 @@ Channel::Step Channel::refuse(int status, std::string_view why, bool close) {
 
 Channel::Step Channel::answer() {
   const auto sent = send(SH_PUNT_ANSWER, 0, out_.bytes());
-  if (!sent || state_ != State::answer) return Step::again;  // another connection's
+  if (!sent) return Step::wait;
   if (*sent == SH_PUNT_NOT_YET) return wait_for_turn();
   if (*sent != SH_PUNT_READY) {
     break_off({});
@@ -389,12 +375,11 @@ void Channel::tick() {
   const bool done = state_ == State::head && in_.empty();
   if (done) {
     if (since(since_) < kReleaseAfter) return;
-    const auto released = send(SH_PUNT_RELEASE, 0, {});  // or the client has taken its connection back
-    if (released && in_.empty()) {
-      released_ = true;
-      state_ = State::idle;
-    }
-    return advance();
+    // Or the client has taken its connection back, or is sending more just now: then the epoch goes on.
+    if (!send(SH_PUNT_RELEASE, 0, {})) return;
+    released_ = true;
+    state_ = State::idle;
+    return;
   }
   if (since(asked_) >= kAskEvery) {
     asked_ = home_.now();

@@ -34,6 +34,9 @@ class PuntPage {
   int fd() const { return fd_.get(); }
   void beat(bool alive);  // no heartbeat: nothing new comes
   void finish(uint32_t index, uint32_t epoch, uint32_t bytes);
+  // What became of the message that is sent between the two calls; nothing, the kernel side has not seen it.
+  void expect_outcome(uint32_t index);
+  std::optional<sh_punt_status> outcome(uint32_t index) const;
 
  private:
   explicit PuntPage(UniqueFd fd) : fd_(std::move(fd)) {}
@@ -86,10 +89,10 @@ class Channel final : private Operation {
   };
   enum class Step : uint8_t { wait, again };
 
-  void completed(int result) override;  // the socket is readable
+  void completed(int result) override;  // so many bytes of frames have come
   void advance();
-  void receive();
-  bool take_frame();
+  enum class Frame : uint8_t { incomplete, of_client, returned };
+  Frame take_frame();
   void begin_epoch(const sh_punt_head& head);
   void forget();
 
@@ -117,10 +120,9 @@ class Channel final : private Operation {
   State state_ = State::idle;
   bool gone_ = false;
   bool retired_ = false;
-  bool waits_for_turn_ = false;             // retry() will be called
-  std::optional<sh_punt_status> returned_;  // of what was sent last
+  bool waits_for_turn_ = false;  // retry() will be called
 
-  Buffer frames_;         // as received
+  Buffer frames_;         // as received; while it waits the kernel has what is behind them
   sh_punt_head first_{};  // of this epoch
   uint32_t epoch_ = 0;
   uint32_t finished_ = 0;  // bytes of this epoch

@@ -58,15 +58,16 @@ void Ring::receive(Operation& operation, int socket, void* data, size_t bytes) {
   io_uring_sqe_set_data(sqe, &operation);
 }
 
-void Ring::send(Operation& operation, int socket, const void* data, size_t bytes) {
+void Ring::receive_later(Operation& operation, int socket, void* data, size_t bytes) {
   io_uring_sqe* sqe = next(&operation);
-  io_uring_prep_send(sqe, socket, data, bytes, MSG_NOSIGNAL);
+  io_uring_prep_recv(sqe, socket, data, bytes, 0);
+  sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
   io_uring_sqe_set_data(sqe, &operation);
 }
 
-void Ring::poll(Operation& operation, int fd, unsigned events) {
+void Ring::send(Operation& operation, int socket, const void* data, size_t bytes) {
   io_uring_sqe* sqe = next(&operation);
-  io_uring_prep_poll_add(sqe, fd, events);
+  io_uring_prep_send(sqe, socket, data, bytes, MSG_NOSIGNAL);
   io_uring_sqe_set_data(sqe, &operation);
 }
 

@@ -34,8 +34,8 @@ class Ring {
   void accept(Operation& operation, int socket, sockaddr* address, socklen_t* length);
   void connect(Operation& operation, int socket, const sockaddr* address, socklen_t length);
   void receive(Operation& operation, int socket, void* data, size_t bytes);
+  void receive_later(Operation& operation, int socket, void* data, size_t bytes);  // nothing will be there yet
   void send(Operation& operation, int socket, const void* data, size_t bytes);
-  void poll(Operation& operation, int fd, unsigned events);  // completes once, with what is there
   void read(Operation& operation, int fd, void* data, size_t bytes);
   void cancel(Operation& operation);  // it completes nevertheless
 

@@ -43,8 +43,9 @@ constexpr ReasonEntry kConnectionReasons[] = {
     {"split", "the request goes on in another send"},
     {"scratch", "no memory to parse in was free"},
     {"proxy", "the proxy ended the connection, or did not take what the client sent"},
+    {"writers", "two threads were sending, and what one sent could have come into a request of the other"},
 };
-static_assert(std::size(kConnectionReasons) == SH_L7_WHY_PROXY - SH_L7_WHY_UNJUDGED + 1);
+static_assert(std::size(kConnectionReasons) == SH_L7_WHY_WRITERS - SH_L7_WHY_UNJUDGED + 1);
 
 ReasonEntry why_entry(uint32_t why) {
   const auto of = [why](const auto& list, uint32_t first) {

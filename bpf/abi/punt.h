@@ -3,8 +3,9 @@
  * A channel is a socket of the proxy that is in the sockhash. The kernel side binds one to a client's connection when a request
  * comes that it does not judge: from then on all that the client sends is redirected into the channel, each message behind a
  * struct sh_punt_head, until the proxy has dealt with every byte of it. What the proxy sends on the channel begins with such a
- * head, too, and is delivered to the server (INJECT) or to the client (ANSWER), or comes back whole (RETURN): which ends those
- * are, and whether their turn has come, only the kernel side decides.
+ * head, too, and is delivered to the server (INJECT) or to the client (ANSWER), or not: which ends those are, and whether their
+ * turn has come, only the kernel side decides. outcomes[i] in the page says what became of it when the send() returns; what
+ * was not delivered comes back as well (RETURN), because a message can only be sent somewhere, and is of no use there.
  *
  * The proxy says how far it is in the page: finished[i] = epoch << 32 | bytes, after the send() that ends a request. */
 #ifndef SHUNT_ABI_PUNT_H
@@ -21,13 +22,13 @@
 enum sh_punt_kind {
 	/* to the proxy */
 	SH_PUNT_DATA = 1, /* the client sent the bytes that follow */
-	SH_PUNT_RETURN,   /* what the proxy sent, head and bytes: nothing was delivered; `status` says why */
+	SH_PUNT_RETURN,   /* what the proxy sent, head and bytes, and what was not delivered */
 	/* from the proxy */
 	SH_PUNT_INJECT,  /* to the server */
 	SH_PUNT_ANSWER,  /* to the client, in place of a response */
-	SH_PUNT_ASK,     /* comes back: with READY if an INJECT would be delivered now */
-	SH_PUNT_RELEASE, /* comes back: with READY if the channel is free again */
-	SH_PUNT_BREAK,   /* comes back: the connection is reset */
+	SH_PUNT_ASK,     /* nothing: READY if an INJECT would be delivered now */
+	SH_PUNT_RELEASE, /* nothing: READY if the channel is free again */
+	SH_PUNT_BREAK,   /* nothing: the connection is reset */
 };
 
 enum sh_punt_status {
@@ -48,8 +49,7 @@ enum sh_punt_flags {
 struct sh_punt_head {
 	sh_u32 kind;   /* enum sh_punt_kind */
 	sh_u32 bytes;  /* that follow */
-	sh_u32 epoch;  /* of the binding: what carries an old one comes back with CLIENT_GONE */
-	sh_u32 status; /* enum sh_punt_status, of RETURN */
+	sh_u32 epoch;  /* of the binding: what carries an old one meets CLIENT_GONE */
 	sh_u32 flags;  /* enum sh_punt_flags */
 	/* of DATA: */
 	sh_u32 why;           /* enum sh_l7_why: of the first */
@@ -60,13 +60,14 @@ struct sh_punt_head {
 	sh_u16 client_port;   /* of the client's own end, before any NAT */
 	sh_u8 client_addr[SH_ADDR_BYTES];
 	sh_u32 index; /* of the channel in the page */
-	sh_u32 zero;
+	sh_u32 zero[2];
 };
 
-/* The one thing of the kernel side that the proxy can write. */
+/* The one thing of the kernel side that the proxy can write. Its own writing into `outcomes` deceives nobody else. */
 struct sh_punt_page {
 	sh_u64 heartbeat_ns; /* CLOCK_MONOTONIC; 0: no proxy */
 	sh_u64 finished[SH_CHANNELS_MAX];
+	sh_u32 outcomes[SH_CHANNELS_MAX]; /* by the kernel side: enum sh_punt_status + 1 of what was sent last */
 };
 
 /* Bound and released by the kernel side; the user side makes and ends channels. */

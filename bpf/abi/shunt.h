@@ -150,6 +150,7 @@ struct sh_sock {
 	sh_u32 l7_sets[2];    /* by enum sh_policy_direction; 0: all requests are allowed */
 	sh_u32 l7_origins[2]; /* sh_policy_entry.origin of the sets */
 	sh_u64 l7_left;       /* client: bytes from l7_seq on that may go through TCP; server: bytes left of a response */
+	sh_u64 l7_writer;     /* client: the thread whose redirect may not have arrived yet; 0: none, all ones: several */
 	sh_u64 l7_heads;      /* client: bit n & 63 is 1 if request n was HEAD */
 	sh_u32 l7_seq;        /* write_seq after the last message, if TCP took all of it */
 	sh_u32 l7_count;      /* client: requests sent; server: responses complete, wrapping */
@@ -363,6 +364,7 @@ enum sh_l7_why {
 	SH_L7_WHY_SPLIT,           /* the request that is denied goes on in another send */
 	SH_L7_WHY_SCRATCH,         /* no memory of this CPU to parse in was free */
 	SH_L7_WHY_PROXY,           /* the proxy ended the connection, or did not take what the client sent */
+	SH_L7_WHY_WRITERS,         /* two threads were sending, and what one sent could have come into a request of the other */
 };
 
 /* Written after each struct sh_sock by the iterator over enrolled sockets (`shunt list`). */

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Policies in force: real clients and servers in cgroups; nothing that is forbidden is ever read by the server (root)
 
-usage: policy_enforced.py [--build DIR] [--list] [SCENARIO...]
+usage: policy_enforced.py [--build DIR] [--list] [--race SECONDS] [SCENARIO...]
 
 The Star Wars demo of the Cilium documentation on plain processes. Each scenario has a daemon, cgroups and servers of its own. The
 recorder is a server that writes down every byte it reads: what it never read was stopped before it.
@@ -26,7 +26,8 @@ from scenarios import Scenarios, eventually, expect  # noqa: E402
 
 CURL_CANNOT_CONNECT = 7
 USAGE = 2  # exit code of shuntd
-SCENARIOS = Scenarios("policy", lambda lab, function, _: function(Galaxy(lab)), lambda outcome: f"{outcome['seconds']} s")
+SCENARIOS = Scenarios("policy", lambda lab, function, options: function(Galaxy(lab, options)), lambda outcome: f"{outcome['seconds']} s",
+                      [("race", float, 5, "seconds of each of the two races of several writers")])
 
 
 def head(method, path, *headers, body=""):
@@ -199,6 +200,20 @@ def dodging(galaxy):
     expect("200" not in result["got"], f"an urgent byte in a request: {result}")
 
 
+@scenario("several threads and processes write one connection at once")
+def racing(galaxy):
+    galaxy.recorder()
+    for kind in ("threads", "processes"):
+        racer = galaxy.lab.serve([pathlib.Path(__file__).with_name("request_race.py"), galaxy.port, galaxy.options.race, kind],
+                                 cgroup=galaxy.cgroups["tiefighter"])
+        text = racer.communicate(timeout=galaxy.options.race + PATIENCE_S)[0].decode()
+        expect(racer.returncode == 0 and json.loads(text)["responses"] > 100, f"{kind}: {racer.returncode}, {text}")
+        print(f"{kind}: {text.strip()}", file=sys.stderr)
+    lines = galaxy.request_lines()
+    denied = [line for line in lines if "exhaust" in line]
+    expect(not denied, f"of {len(lines)} requests that the server read {len(denied)} had been denied")
+
+
 @scenario("whose requests the kernel cannot see does not get through")
 def unseen(galaxy):
     galaxy.recorder()
@@ -249,7 +264,7 @@ def restless(galaxy):
             more = f'        - method: "POST"\n          path: "{paths[len(changes) % 3]}"\n        - method: "PUT"'
             galaxy.write_policy(POLICY.replace('        - method: "PUT"', more))
             galaxy.reload()
-            changes.append(time.monotonic())
+            changes.append(len(changes))
 
     thread = threading.Thread(target=change)
     thread.start()
@@ -266,8 +281,7 @@ def restless(galaxy):
     finally:
         ended.set()
         thread.join()
-    rate = (len(changes) - 1) / (changes[-1] - changes[0])
-    expect(seen == {"200", "403"} and rate > 4, f"{len(changes)} changes, {rate:.1f} a second; where they differ: {seen}")
+    expect(seen == {"200", "403"} and len(changes) >= 10, f"{len(changes)} changes; where they differ: {seen}")
     rules = json.loads(galaxy.shunt("-o", "json", "policy", "get"))["rules"]
     hits = [rule["hits"] for rule in rules if rule["hits"] >= 15 * 60]
     expect(hits == [15 * 60], f"hits of the rule that never changed: {rules}")

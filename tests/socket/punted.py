@@ -104,6 +104,38 @@ def in_turns(galaxy):
            and counters["connections_forbidden"] == 0, f"counted: {counters}; by the proxy: {by_proxy}")
 
 
+@scenario("shunt monitor shows who was denied and punted, and why")
+def monitored(galaxy):
+    galaxy.recorder()
+    galaxy.proxy()
+    folder = galaxy.lab.folder
+    out = folder / "monitor"
+    monitor = galaxy.lab.serve([galaxy.lab.build / "control/shunt", "-c", folder / "shunt.yaml", "monitor", "-o", "json", "--event",
+                                "denied", "punted"], log=out)
+
+    def shown():
+        lines = [json.loads(line) for line in out.read_text().splitlines() if line.startswith("{")]
+        return {(line["verdict"], line["policy_reason"], line["client"]) for line in lines if line.get("rules") is not None}
+
+    def asked():  # until the kernel side knows that somebody watches
+        galaxy.client("tiefighter", ["send", EXHAUST], ["responses", 1], ["send", DOTS], ["responses", 1])
+        return {entry[0] for entry in shown()} == {"denied", "punted"}
+
+    eventually(asked, lambda: f"the monitor shows {out.read_text()}", PATIENCE_S)
+    expect(monitor.poll() is None and all("tiefighter" in client and why for _, why, client in shown()), f"shown: {shown()}")
+
+
+@scenario("responses to punted requests are redirected as others are")
+def responses(galaxy):
+    galaxy.recorder()
+    galaxy.proxy()
+    before = galaxy.counters()
+    result = galaxy.client("tiefighter", *[["send", DOTS], ["responses", 1]] * 300)
+    expect(statuses_of(result) == ["200"] * 300 and result["error"] is None, f"{result['error']}: {result['got'][-200:]}")
+    redirected = galaxy.counters()["redirected_messages"] - before["redirected_messages"]
+    expect(redirected >= 290, f"of 300 responses {redirected} were redirected")
+
+
 @scenario("pipelines: simple and complex, with denials between")
 def pipelined(galaxy):
     galaxy.recorder()
@@ -129,7 +161,8 @@ def bodies(galaxy):
                            ["send", chunked(*["d" * 10000] * 100)], ["responses", 1], ["send", DOTS + LANDING + DOTS], ["responses", 3])
     expect(statuses_of(result) == ["200"] * 6 and result["error"] is None, f"{statuses_of(result)}, {result['error']}")
     read = galaxy.read()
-    expect(read.count("c") >= 1 << 20 and read.count("d" * 10000) == 100, "the bodies arrived changed")
+    whole = re.sub("\r\n[0-9a-f]+\r\n", "", read)  # the proxy may cut chunks anew
+    expect(whole.count("c" * (1 << 20)) == 1 and whole.count("d" * 1_000_000) == 1, "the bodies arrived changed")
     for text in (with_length("e" * (1 << 20) + "e"), chunked(*["e" * 10000] * 120), "POST /v1/x/../request-landing HTTP/1.1\r\n"
                  "Host: a\r\nContent-Length: 123456789\r\n\r\n"):
         result = galaxy.client("tiefighter", ["send", LANDING], ["responses", 1], ["send", text], ["responses", 1], ["recv", 6])
@@ -137,17 +170,23 @@ def bodies(galaxy):
     expect("eee" not in galaxy.read(), "a body beyond the limit reached the server")
 
 
-def load(galaxy, connections, depth, meanwhile=lambda: None):
-    """All requests at once over so many connections."""
-    galaxy.nginx()
-    galaxy.proxy()
+def load_once(galaxy, connections, depth, meanwhile):
     each = galaxy.requests // connections + 1
     client = galaxy.lab.serve([sys.executable, ROOT / "tests/socket/request_load.py", galaxy.port, connections, each, depth],
                               cgroup=galaxy.cgroups["tiefighter"])
     while client.poll() is None:
         meanwhile()
         time.sleep(0.05)
-    outcome = json.loads(client.communicate()[0])
+    return json.loads(client.communicate()[0])
+
+
+def load(galaxy, connections, depth, meanwhile=lambda: None, enough=lambda: True):
+    """All requests at once over so many connections, and again until it is enough."""
+    galaxy.nginx()
+    galaxy.proxy()
+    outcome = load_once(galaxy, connections, depth, meanwhile)
+    while not outcome["errors"] and not enough():
+        outcome = load_once(galaxy, connections, depth, meanwhile)
     answered = sum(outcome["statuses"].values())
     expect(outcome["errors"] == 0 and answered >= galaxy.requests, f"{outcome}; {galaxy.counters()}")
     to_proxy = galaxy.counters()["requests_to_proxy"]  # what follows such a request is not counted
@@ -176,8 +215,7 @@ def load_changing(galaxy):
         galaxy.write_policy(POLICY.replace('"/v1/request-landing"', f'"{path}"'))
         galaxy.reload()
 
-    outcome = load(galaxy, 16, 4, change)
-    expect(changes >= 5, f"the policy changed {changes} times")
+    outcome = load(galaxy, 16, 4, change, lambda: changes >= 5)
     return {**outcome, "changes": changes}
 
 
@@ -242,19 +280,20 @@ def large(galaxy):
     galaxy.lab.stop(galaxy.daemon)
     galaxy.lab.configure(galaxy.more.replace("}", ", blocks: 16384, results: 524288}", 1))
     galaxy.daemon = galaxy.lab.run_daemon()
-    galaxy.proxy()
+    galaxy.proxy("timeouts: {head: 100s}\n")
     (galaxy.folder / "many.yaml").write_text(galaxy.many_rules(1000, 50))
-    turns = [["send", DOTS], ["responses", 1], ["sleep", 0.02]] * 300
-    client = galaxy.lab.serve(galaxy.client_command(turns), cgroup=galaxy.cgroups["tiefighter"])
+    in_force, turn = galaxy.lab.folder / "in-force", [["send", DOTS], ["responses", 1], ["sleep", 0.02]]
+    client = galaxy.lab.serve(galaxy.client_command([["until", [str(in_force), turn]], *turn * 20]), cgroup=galaxy.cgroups["tiefighter"])
     eventually(lambda: len(galaxy.accessed()) > 5, "requests go to the proxy")
     galaxy.write_policy(POLICY.replace("/v1/request-landing", "/v1/other"))
     galaxy.reload()
     result = galaxy.client("tiefighter", ["send", DOTS], ["responses", 1])
     expect(statuses_of(result) == ["403"], f"right after the change: {result}")
+    in_force.touch()
     result = json.loads(client.communicate(timeout=PATIENCE_S)[0])
     statuses = statuses_of(result)
     changes = sum(a != b for a, b in zip(statuses, statuses[1:]))
-    expect(set(statuses) == {"200", "403"} and changes == 1 and len(statuses) == 300, f"{len(statuses)}, {changes}: {result['error']}")
+    expect(set(statuses) == {"200", "403"} and changes == 1 and result["error"] is None, f"{len(statuses)}, {changes}: {result['error']}")
 
 
 @scenario("ends: client and server leave while a request is with the proxy")

@@ -192,6 +192,9 @@ def bars(context):
         ratio = bar["ratio"]
         interval = f"{ratio['median']:.2f} [{ratio['low']:.2f} {ratio['high']:.2f}]" if ratio["rounds"] else "not measured"
         detail = f"falls short of the prototype's {bar['prototype']}" if bar.get("below_prototype") else ""
+        if "bare" in bar:
+            bare = bar["bare"]
+            detail += f"{'; ' if detail else ''}a redirect that checks nothing: {bare['median']:.2f} [{bare['low']:.2f} {bare['high']:.2f}]"
         yield Row(bar["name"], interval, f">= {bar['bar']:.2f}", bar["holds"], detail)
     if not document["bars"]:
         raise Failed("the harness judged no bar")

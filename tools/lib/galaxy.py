@@ -18,6 +18,7 @@ POLICY = (POLICIES / "starwars_l7.yaml").read_text()
 RECORDER = """
 import asyncio, sys
 log = open(sys.argv[2], "ab", buffering=0)
+lines = open(sys.argv[2] + ".lines", "ab", buffering=0)
 async def serve(reader, writer):
     data = b""
     try:
@@ -29,6 +30,7 @@ async def serve(reader, writer):
                 log.write(more)
                 data += more
             head, data = data.split(b"\\r\\n\\r\\n", 1)
+            lines.write(head.split(b"\\r\\n")[0] + b"\\n")
             length, chunked = 0, False
             for line in head.split(b"\\r\\n"):
                 if line.lower().startswith(b"content-length:"):
@@ -65,7 +67,8 @@ asyncio.run(main())
 """
 
 # Steps: ["send", text] ["urgent", text] ["file", path] ["recv", seconds] (until nothing comes for so long) ["sleep", seconds]
-# ["shut", 0] (its half of the connection) ["responses", n] (until n whole responses have come). Prints what was received and the
+# ["shut", 0] (its half of the connection) ["responses", n] (until n whole responses have come) ["until", [path, steps]] (these
+# again and again, until the file is there). Prints what was received and the
 # error that ended it.
 CLIENT = """
 import json, os, re, socket, sys, time
@@ -80,8 +83,8 @@ def whole(data):
             break
         data, n = rest[length:], n + 1
     return n
-try:
-    s = socket.create_connection((host, port), timeout=20)
+def run(steps):
+    global got, error
     for what, value in steps:
         if what == "send":
             s.sendall(value.encode("latin-1"))
@@ -94,6 +97,9 @@ try:
             s.shutdown(socket.SHUT_WR)
         elif what == "sleep":
             time.sleep(value)
+        elif what == "until":
+            while not os.path.exists(value[0]) and not error:
+                run(value[1])
         elif what == "responses":
             wanted = whole(got) + value
             while whole(got) < wanted:
@@ -110,6 +116,9 @@ try:
                     error = "closed"
                     break
                 got += more
+try:
+    s = socket.create_connection((host, port), timeout=20)
+    run(steps)
 except OSError as e:
     error = type(e).__name__ + ": " + str(e)
 print(json.dumps({"got": got.decode("latin-1"), "error": error}))
@@ -119,8 +128,9 @@ print(json.dumps({"got": got.decode("latin-1"), "error": error}))
 class Galaxy:
     """One scenario: the deathstar's port is served by the recorder or by nginx, the ships are cgroups."""
 
-    def __init__(self, lab, policy=POLICY, start=True):
+    def __init__(self, lab, options=None, policy=POLICY, start=True):
         self.lab = lab
+        self.options = options
         self.scripts = 0
         self.port = free_port()
         self.log = lab.folder / "read-by-the-server"
@@ -175,14 +185,14 @@ class Galaxy:
                           self.lab.folder / "recorder.log", "the recorder")
         return server
 
-    def nginx(self):
+    def nginx(self, access_log=True):
         folder = self.lab.folder / "nginx"
         folder.mkdir()
         temp = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
         (folder / "nginx.conf").write_text(
             f"daemon off; master_process off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\n"
             f"events {{ worker_connections 1024; }}\nhttp {{ {temp}\n"
-            f"access_log {folder}/access.log; keepalive_requests 1000000000; client_max_body_size 0; large_client_header_buffers 4 128k;\n"
+            f"access_log {f'{folder}/access.log' if access_log else 'off'}; keepalive_requests 1000000000; client_max_body_size 0; large_client_header_buffers 4 128k;\n"
             f"server {{ listen 127.0.0.1:{self.port}; location / {{ return 200 \"Ship landed\\n\"; }} }} }}\n")
         server = self.lab.serve([shutil.which("nginx"), "-c", folder / "nginx.conf", "-e", folder / "error.log"],
                                 cgroup=self.cgroups["deathstar"], log=folder / "log")
@@ -209,6 +219,10 @@ class Galaxy:
 
     def read(self):
         return self.log.read_bytes().decode("latin-1") if self.log.exists() else ""
+
+    def request_lines(self):
+        """What the recorder took for requests, a line each."""
+        return pathlib.Path(f"{self.log}.lines").read_text(errors="replace").splitlines()
 
     def run(self, ship, command):
         process = self.lab.start(command, cgroup=self.cgroups[ship])
