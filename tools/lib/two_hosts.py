@@ -50,7 +50,7 @@ class TwoHosts(Galaxy):
     """The ships are on this host; `there` runs commands on the other one."""
 
     def __init__(self, lab, policy=None):
-        super().__init__(lab, policy, start=False)
+        super().__init__(lab, policy=policy, start=False)
         self.mesh = lab.folder / "mesh"
         self.mesh.mkdir()
         self.gateway_cgroup = lab.make_cgroup(lab.with_shunt / "gateway")
