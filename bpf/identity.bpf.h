@@ -83,16 +83,24 @@ static __noinline int sh_identify(struct sh_policy_head *policy, struct sock *sk
 	return 0;
 }
 
+/* Of what is elsewhere. */
+static __always_inline __u32 sh_identity_of_address(struct sh_policy_head *policy, const __u8 *addr)
+{
+	struct sh_policy_cidr_key key = {.prefix_bits = 32 + 8 * SH_ADDR_BYTES, .half = policy->generation & 1};
+	__u32 *found;
+
+	__builtin_memcpy(key.addr, addr, SH_ADDR_BYTES);
+	found = bpf_map_lookup_elem(&sh_pol_cidrs, &key);
+	return found ? *found : SH_IDENTITY_WORLD;
+}
+
 /* Who is at the other end, if that is elsewhere: by its address. Not inlined, likewise. */
 static __noinline int sh_identify_elsewhere(struct sh_policy_head *policy, struct tcp_sock *tp, __u32 *to)
 {
-	struct sh_policy_cidr_key key = {.prefix_bits = 32 + 8 * SH_ADDR_BYTES, .half = policy->generation & 1};
-	__u8 local[SH_ADDR_BYTES] = {};
-	__u32 *found;
+	__u8 local[SH_ADDR_BYTES] = {}, remote[SH_ADDR_BYTES] = {};
 
-	sh_addrs(tp, local, key.addr);
-	found = bpf_map_lookup_elem(&sh_pol_cidrs, &key);
-	*to = found ? *found : SH_IDENTITY_WORLD;
+	sh_addrs(tp, local, remote);
+	*to = sh_identity_of_address(policy, remote);
 	return 0;
 }
 
