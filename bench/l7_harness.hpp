@@ -5,6 +5,8 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
+#include <l7parsers/core/resp_reply.h>
+
 #include <l7parsers/http1.hpp>
 #include <l7parsers/resp.hpp>
 #include <policy/automaton.hpp>

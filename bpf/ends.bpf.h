@@ -78,11 +78,12 @@ int sh_iter_police(struct bpf_iter__tcp *ctx)
 SEC("syscall")
 int sh_tell_ended(struct sh_event *ended)
 {
-	struct sh_event *ev = sh_event_new(SH_EV_FORBIDDEN, SH_R_POLICY_CHANGED, 0);
+	struct sh_event *ev;
 	__u64 now;
 
 	sh_count(SH_C_FORBIDDEN, 1);
 	sh_count_reason(SH_R_POLICY_CHANGED);
+	ev = sh_event_new(SH_EV_FORBIDDEN, SH_R_POLICY_CHANGED, 0); /* looked at at once: 6.1 forgets that it is not NULL */
 	if (!ev)
 		return 0;
 	now = ev->time_ns;

@@ -224,4 +224,9 @@ static __noinline int sh_policy_ask_both(struct sh_policy_asked *asked, __u32 ge
 	return 0;
 }
 
+static __always_inline __u32 sh_protocol_of(const struct sh_policy_asked *asked)
+{
+	return asked->protocol ? asked->protocol : SH_L7_HTTP1;
+}
+
 #endif

@@ -95,11 +95,6 @@ static __always_inline bool sh_await_server(struct sh_sock *st)
 	return wait.ready && sh_adopt_answer(st);
 }
 
-static __always_inline __u32 sh_protocol_of(const struct sh_policy_asked *asked)
-{
-	return asked->protocol ? asked->protocol : SH_L7_HTTP1;
-}
-
 /* The client asks what its requests must pass. Without a server's end nothing is known: the gate drops what is sent then, if the
  * server is governed, and the next message asks again. Not inlined, as sh_identify(). */
 static __noinline int sh_ask_client(struct sh_policy_head *policy, struct tcp_sock *tp, struct sh_sock *st)

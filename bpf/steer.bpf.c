@@ -124,7 +124,7 @@ int sh_steer(struct bpf_sk_lookup *ctx)
 		return SK_PASS;
 	server = sh_identity(policy, (void *)steer->sock);
 	sh_policy_ask_both(&asked, policy->generation, client, server, look.to.port);
-	if (asked.verdict == SH_POLICY_RULES || asked.verdict == SH_POLICY_PUNT)
+	if (sh_protocol_of(&asked) == SH_L7_HTTP1 && (asked.verdict == SH_POLICY_RULES || asked.verdict == SH_POLICY_PUNT))
 		sh_assign(ctx, &look, steer, client, server);
 	return SK_PASS;
 }
