@@ -4,7 +4,6 @@
 #include <bpf/abi/l7_harness.h>
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
-
 #include <l7parsers/core/resp_reply.h>
 
 #include <l7parsers/http1.hpp>

@@ -50,9 +50,7 @@ Channel::Channel(ChannelHome& home, ChannelSockets sockets)
 
 Channel::~Channel() = default;
 
-void PuntPage::expect_outcome(uint32_t index) {
-  __atomic_store_n(&page_->outcomes[index], 0, __ATOMIC_RELAXED);
-}
+void PuntPage::expect_outcome(uint32_t index) { __atomic_store_n(&page_->outcomes[index], 0, __ATOMIC_RELAXED); }
 
 std::optional<sh_punt_status> PuntPage::outcome(uint32_t index) const {
   const uint32_t said = __atomic_load_n(&page_->outcomes[index], __ATOMIC_ACQUIRE);

@@ -242,8 +242,8 @@ class Engine {
 
   // Events. The ring is read by one reader at a time; `on_event` gets each record, but for those that the engine
   // answers itself: SH_EV_ABANDONED by resetting the socket, SH_EV_GUARD by watching over the cgroup. SH_EV_FORBIDDEN
-  // is answered by a reset, where there was none yet, and handed on; SH_EV_LISTENS makes the next steered_servers() look.
-  // Returns how many were read.
+  // is answered by a reset, where there was none yet, and handed on; SH_EV_LISTENS makes the next steered_servers()
+  // look. Returns how many were read.
   int events_fd() const;  // epoll-able
   Result<int> read_events(const std::function<void(const sh_event&)>& on_event);
   void want_events(

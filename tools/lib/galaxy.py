@@ -250,7 +250,8 @@ class Galaxy:
         (folder / "nginx.conf").write_text(
             f"daemon off; master_process off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\n"
             f"events {{ worker_connections 1024; }}\nhttp {{ {temp}\n"
-            f"access_log {f'{folder}/access.log' if access_log else 'off'}; keepalive_requests 1000000000; client_max_body_size 0; large_client_header_buffers 4 128k;\n"
+            f"access_log {f'{folder}/access.log' if access_log else 'off'}; keepalive_requests 1000000000; client_max_body_size 0;\n"
+            f"large_client_header_buffers 4 128k;\n"
             f"server {{ listen 127.0.0.1:{self.port}; location / {{ return 200 \"Ship landed\\n\"; }} }} }}\n")
         server = self.lab.serve([shutil.which("nginx"), "-c", folder / "nginx.conf", "-e", folder / "error.log"],
                                 cgroup=self.cgroups["deathstar"], log=folder / "log")
