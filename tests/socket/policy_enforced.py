@@ -28,7 +28,7 @@ CURL_CANNOT_CONNECT = 7
 USAGE = 2  # exit code of shuntd
 SCENARIOS = Scenarios("policy", lambda lab, function, options: function(Galaxy(lab, options)), lambda outcome: f"{outcome['seconds']} s",
                       [("race", float, 5, "seconds of each of the two races of several writers"),
-                       ("within", float, 5, "seconds in which a live connection ends that a new policy forbids; 2 on a host that is not busy")])
+                       ("within", float, 5, "seconds in which what a new policy forbids ends; 2 on a host that is not busy")])
 
 
 def head(method, path, *headers, body=""):

@@ -71,7 +71,7 @@ def dodging(context):
                          "bodies: whole, in pieces, and nothing rides behind them", "from another network namespace")
     yield from scenarios(context, "policy_enforced", "several threads and processes write one connection at once",
                          options=("--race", "5" if context.quick else "300"), bar="10 minutes, nothing denied is read")
-    yield missing("racing writers by passed descriptors", "10 minutes", "threads, and processes that inherited a socket, race; none over SCM_RIGHTS")
+    yield missing("racing writers by passed descriptors", "10 minutes", "only threads and heirs of a socket race")
     yield missing("a compromised proxy", "reaches no other connection", "no test program has the proxy's descriptors yet")
 
 
