@@ -296,6 +296,27 @@ def large(galaxy):
     expect(set(statuses) == {"200", "403"} and changes == 1 and result["error"] is None, f"{len(statuses)}, {changes}: {result['error']}")
 
 
+@scenario("a proxy that was taken over reaches no connection but those that were handed to it")
+def taken_over(galaxy):
+    galaxy.recorder()
+    log = galaxy.lab.folder / "lying.log"
+    liar = galaxy.lab.serve([sys.executable, ROOT / "tests/socket/lying_proxy.py", galaxy.lab.folder / "proxy.sock"], log=log,
+                            cgroup=galaxy.lab.without)
+    galaxy.lab.wait_for(lambda: "ready" in log.read_text(), liar, log, "the proxy that lies")
+    over = galaxy.lab.folder / "over"
+    victim = galaxy.lab.serve(galaxy.client_command([["until", [str(over), [["send", LANDING], ["responses", 1]]]]]),
+                              cgroup=galaxy.cgroups["tiefighter"])
+    galaxy.client("tiefighter", ["send", LANDING], ["responses", 1], ["send", DOTS], ["recv", 1])
+    eventually(lambda: "delivered" in log.read_text(), lambda: log.read_text())
+    over.touch()
+    result = json.loads(victim.communicate(timeout=PATIENCE_S)[0])
+    said = json.loads(log.read_text().splitlines()[-1])
+    expect(said["tried"] > 50 and not said["delivered"], f"delivered: {said}")
+    expect(len(said["refused_calls"]) == 4, f"the kernel refused {said['refused_calls']} alone")
+    expect(result["error"] is None and set(statuses_of(result)) == {"200"}, f"{result['error']}, {set(statuses_of(result))}")
+    expect("evil" not in galaxy.read(), "the server read what the proxy made up")
+
+
 @scenario("ends: client and server leave while a request is with the proxy")
 def leaving(galaxy):
     galaxy.recorder()
