@@ -37,6 +37,7 @@ void RunLock::remove_files(const std::string& socket_path) {
   std::filesystem::remove(beside(socket_path, "off"), code);
   std::filesystem::remove(socket_path, code);
   std::filesystem::remove(proxy_socket_path(socket_path), code);
+  std::filesystem::remove(gateway_socket_path(socket_path), code);
   std::filesystem::remove(beside(socket_path, "shuntd.lock"), code);
   std::filesystem::remove(std::filesystem::path(socket_path).parent_path(), code);
 }

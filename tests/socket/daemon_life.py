@@ -212,7 +212,7 @@ class Run:
             eventually(lambda: not (cgroup / "cgroup.procs").read_text(), f"no process in {cgroup.name}", 10)  # noqa: B023
             below = [path.name for path in cgroup.iterdir() if path.is_dir()]
             expect(not below, f"cgroups left: {below}")
-        more = self.files() - {"bpffs", "shunt.yaml", "shuntd.log"}
+        more = self.files() - {"bpffs", "state", "shunt.yaml", "shuntd.log"}
         expect(not more, f"files left: {more}")
 
     # ---- the frame of every scenario ----

@@ -53,7 +53,8 @@ TEST(LinkMessages, CarryNumbersAndDescriptors) {
 }
 
 TEST(LinkMessages, WhatIsNoneIsRefused) {
-  for (const std::string& text : {std::string("\x09\0\0\0", 4), std::string("\x01\0\0", 3), std::string(4000, '\1')}) {
+  const std::string beyond(1, static_cast<char>(LinkKind::maps) + 1);
+  for (const std::string& text : {beyond + std::string(3, '\0'), std::string("\x01\0\0", 3), std::string(4000, '\1')}) {
     const Pair link;
     ASSERT_EQ(send(link.a.get(), text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
     const auto message = receive_link_message(link.b.get());
