@@ -25,6 +25,7 @@ void ProxyLink::on_connect() {
   if (!fresh) return;
   if (proxy_) drop("another proxy has come");
   proxy_ = std::move(fresh->socket);
+  pid_ = static_cast<uint32_t>(fresh->credentials.pid);
   greeted_ = false;
   auto watched = loop_.add(proxy_.get(), EPOLLIN, [this](uint32_t) { on_message(); });
   if (!watched) drop("no room in the loop");
@@ -55,18 +56,11 @@ Result<void> ProxyLink::greet(const LinkMessage& hello) {
   if (!served) return served;
   greeted_ = true;
   servers_.clear();
-  if (auto admitted = admit(keeps); !admitted)
+  if (auto admitted = engine->admit_proxy(pid_, keeps); !admitted)
     log_failure("no client from elsewhere comes to the proxy", admitted.error(), "everything else goes on");
   look_for_servers(true);
   log_info("the proxy is here", {{"channels", keeps ? "kept" : std::to_string(hello.numbers[1])}});
   return {};
-}
-
-Result<void> ProxyLink::admit(bool keeps) {
-  ucred peer{};
-  socklen_t length = sizeof(peer);
-  if (getsockopt(proxy_.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0) return unexpected(errno, "the proxy");
-  return hooks_.engine()->admit_proxy(static_cast<uint32_t>(peer.pid), keeps);
 }
 
 void ProxyLink::look_for_servers(bool scan) {

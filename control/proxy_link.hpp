@@ -39,7 +39,6 @@ class ProxyLink {
   Result<void> greet(const LinkMessage& hello);
   Result<void> hand_out(uint32_t count);
   Result<void> send_policy();
-  Result<void> admit(bool keeps);
   Result<void> send_servers(const std::vector<SteeredServer>& servers);
   void drop(const char* why);
 
@@ -47,6 +46,7 @@ class ProxyLink {
   Hooks hooks_;
   UniqueFd listener_;
   UniqueFd proxy_;
+  uint32_t pid_ = 0;  // of the proxy, as SO_PEERCRED tells it
   bool greeted_ = false;
   std::map<uint32_t, std::pair<uint32_t, uint32_t>> servers_;  // that it knows: generation and identity, by slot
   std::string steering_error_;

@@ -291,9 +291,7 @@ def restless(galaxy):
 @scenario("a large policy: the daemon answers while it compiles, and one rule among many changes")
 def large(galaxy):
     galaxy.recorder()
-    galaxy.lab.stop(galaxy.daemon)
-    galaxy.lab.configure(galaxy.more.replace("}", ", blocks: 8192, results: 131072}", 1))
-    galaxy.daemon = galaxy.lab.run_daemon()
+    galaxy.restart_with_room(8192, 131072)
     (galaxy.folder / "many.yaml").write_text(galaxy.many_rules(400, 50))
     began = time.monotonic()
     reload = subprocess.Popen([galaxy.lab.build / "control/shunt", "-c", galaxy.lab.folder / "shunt.yaml", "reload"],

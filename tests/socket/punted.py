@@ -277,9 +277,7 @@ def daemon_ends(galaxy):
 @scenario("a large policy: the proxy goes on while it compiles, and then judges by the new one")
 def large(galaxy):
     galaxy.recorder()
-    galaxy.lab.stop(galaxy.daemon)
-    galaxy.lab.configure(galaxy.more.replace("}", ", blocks: 16384, results: 524288}", 1))
-    galaxy.daemon = galaxy.lab.run_daemon()
+    galaxy.restart_with_room(16384, 524288)
     galaxy.proxy("timeouts: {head: 100s}\n")
     (galaxy.folder / "many.yaml").write_text(galaxy.many_rules(1000, 50))
     in_force, turn = galaxy.lab.folder / "in-force", [["send", DOTS], ["responses", 1], ["sleep", 0.02]]

@@ -26,6 +26,7 @@ from galaxy import PATIENCE_S, POLICY, Galaxy  # noqa: E402
 from scenarios import Scenarios, eventually, expect  # noqa: E402
 
 FAR, STRANGE, TRUSTED = "203.0.113.5", "192.0.2.9", "198.51.100.7"  # by rules on requests; by no rule; as a whole
+REDIS = "198.51.100.9"  # by rules on what the proxy does not speak
 BODY_BYTES = 10 << 20
 SLOW_BYTES = 200 << 20
 HELD_BYTES_MAX = 30 << 20  # by sockets and the proxy, of a response that nobody reads
@@ -89,6 +90,10 @@ spec:
   - fromCIDR: [{TRUSTED}/32]
     toPorts:
     - ports: [{{port: "80", protocol: TCP}}]
+  - fromCIDR: [{REDIS}/32]
+    toPorts:
+    - ports: [{{port: "80", protocol: TCP}}]
+      rules: {{l7proto: redis, l7: [{{command: GET}}]}}
 """
 
 
@@ -102,7 +107,7 @@ class Elsewhere:
         galaxy = self.galaxy = Galaxy(lab)
         (self.own / "cgroup.procs").write_text(str(galaxy.daemon.pid))
         self.inside, self.host, self.router, self.device = galaxy.namespace()
-        for network in (FAR, STRANGE, TRUSTED):  # the routes go with the device
+        for network in (FAR, STRANGE, TRUSTED, REDIS):  # the routes go with the device
             subprocess.run(["ip", "route", "add", network, "via", self.router, "dev", self.device], check=True)
             subprocess.run(["ip", "-n", self.inside[-1], "route", "add", "local", network, "dev", "lo"], check=True)
         galaxy.write_policy(POLICY + RULES)
@@ -268,6 +273,8 @@ def others(elsewhere):
     proxy = elsewhere.proxy()
     result = elsewhere.client(["send", LANDING], ["recv", 9], source=STRANGE)
     expect(is_refused(result) and not galaxy.read(), f"whom no rule names: {result}")
+    result = elsewhere.client(["send", LANDING], ["recv", 9], source=REDIS)
+    expect(is_refused(result) and not galaxy.read(), f"on whose commands there are rules: {result}")
     result = elsewhere.client(["send", LANDING + EXHAUST], ["responses", 2], source=TRUSTED)
     expect(statuses_of(result) == ["200", "200"] and "X-Forwarded-For" not in galaxy.read(), f"who is allowed as a whole: {result}")
     # An address that is this host's says nothing about who calls, whatever rules say about it.

@@ -10,8 +10,8 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
-from galaxy import POLICY, Galaxy  # noqa: E402
-from lab import NGINX, Lab, free_port  # noqa: E402
+from galaxy import LANDED, POLICY, Galaxy  # noqa: E402
+from lab import Lab, free_port, nginx_conf  # noqa: E402
 from points import CORRECTNESS, SPEED, Failed, Point, Row  # noqa: E402
 
 REQUESTS = 100_000
@@ -156,8 +156,7 @@ def judged(figure, ratios, bar):
 def plain_nginx(race, lab):
     folder, port = lab.folder / "plain", free_port()
     folder.mkdir()
-    text = NGINX.format(folder=folder, port=port).replace("hello from behind the shunt", "Ship landed")
-    (folder / "nginx.conf").write_text(text)
+    (folder / "nginx.conf").write_text(nginx_conf(folder, f"127.0.0.1:{port}", LANDED))
     race.serve(lab, [shutil.which("nginx"), "-c", folder / "nginx.conf", "-e", folder / "error.log"], lab.without, folder / "log")
     return port
 
@@ -170,11 +169,9 @@ def proxies(race, lab, upstream):
         f"global\n  maxconn 4000\n  nbthread 1\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
         f"frontend f\n  bind 127.0.0.1:{haproxy}\n  default_backend b\nbackend b\n  http-reuse always\n  server s 127.0.0.1:{upstream}\n")
     race.serve(lab, ["haproxy", "-db", "-f", folder / "haproxy.cfg"], lab.without, folder / "haproxy.log")
-    text = NGINX.format(folder=folder, port=nginx)
-    text = text.replace("location / {", "location / { proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection \"\";")
-    up = f"  upstream up {{ server 127.0.0.1:{upstream}; keepalive 128; }}\n"
-    text = re.sub(r"return 200 [^;]*;", "", text).replace("  server {", up + "  server {")
-    (folder / "nginx.conf").write_text(text)
+    (folder / "nginx.conf").write_text(nginx_conf(
+        folder, f"127.0.0.1:{nginx}", 'proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection "";',
+        http=f"upstream up {{ server 127.0.0.1:{upstream}; keepalive 128; }}"))
     race.serve(lab, [shutil.which("nginx"), "-c", folder / "nginx.conf", "-e", folder / "error.log"], lab.without, folder / "nginx.log")
     return haproxy, nginx
 

@@ -8,7 +8,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
-from lab import NGINX, Lab, free_port  # noqa: E402
+from lab import Lab, free_port, nginx_conf  # noqa: E402
 from points import CORRECTNESS, SPEED, Failed, Point, Row  # noqa: E402
 
 CONNECTIONS = 100_000
@@ -64,7 +64,7 @@ def start_nginx(lab):
     folder = lab.folder / "nginx"
     folder.mkdir()
     port = free_port()
-    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port))
+    (folder / "nginx.conf").write_text(nginx_conf(folder, f"127.0.0.1:{port}"))
     server = lab.serve(["nginx", "-c", folder / "nginx.conf", "-e", folder / "error.log"], cgroup=lab.with_shunt,
                        log=folder / "log")
     return server, port, ["wrk", "-t2", "-c50", "-d3s", f"http://127.0.0.1:{port}/"]

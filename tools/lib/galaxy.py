@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 
-from lab import LabError, cgroup_mount, free_port
+from lab import LabError, cgroup_mount, free_port, nginx_conf
 
 PATIENCE_S = 60
 STATUS_AGE_S = 0.6
 POLICIES = pathlib.Path(__file__).resolve().parents[2] / "tests/vectors/policy"
 POLICY = (POLICIES / "starwars_l7.yaml").read_text()
+LANDED = r'return 200 "Ship landed\n";'  # of the deathstar, if it is nginx
 
 RECORDER = """
 import asyncio, sys
@@ -222,6 +223,12 @@ class Galaxy:
                             f"    - ports: [{{port: '{8000 + i // 400}'}}]\n      rules:\n        http:\n{paths}")
         return "---\n".join(workloads + policies)
 
+    def restart_with_room(self, blocks, results):
+        """The daemon anew, with room for larger policies."""
+        self.lab.stop(self.daemon)
+        self.lab.configure(self.more.replace("}", f", blocks: {blocks}, results: {results}}}", 1))
+        self.daemon = self.lab.run_daemon()
+
     def reload(self):
         self.shunt("reload")
 
@@ -246,13 +253,9 @@ class Galaxy:
     def nginx(self, access_log=True):
         folder = self.lab.folder / "nginx"
         folder.mkdir()
-        temp = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-        (folder / "nginx.conf").write_text(
-            f"daemon off; master_process off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\n"
-            f"events {{ worker_connections 1024; }}\nhttp {{ {temp}\n"
-            f"access_log {f'{folder}/access.log' if access_log else 'off'}; keepalive_requests 1000000000; client_max_body_size 0;\n"
-            f"large_client_header_buffers 4 128k;\n"
-            f"server {{ listen 127.0.0.1:{self.port}; location / {{ return 200 \"Ship landed\\n\"; }} }} }}\n")
+        log = folder / "access.log" if access_log else "off"
+        (folder / "nginx.conf").write_text(nginx_conf(folder, f"127.0.0.1:{self.port}", LANDED, access_log=log,
+                                                      http="client_max_body_size 0; large_client_header_buffers 4 128k;"))
         server = self.lab.serve([shutil.which("nginx"), "-c", folder / "nginx.conf", "-e", folder / "error.log"],
                                 cgroup=self.cgroups["deathstar"], log=folder / "log")
         self.lab.wait_for(lambda: (folder / "pid").exists(), server, folder / "error.log", "nginx")

@@ -20,16 +20,7 @@ selection: {{cgroups: {{include: [{cgroup}]}}}}
 """
 
 
-# One worker in the foreground; the folder is made beforehand.
-NGINX = """daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
-events {{ worker_connections 1024; }}
-http {{
-  access_log off; keepalive_requests 1000000000;
-  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u;
-  scgi_temp_path {folder}/s;
-  server {{ listen 127.0.0.1:{port}; location / {{ return 200 "hello from behind the shunt\\n"; }} }}
-}}
-"""
+HELLO = r'return 200 "hello from behind the shunt\n";'  # a location of nginx
 
 
 class LabError(Exception):
@@ -51,6 +42,15 @@ def private_mounts():
     clone_newns, ms_rec, ms_private = 0x20000, 0x4000, 1 << 18
     if libc.unshare(clone_newns) or libc.mount(None, b"/", None, ms_rec | ms_private, None):
         raise LabError(f"cannot make a mount namespace: {os.strerror(ctypes.get_errno())}")
+
+
+def nginx_conf(folder, listen, location=HELLO, http="", access_log="off"):
+    """Of one worker in the foreground, which writes into `folder` alone; `http`: what else stands in that block."""
+    temporary = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    return (f"daemon off; master_process off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\n"
+            f"events {{ worker_connections 1024; }}\n"
+            f"http {{\n  {temporary}\n  access_log {access_log}; keepalive_requests 1000000000; {http}\n"
+            f"  server {{ listen {listen}; location / {{ {location} }} }}\n}}\n")
 
 
 def free_port():

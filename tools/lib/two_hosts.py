@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from galaxy import PATIENCE_S, Galaxy
-from lab import LabError
+from lab import LabError, nginx_conf
 from scenarios import eventually
 
 USER = "nobody"
@@ -111,11 +111,8 @@ class TwoHosts(Galaxy):
     def nginx_there(self, port):
         folder = self.lab.folder / "nginx-there"
         folder.mkdir()
-        temp = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-        (folder / "nginx.conf").write_text(
-            f"daemon off; master_process off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\n"
-            f"events {{ worker_connections 1024; }}\nhttp {{ {temp} access_log {folder}/access.log;\n"
-            f"server {{ listen {port}; listen [::]:{port}; location / {{ return 200 \"from $server_addr to $remote_addr\\n\"; }} }} }}\n")
+        (folder / "nginx.conf").write_text(nginx_conf(folder, f"{port}; listen [::]:{port}",
+                                                      r'return 200 "from $server_addr to $remote_addr\n";', access_log=folder / "access.log"))
         server = self.lab.serve([*self.inside, shutil.which("nginx"), "-c", folder / "nginx.conf", "-e", folder / "error.log"],
                                 cgroup=self.lab.without, log=folder / "log")
         self.lab.wait_for(lambda: (folder / "pid").exists(), server, folder / "error.log", "nginx")
