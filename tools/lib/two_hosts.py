@@ -111,8 +111,9 @@ class TwoHosts(Galaxy):
     def nginx_there(self, port):
         folder = self.lab.folder / "nginx-there"
         folder.mkdir()
-        (folder / "nginx.conf").write_text(nginx_conf(folder, f"{port}; listen [::]:{port}",
-                                                      r'return 200 "from $server_addr to $remote_addr\n";', access_log=folder / "access.log"))
+        text = nginx_conf(folder, f"{port}; listen [::]:{port}", r'return 200 "from $server_addr to $remote_addr\n";',
+                          access_log=folder / "access.log")
+        (folder / "nginx.conf").write_text(text)
         server = self.lab.serve([*self.inside, shutil.which("nginx"), "-c", folder / "nginx.conf", "-e", folder / "error.log"],
                                 cgroup=self.lab.without, log=folder / "log")
         self.lab.wait_for(lambda: (folder / "pid").exists(), server, folder / "error.log", "nginx")
