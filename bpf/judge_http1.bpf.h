@@ -32,6 +32,7 @@ static __always_inline void sh_http1_judge(struct sh_sock *st, struct sh_scratch
 	if (scratch->http1.out.verdict != L7_SIMPLE || scratch->http1.out.unit_bytes == L7_BYTES_UNKNOWN)
 		return;
 	scratch->unit = scratch->http1.out.unit_bytes;
+	scratch->heads_end = scratch->http1.out.head_bytes;
 	scratch->requests = 1;
 	scratch->to_head = scratch->http1.method == L7_M_HEAD;
 	if (!st->l7_sets[0] && !st->l7_sets[1]) { /* an entry without a set that can be compiled */

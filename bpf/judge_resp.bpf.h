@@ -67,6 +67,7 @@ static long sh_resp_step(__u32 index, struct sh_resp_message *message)
 		return 1;
 	scratch->loses |= out->reason == L7_R_RESP_STATEFUL || out->reason == L7_R_RESP_COMMAND;
 	scratch->requests++;
+	scratch->heads_end = out->head_bytes;
 	scratch->unit = out->unit_bytes;
 	return scratch->unit >= message->size || scratch->unit >= L7_WINDOW_BYTES;
 }

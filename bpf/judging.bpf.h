@@ -29,6 +29,7 @@ struct sh_scratch {
 	};
 	/* what came of it */
 	__u64 unit;     /* bytes from the message's beginning that the verdict is on, perhaps more than it has; 0: unknown */
+	__u32 heads_end; /* where the last head of them ends: the verdict is on these very bytes */
 	__u32 requests; /* that these are, if they are allowed */
 	__u32 to_head;  /* 1: the request was HEAD */
 	__u32 loses;    /* 1: responses cannot be counted from here on */
@@ -109,6 +110,7 @@ static __always_inline void sh_unjudged(struct sh_scratch *scratch, __u32 why)
 	scratch->rule = SH_POLICY_NO_RULE;
 	scratch->origin = 0;
 	scratch->unit = 0;
+	scratch->heads_end = 0;
 	scratch->requests = 0;
 	scratch->to_head = 0;
 	scratch->loses = 0;

@@ -295,6 +295,19 @@ static __always_inline void sh_note_way(struct tcp_sock *tp, struct sh_sock *st,
 		st->l7_left = 0;
 }
 
+/* Heads that TCP takes in parts, because its buffer is full: it waits in the middle of one with the socket unlocked, or gives up. The kernel
+ * forgets a PASS only when all has been taken (tcp_bpf_send_verdict()), so the next bytes, another thread's or this one's, would come behind
+ * the first part without a run of our program and make another head of it. A redirect, here into our own TCP, it forgets before the
+ * append: each message is seen, and ends the connection if the head before it is incomplete (sh_settle()). */
+static __always_inline int sh_into_tcp(struct sk_msg_md *msg, struct sh_sock *st)
+{
+	__u64 own = st->shared.cookie;
+
+	if (!sh_is_judged_client(st) || st->l7_left <= st->l7_loose)
+		return SK_PASS;
+	return bpf_msg_redirect_hash(msg, &sh_socks, &own, 0);
+}
+
 /* Redirects one message if it may. SK_PASS: a redirect that fails leaves the message to TCP. SK_DROP, on a judged connection alone: TCP
  * may not have it, as sh_all_arrived() says. */
 static __always_inline int sh_carry(struct sk_msg_md *msg, struct bpf_sock *sk, struct sh_sock *st)
@@ -315,7 +328,7 @@ static __always_inline int sh_carry(struct sk_msg_md *msg, struct bpf_sock *sk, 
 		sh_through_tcp(cfg, st, size, st->reason);
 		if (st->l7_state)
 			sh_note_way(tp, st, size);
-		return SK_PASS;
+		return sh_into_tcp(msg, st);
 	}
 	reason = sh_tcp_reason(cfg, tp, st, size);
 	peer = st->peer_cookie;
@@ -332,7 +345,7 @@ static __always_inline int sh_carry(struct sk_msg_md *msg, struct bpf_sock *sk, 
 	if (st->l7_state)
 		sh_note_way(tp, st, reason ? size : 0);
 	sh_teach_now_and_then(cfg, st);
-	return SK_PASS;
+	return reason ? sh_into_tcp(msg, st) : SK_PASS;
 }
 
 /* Every message. Where a policy judges requests, or has changed since this socket asked it, another program goes first. If that one

@@ -2,9 +2,9 @@
 /* Requests under a policy: each message of a governed connection comes here before it is carried.
  *
  * The client's program judges. What is allowed is whole requests, which may be redirected; or the bytes of a request, which
- * go through TCP from its head on: PASS appends under the socket's lock, so no other writer comes between verdict and append. How
- * many bytes are allowed is kept as a position in TCP's stream (l7_seq, l7_left), for two reasons: a PASS that fails repeats its
- * verdict for the next bytes without a run, and the server's gate drops whatever goes beyond it (govern.bpf.h).
+ * go through TCP from its head on. How many bytes are allowed is kept as a position in TCP's stream (l7_seq, l7_left), for two
+ * reasons: a PASS that fails repeats its verdict for the next bytes without a run, and the server's gate drops whatever goes beyond
+ * it (govern.bpf.h). So only bytes of a body (l7_loose) go by PASS; heads do not (sh_into_tcp() in redirect.bpf.h).
  *
  * What is not judged here, or cannot be denied here, goes to the fallback proxy (channel.bpf.h), if it is HTTP.
  *
@@ -254,6 +254,7 @@ static __always_inline bool sh_allow(struct sk_msg_md *msg, struct sh_sock *st, 
 		st->l7_count += scratch->requests;
 	st->l7_lost |= scratch->loses;
 	st->l7_left = unit;
+	st->l7_loose = unit - scratch->heads_end;
 	st->l7_via_tcp = unit != msg->size;
 	if (unit < msg->size) {
 		if (!sh_split_behind(msg, (__u32)unit))
@@ -264,15 +265,21 @@ static __always_inline bool sh_allow(struct sk_msg_md *msg, struct sh_sock *st, 
 	return true;
 }
 
-/* What TCP took since the last run. False: more than was allowed. */
+/* What TCP took since the last run. False: more than was allowed, or a head only in part. */
 static __always_inline bool sh_settle(struct tcp_sock *tp, struct sh_sock *st)
 {
 	__u32 passed = tp->write_seq - st->l7_seq;
 
-	if (passed > st->l7_left)
+	if (passed > st->l7_left) {
+		sh_break(st, SH_L7_WHY_BYTES);
 		return false;
+	}
 	st->l7_left -= passed;
 	st->l7_seq = tp->write_seq;
+	if (st->l7_left > st->l7_loose) {
+		sh_break(st, SH_L7_WHY_PARTED);
+		return false;
+	}
 	return true;
 }
 
@@ -395,8 +402,8 @@ static __always_inline enum sh_do sh_request(struct sk_msg_md *msg)
 	if (!(st->flags & SH_SOCK_ACTIVE))
 		return sh_from_server(msg, sk, policy, tp, st);
 	if (st->l7_state == SH_L7_JUDGED && !sh_settle(tp, st))
-		sh_break(st, SH_L7_WHY_BYTES);
-	else if (st->l7_generation != policy->generation && (st->l7_state != SH_L7_JUDGED || !st->l7_left)) {
+		return SH_DO_DROP;
+	if (st->l7_generation != policy->generation && (st->l7_state != SH_L7_JUDGED || !st->l7_left)) {
 		if (!sh_await_server(st))
 			return SH_DO_CARRY;
 		sh_ask_client(policy, tp, st);

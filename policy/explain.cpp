@@ -45,6 +45,7 @@ constexpr ReasonEntry kConnectionReasons[] = {
     {"scratch", "no memory to parse in was free"},
     {"proxy", "the proxy ended the connection, or did not take what the client sent"},
     {"writers", "two threads were sending, and what one sent could have come into a request of the other"},
+    {"parted", "TCP took the head of a request in two parts, and the second one could have been another"},
     {"protocol", "the policy has changed the protocol of the port"},
 };
 static_assert(std::size(kConnectionReasons) == SH_L7_WHY_PROTOCOL - SH_L7_WHY_UNJUDGED + 1);

@@ -159,6 +159,7 @@ struct sh_sock {
 	sh_u32 l7_origins[2]; /* sh_policy_entry.origin of the sets */
 	sh_u64 l7_left;       /* client: bytes from l7_seq on that may go through TCP; server: bytes left of a response */
 	sh_u64 l7_writer;     /* client: the thread whose redirect may not have arrived yet; 0: none, all ones: several */
+	sh_u64 l7_loose;      /* client: so many of l7_left, its last ones, are of a body: which ones come does not matter */
 	sh_u64 l7_heads;      /* client: bit n & 63 is 1 if request n was HEAD */
 	sh_u32 l7_seq;        /* write_seq after the last message, if TCP took all of it */
 	sh_u32 l7_count;      /* client: requests sent; server: responses complete, wrapping */
@@ -377,6 +378,7 @@ enum sh_l7_why {
 	SH_L7_WHY_SCRATCH,         /* no memory of this CPU to parse in was free */
 	SH_L7_WHY_PROXY,           /* the proxy ended the connection, or did not take what the client sent */
 	SH_L7_WHY_WRITERS,         /* two threads were sending, and what one sent could have come into a request of the other */
+	SH_L7_WHY_PARTED,          /* TCP took the head of a request in two parts, and the second one could have been another */
 	SH_L7_WHY_PROTOCOL,        /* the policy has changed the protocol of the port */
 };
 

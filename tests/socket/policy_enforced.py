@@ -208,11 +208,30 @@ def racing(galaxy):
         racer = galaxy.lab.serve([pathlib.Path(__file__).with_name("request_race.py"), galaxy.port, galaxy.options.race, kind],
                                  cgroup=galaxy.cgroups["tiefighter"])
         text = racer.communicate(timeout=galaxy.options.race + PATIENCE_S)[0].decode()
-        expect(racer.returncode == 0 and json.loads(text)["responses"] > 100, f"{kind}: {racer.returncode}, {text}")
+        expect(racer.returncode == 0, f"{kind}: {racer.returncode}, {text}")  # how many connections are reset is the machine's affair
         print(f"{kind}: {text.strip()}", file=sys.stderr)
     lines = galaxy.request_lines()
+    expect(len(lines) > 100, f"the server read {len(lines)} requests")
     denied = [line for line in lines if "exhaust" in line]
     expect(not denied, f"of {len(lines)} requests that the server read {len(denied)} had been denied")
+
+
+@scenario("TCP takes a head in two parts")
+def in_parts(galaxy):
+    program, requests = pathlib.Path(__file__).with_name("request_parts.py"), 500
+    log = galaxy.lab.folder / "parts.log"
+    server = galaxy.lab.serve([program, "serve", galaxy.port, galaxy.log], cgroup=galaxy.cgroups["deathstar"], log=log)
+    galaxy.lab.wait_for(lambda: "ready" in log.read_text(), server, log, "the server that does not read")
+    code, text = galaxy.run("tiefighter", [program, "whole", galaxy.port, requests])
+    expect(code == 0, f"who waits in the middle of a head: {code}, {text}")
+    eventually(lambda: galaxy.read().count("\r\n\r\n") == requests, lambda: f"{requests} requests arrive: {len(galaxy.read())} bytes")
+    for way in ("again", "between"):
+        code, text = galaxy.run("tiefighter", [program, way, galaxy.port, galaxy.options.race])
+        expect(code == 0 and json.loads(text)["parts"] > 0, f"{way}: {code}, {text}")
+        print(f"{way}: {text.strip()}", file=sys.stderr)
+    eventually(lambda: galaxy.read().endswith("\n"), "the last connection ends")
+    data = galaxy.read()
+    expect("exhaust" not in data, f"among {data.count('HTTP/1.1')} requests the server read {data.count('exhaust')} that nobody judged")
 
 
 @scenario("whose requests the kernel cannot see does not get through")

@@ -67,6 +67,7 @@ def parsers_agree(context):
 
 def dodging(context):
     yield from scenarios(context, "policy_enforced", "dodging: split heads, urgent bytes, sendfile, pipelines",
+                         "TCP takes a head in two parts",
                          "whose requests the kernel cannot see does not get through",
                          "bodies: whole, in pieces, and nothing rides behind them", "from another network namespace")
     yield from scenarios(context, "policy_enforced", "several threads and processes write one connection at once",

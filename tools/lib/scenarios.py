@@ -69,6 +69,8 @@ class Scenarios:
         for line in [] if outcome["ok"] else (outcome["error"] + "\n" + outcome["log"]).splitlines():
             print(f"# {line}")
         sys.stdout.flush()
+        if not outcome["ok"]:  # a runner that keeps TAP to itself shows this
+            print(f"{outcome['name']}: {outcome['error']}", file=sys.stderr)
 
     def parse(self, description):
         parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
