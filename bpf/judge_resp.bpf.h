@@ -2,6 +2,9 @@
 /* Redis commands and responses (RESP2 and RESP3). Clients write many commands at once, and servers answer these at
  * once: what of a message is allowed goes in one piece.
  *
+ * A command that ends in another message than it begins in (clients write pipelines of any length, and the kernel cuts them at
+ * 64 KiB) is let go as far as it is there, which makes a server do nothing, and kept: it is judged with what follows.
+ *
  * The fallback proxy does not speak Redis: what is not judged here is refused. */
 #ifndef SHUNT_JUDGE_RESP_BPF_H
 #define SHUNT_JUDGE_RESP_BPF_H
@@ -9,6 +12,7 @@
 #include "judging.bpf.h"
 
 #define SH_RESP_COMMANDS_MAX (L7_WINDOW_BYTES / 8) /* of one message: more than there is room for */
+#define SH_BEGUN_MAX 1024 /* connections whose last message ended in the middle of a command */
 
 /* Of whole words. A client takes it for what a server with rules of its own (ACL) says. */
 #define SH_RESP_DENIAL "-NOPERM shunt: not allowed by policies\r\n"
@@ -72,10 +76,64 @@ static long sh_resp_step(__u32 index, struct sh_resp_message *message)
 	return scratch->unit >= message->size || scratch->unit >= L7_WINDOW_BYTES;
 }
 
+struct sh_begun {
+	char bytes[L7_WINDOW_BYTES];
+};
+
+/* The beginning of a command, by the cookie of the client's socket. One that has been pushed out ends its connection. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, SH_BEGUN_MAX);
+	__type(key, __u64);
+	__type(value, struct sh_begun);
+} sh_begun SEC(".maps");
+
+/* The message behind what the command that it goes on with began with. */
+static __always_inline bool sh_resp_copy(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch)
+{
+	__u32 bytes = msg->size, begun = st->l7_begun;
+	__u64 cookie = st->shared.cookie;
+	struct sh_begun *kept;
+
+	if (!begun)
+		return sh_copy_message(msg, scratch);
+	kept = bpf_map_lookup_elem(&sh_begun, &cookie);
+	if (bytes > L7_WINDOW_BYTES)
+		bytes = L7_WINDOW_BYTES;
+	if (!kept || begun >= L7_WINDOW_BYTES || bpf_msg_pull_data(msg, 0, bytes, 0))
+		return false;
+	if (bpf_probe_read_kernel(scratch->in.bytes, begun, kept->bytes) ||
+	    bpf_probe_read_kernel(scratch->in.bytes + begun, bytes, msg->data))
+		return false;
+	bytes += begun;
+	scratch->in.len = bytes > L7_WINDOW_BYTES ? L7_WINDOW_BYTES : bytes;
+	scratch->begun = begun;
+	return true;
+}
+
+/* All that there is, is the beginning of one command. */
+static __always_inline bool sh_resp_begins(struct sk_msg_md *msg, const struct sh_scratch *scratch)
+{
+	return !scratch->requests && scratch->resp.out.verdict == L7_INCOMPLETE && scratch->in.len == scratch->begun + msg->size;
+}
+
+static __always_inline bool sh_resp_keep(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch)
+{
+	__u64 cookie = st->shared.cookie;
+
+	if (bpf_map_update_elem(&sh_begun, &cookie, scratch->in.bytes, BPF_ANY))
+		return false;
+	st->l7_begun = scratch->in.len;
+	st->l7_left = msg->size;
+	st->l7_loose = 0;
+	st->l7_via_tcp = 1;
+	return true;
+}
+
 /* All commands from the beginning on that are allowed; or the first, if it is not. */
 static __always_inline void sh_resp_judge(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch)
 {
-	struct sh_resp_message message = {.scratch = scratch, .size = msg->size};
+	struct sh_resp_message message = {.scratch = scratch, .size = scratch->begun + msg->size};
 
 	for (int i = 0; i < 2; i++) {
 		message.sets[i] = st->l7_sets[i];

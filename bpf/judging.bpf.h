@@ -16,19 +16,20 @@
 #include <l7parsers/core/resp_reply.h>
 
 #define SH_SCRATCH_PER_CPU 4 /* programs of one CPU that interrupt each other */
-#define SH_SCRATCHES 1024
+#define SH_SCRATCHES 512
 
 struct sh_scratch {
 	__u32 busy;
-	__u32 zero;
+	__u32 begun; /* bytes of `in` that went before the message */
 	struct l7_input in;
+	char behind[L7_WINDOW_BYTES]; /* what is copied behind those may reach into it */
 	union {
 		struct l7_http1 http1;
 		struct l7_resp resp;
 		struct l7_replies replies;
 	};
 	/* what came of it */
-	__u64 unit;     /* bytes from the message's beginning that the verdict is on, perhaps more than it has; 0: unknown */
+	__u64 unit;     /* bytes from the input's beginning that the verdict is on, perhaps more than it has; 0: unknown */
 	__u32 heads_end; /* where the last head of them ends: the verdict is on these very bytes */
 	__u32 requests; /* that these are, if they are allowed */
 	__u32 to_head;  /* 1: the request was HEAD */
@@ -99,6 +100,7 @@ static __always_inline bool sh_copy_message(struct sk_msg_md *msg, struct sh_scr
 	if (bytes > L7_WINDOW_BYTES || bpf_probe_read_kernel(scratch->in.bytes, bytes, msg->data))
 		return false;
 	scratch->in.len = bytes;
+	scratch->begun = 0;
 	return true;
 }
 

@@ -320,6 +320,8 @@ static __always_inline int sh_carry(struct sk_msg_md *msg, struct bpf_sock *sk, 
 	if (!tp || !cfg)
 		return SK_PASS;
 	size = msg->size;
+	if (sh_is_judged_client(st) && st->l7_left && st->l7_left < size)
+		size = (__u32)st->l7_left; /* what follows has its own run */
 	st->shared.tx_msgs++;
 	st->corked_msgs += sh_corked(tp);
 	if (st->state == SH_STATE_STOPPED) {

@@ -16,7 +16,7 @@
  * would be the next.
  *
  * apply_bytes and the redirect target stay in force within one chunk. So apply_bytes begins at 0 in every run, and is never used
- * with a redirect: what shares its message with another request goes through TCP. */
+ * with a redirect to another socket: what shares its message with another request goes through TCP. */
 #ifndef SHUNT_REQUESTS_BPF_H
 #define SHUNT_REQUESTS_BPF_H
 
@@ -134,6 +134,7 @@ static __noinline int sh_ask_client(struct sh_policy_head *policy, struct tcp_so
 		st->l7_state = SH_L7_JUDGED;
 		st->l7_seq = tp->write_seq;
 		st->l7_left = 0;
+		st->l7_begun = 0;
 	}
 	return 0;
 }
@@ -178,6 +179,17 @@ static __always_inline void sh_count_responses(struct sk_msg_md *msg, struct sh_
 		sh_http1_count(msg, st, scratch);
 }
 
+static __always_inline bool sh_copy(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch, enum sh_l7_protocol protocol)
+{
+	return protocol == SH_L7_RESP ? sh_resp_copy(msg, st, scratch) : sh_copy_message(msg, scratch);
+}
+
+/* The message is the beginning of a request, and more of it may come in another one. */
+static __always_inline bool sh_begins(struct sk_msg_md *msg, const struct sh_scratch *scratch, enum sh_l7_protocol protocol)
+{
+	return protocol == SH_L7_RESP && sh_resp_begins(msg, scratch);
+}
+
 static __always_inline bool sh_proxy_speaks(enum sh_l7_protocol protocol) { return protocol == SH_L7_HTTP1; }
 
 /* ---- one message ---- */
@@ -208,7 +220,7 @@ static __always_inline enum sh_do sh_refuse(struct sk_msg_md *msg, struct tcp_so
 					    enum sh_l7_protocol protocol)
 {
 	bool denied = scratch->verdict == SH_POLICY_DENY;
-	bool whole = scratch->unit == msg->size;
+	bool whole = !scratch->begun && scratch->unit == msg->size;
 	bool answered = denied && whole && sh_is_answered(tp, st);
 
 	sh_count(denied ? SH_C_REQUESTS_DENIED : SH_C_REQUESTS_PUNTED, 1);
@@ -246,7 +258,7 @@ static __always_inline bool sh_split_behind(struct sk_msg_md *msg, __u32 unit)
 /* Requests that are allowed: what of the message may pass, and how. False: nothing can. */
 static __always_inline bool sh_allow(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch)
 {
-	__u64 unit = scratch->unit;
+	__u64 unit = scratch->unit - scratch->begun;
 
 	if (scratch->requests == 1)
 		sh_note_request(st, scratch->to_head);
@@ -254,8 +266,9 @@ static __always_inline bool sh_allow(struct sk_msg_md *msg, struct sh_sock *st, 
 		st->l7_count += scratch->requests;
 	st->l7_lost |= scratch->loses;
 	st->l7_left = unit;
-	st->l7_loose = unit - scratch->heads_end;
-	st->l7_via_tcp = unit != msg->size;
+	st->l7_loose = scratch->unit - scratch->heads_end;
+	st->l7_via_tcp = unit != msg->size || scratch->begun;
+	st->l7_begun = 0;
 	if (unit < msg->size) {
 		if (!sh_split_behind(msg, (__u32)unit))
 			return false;
@@ -296,14 +309,16 @@ static __always_inline enum sh_do sh_client_message(struct sk_msg_md *msg, struc
 		return SH_DO_CARRY;
 	}
 	scratch = sh_claim_scratch();
-	if (!scratch || !sh_copy_message(msg, scratch)) {
+	if (!scratch || !sh_copy(msg, st, scratch, protocol)) {
 		if (scratch)
 			sh_release_scratch(scratch);
 		sh_break(st, SH_L7_WHY_SCRATCH);
 		return SH_DO_DROP;
 	}
 	sh_judge_requests(msg, st, scratch, protocol);
-	if (scratch->verdict != SH_POLICY_ALLOW)
+	if (sh_begins(msg, scratch, protocol))
+		what = sh_resp_keep(msg, st, scratch) ? SH_DO_CARRY : SH_DO_DROP;
+	else if (scratch->verdict != SH_POLICY_ALLOW)
 		what = sh_refuse(msg, tp, st, scratch, protocol);
 	else if (!sh_allow(msg, st, scratch))
 		what = SH_DO_DROP;

@@ -160,6 +160,8 @@ struct sh_sock {
 	sh_u64 l7_left;       /* client: bytes from l7_seq on that may go through TCP; server: bytes left of a response */
 	sh_u64 l7_writer;     /* client: the thread whose redirect may not have arrived yet; 0: none, all ones: several */
 	sh_u64 l7_loose;      /* client: so many of l7_left, its last ones, are of a body: which ones come does not matter */
+	sh_u32 l7_begun;      /* client: bytes of a command that TCP has got and nobody could judge yet; they are in sh_begun. 0: none */
+	sh_u32 l7_unused;
 	sh_u64 l7_heads;      /* client: bit n & 63 is 1 if request n was HEAD */
 	sh_u32 l7_seq;        /* write_seq after the last message, if TCP took all of it */
 	sh_u32 l7_count;      /* client: requests sent; server: responses complete, wrapping */
