@@ -100,9 +100,10 @@ static __always_inline bool sh_resp_copy(struct sk_msg_md *msg, struct sh_sock *
 	kept = bpf_map_lookup_elem(&sh_begun, &cookie);
 	if (bytes > L7_WINDOW_BYTES)
 		bytes = L7_WINDOW_BYTES;
-	if (!kept || begun >= L7_WINDOW_BYTES || bpf_msg_pull_data(msg, 0, bytes, 0))
+	if (!kept || bpf_msg_pull_data(msg, 0, bytes, 0))
 		return false;
-	if (bpf_probe_read_kernel(scratch->in.bytes, begun, kept->bytes) ||
+	begun = l7_bounded(begun, L7_WINDOW_BYTES - 1);
+	if (bpf_probe_read_kernel(scratch->in.bytes, begun, kept->bytes) || bytes > L7_WINDOW_BYTES ||
 	    bpf_probe_read_kernel(scratch->in.bytes + begun, bytes, msg->data))
 		return false;
 	bytes += begun;
