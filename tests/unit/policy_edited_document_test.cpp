@@ -171,6 +171,19 @@ TEST(PolicyEditedDocument, IsMadeForOneRuleThatChangesComesOrGoes) {
   }
 }
 
+TEST(PolicyEditedDocument, LeavesToAReaderWhatReachesFurther) {
+  const std::vector<std::string> lines = lines_of_document();
+  const std::string before = joined(lines);
+  const Document document = *read(before);
+  for (const char* line :
+       {"        - path: 'open", "        - {path: /open", "        - path: \"open", "        - |"}) {
+    std::vector<std::string> changed = lines;
+    changed[19] = "        - {path: /a}";
+    changed[20] = line;
+    EXPECT_FALSE(edited_document(before, document, joined(changed))) << line;
+  }
+}
+
 TEST(PolicyEditedDocument, OtherPoliciesOfItStayWhatTheyAre) {
   const std::string list = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: p}\nspecs:\n";
   const auto spec = [](const std::string& path) {
