@@ -18,10 +18,16 @@ class ExpressionCache {
  public:
   // Empty text: any text.
   std::shared_ptr<const Expression> get(const std::string& text);
+  // What the text, which is not compiled, may match at most.
+  std::shared_ptr<const Expression> approximation(const std::string& text);
   size_t size() const { return known_.size(); }
+  void forget_unused();  // that nobody else has
 
  private:
-  std::unordered_map<std::string, std::shared_ptr<const Expression>> known_;
+  struct Known {
+    std::shared_ptr<const Expression> exact, approximation;
+  };
+  std::unordered_map<std::string, Known> known_;
 };
 
 struct Automaton {
@@ -47,5 +53,29 @@ std::shared_ptr<const Automaton> build_automaton(const std::vector<const HttpRul
                                                  ExpressionCache& expressions, const AutomatonLimits& limits = {});
 std::shared_ptr<const Automaton> build_automaton(const std::vector<const RedisRule*>& rules,
                                                  const AutomatonLimits& limits = {});
+
+class EditableAutomaton;
+
+// Builds the automaton of a large set again and again, as its rules change. Of few changes at once the costs are those
+// of what the changed rules take part in, and of a copy of the table; else all is built anew. Keeps memory of about 100
+// bytes for each state and what a state's row has.
+class AutomatonBuilder {
+ public:
+  AutomatonBuilder();
+  AutomatonBuilder(AutomatonBuilder&& other) noexcept;
+  AutomatonBuilder& operator=(AutomatonBuilder&& other) noexcept;
+  ~AutomatonBuilder();
+
+  // As build_automaton(): requests get the same, the states may have other numbers and be a few more. Always with the
+  // same cache of expressions.
+  std::shared_ptr<const Automaton> build(const std::vector<const HttpRule*>& rules, ExpressionCache& expressions,
+                                         const AutomatonLimits& limits = {});
+  bool changed() const { return changed_; }  // the last one was made of the one before it
+
+ private:
+  std::unique_ptr<EditableAutomaton> kept_;
+  std::vector<HeaderCondition> conditions_;
+  bool changed_ = false;
+};
 
 }  // namespace shunt::policy

@@ -306,7 +306,7 @@ void DocumentReader::read_request_rules(const Node& node, Rule& rule) {
   yaml_.mapping(node, {{"http",
                         [&](const Node& list) {
                           rule.protocol = Protocol::http;
-                          yaml_.list(list, [&](const Node& item) { rule.http.push_back(read_http_rule(item)); });
+                          rule.http = read_http_rules(list);
                           if (rule.http.empty()) {
                             yaml_.problem(list, "http without rules", "write '- {}' for every request, or remove it");
                           }
@@ -389,6 +389,12 @@ void DocumentReader::read_expression(const Node& node, std::string& target) {
   const auto syntax = check_regex(*text);
   if (!syntax) return yaml_.problem(node, in_quotes(*text) + ": " + syntax.error().message, syntax.error().remedy);
   target = *text;
+}
+
+std::vector<HttpRule> DocumentReader::read_http_rules(const Node& list) {
+  std::vector<HttpRule> rules;
+  yaml_.list(list, [&](const Node& item) { rules.push_back(read_http_rule(item)); });
+  return rules;
 }
 
 HttpRule DocumentReader::read_http_rule(const Node& node) {

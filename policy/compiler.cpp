@@ -55,6 +55,8 @@ static sh_u16 sh_policy_first_port(const struct sh_policy_view* view, sh_u8, sh_
 namespace shunt::policy {
 namespace {
 
+constexpr size_t kLargeSetMin = 256;  // rules; smaller ones are built anew in a few milliseconds
+
 bool selects(const Peers& peers, const Identity& identity) {
   if (peers.any) return true;
   for (const Selector& selector : peers.selectors) {
@@ -288,13 +290,34 @@ uint32_t Compiler::number_of(const std::string& request_rule) {
 
 std::pair<std::shared_ptr<const Automaton>, uint32_t> Compiler::automaton(std::vector<uint32_t> numbers,
                                                                           const Build& build) {
-  Kept& kept = sets_[std::move(numbers)];
+  const auto set = sets_.try_emplace(std::move(numbers)).first;
+  Kept& kept = set->second;
   std::shared_ptr<const Automaton> known = kept.automaton.lock();
   if (!known) {
-    known = build();
+    known = build(set->first);
     kept = {known, kept.number != 0 ? kept.number : *set_numbers_.take(1)};
   }
   return {known, kept.number};
+}
+
+// A large set is built from the one that is most like it, if there is one.
+std::shared_ptr<const Automaton> Compiler::build_http(const std::vector<const HttpRule*>& rules,
+                                                      const std::vector<uint32_t>& numbers) {
+  if (rules.size() < kLargeSetMin) return build_automaton(rules, expressions_);
+  Builder* nearest = nullptr;
+  size_t most = numbers.size() / 2;  // of equal rules at its beginning and its end
+  for (Builder& builder : builders_) {
+    const auto begin = std::mismatch(numbers.begin(), numbers.end(), builder.numbers.begin(), builder.numbers.end());
+    const auto end = std::mismatch(numbers.rbegin(), numbers.rend(), builder.numbers.rbegin(), builder.numbers.rend());
+    const auto equal = static_cast<size_t>((begin.first - numbers.begin()) + (end.first - numbers.rbegin()));
+    if (equal > most) nearest = &builder;
+    most = std::max(most, equal);
+  }
+  if (nearest == nullptr) nearest = &builders_.emplace_back();
+  const auto built = nearest->builder.build(rules, expressions_);
+  nearest->numbers = numbers;
+  nearest->newest = built;
+  return built;
 }
 
 // The different rules for requests, with their numbers; the entry gets their origins and counters.
@@ -328,13 +351,13 @@ void Compiler::judge_requests(const std::vector<const ResolvedRule*>& rules, con
   Build build;
   if (rules.front()->origin.rule->protocol == Protocol::resp) {
     entry.entry.protocol = SH_L7_RESP;
-    build = [redis = collect(rules, &Rule::redis, &RuleOrigin::redis, entry, numbers)] {
+    build = [redis = collect(rules, &Rule::redis, &RuleOrigin::redis, entry, numbers)](const auto&) {
       return build_automaton(redis);
     };
   } else {
     entry.entry.protocol = SH_L7_HTTP1;
-    build = [this, http = collect(rules, &Rule::http, &RuleOrigin::http, entry, numbers)] {
-      return build_automaton(http, expressions_);
+    build = [this, http = collect(rules, &Rule::http, &RuleOrigin::http, entry, numbers)](const auto& of) {
+      return build_http(http, of);
     };
   }
   const auto [known, number] = automaton(std::move(numbers), build);
@@ -507,6 +530,7 @@ Tables Compiler::compile(const Model& model) {
     set_numbers_.give_back(item.second.number, 1);
     return true;
   });
+  std::erase_if(builders_, [](const Builder& builder) { return builder.newest.expired(); });
   if (remembered() > remembered_max_) forget();
   model_ = nullptr;
   return tables;
@@ -518,7 +542,7 @@ void Compiler::forget() {
   std::unordered_set<uint32_t> used;
   for (const auto& [numbers, kept] : sets_) used.insert(numbers.begin(), numbers.end());
   std::erase_if(rule_numbers_, [&](const auto& item) { return !used.contains(item.second); });
-  if (expressions_.size() > kRememberedMin + 3 * rule_numbers_.size()) expressions_ = {};
+  if (expressions_.size() > kRememberedMin + 3 * rule_numbers_.size()) expressions_.forget_unused();
   remembered_max_ = 2 * kRememberedMin + 8 * rule_numbers_.size();
 }
 

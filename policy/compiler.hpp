@@ -132,9 +132,11 @@ class Compiler {
   std::vector<const Request*> collect(const std::vector<const ResolvedRule*>& rules,
                                       const std::vector<Request> Rule::*list, const Request* RuleOrigin::*place,
                                       Entry& entry, std::vector<uint32_t>& numbers);
-  using Build = std::function<std::shared_ptr<const Automaton>()>;
+  using Build = std::function<std::shared_ptr<const Automaton>(const std::vector<uint32_t>& numbers)>;
   std::pair<std::shared_ptr<const Automaton>, uint32_t> automaton(std::vector<uint32_t> numbers,  // of the rules
                                                                   const Build& build);
+  std::shared_ptr<const Automaton> build_http(const std::vector<const HttpRule*>& rules,
+                                              const std::vector<uint32_t>& numbers);
 
   uint32_t generation_ = 0;
   NumberRanges table_numbers_{1};
@@ -154,6 +156,13 @@ class Compiler {
     uint32_t number = 0;
   };
   std::map<std::vector<uint32_t>, Kept> sets_;
+  // Of each large set what its next change is built from.
+  struct Builder {
+    AutomatonBuilder builder;
+    std::vector<uint32_t> numbers;          // of the rules it knows
+    std::weak_ptr<const Automaton> newest;  // that it has built
+  };
+  std::vector<Builder> builders_;
   const Model* model_ = nullptr;  // while it is being compiled
   std::string universe_;
   std::map<std::pair<uint32_t, int>, std::shared_ptr<const SubjectTable>> kept_;

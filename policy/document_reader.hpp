@@ -30,6 +30,8 @@ class DocumentReader {
   // A document, or an item of a list.
   void read(const Node& node);
 
+  std::vector<HttpRule> read_http_rules(const Node& list);
+
  private:
   void read_network_policy(const Node& node);
   void read_cilium_policy(const Node& node, bool clusterwide);

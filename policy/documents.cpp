@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <policy/document_reader.hpp>
 #include <policy/documents.hpp>
+#include <policy/edited_document.hpp>
 #include <set>
 
 namespace shunt::policy {
@@ -15,14 +16,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Part {
+struct Text {
   std::string text;
   int lines_before = 0;
 };
 
 // A line that begins with --- ends a document wherever it stands, within block scalars too (YAML 1.2, 9.1.2).
-std::vector<Part> split_documents(const std::string& text) {
-  std::vector<Part> parts;
+std::vector<Text> split_documents(const std::string& text) {
+  std::vector<Text> parts;
   size_t begin = 0;
   int line = 0;
   int first_line = 0;
@@ -105,48 +106,81 @@ Loaded Loader::load(const std::vector<TextSource>& sources) {
   Loaded loaded;
   titles_.clear();
   namespaces_.clear();
-  used_.clear();
   request_rules_ = 0;
+  auto before = std::exchange(files_, {});
   for (const TextSource& source : sources) {
     if (loaded.files.size() == kFilesMax) {
       loaded.problems.push_back({source.name, 0, 0, "more than 10,000 files", "put several documents into one"});
       break;
     }
     loaded.files.push_back(source.name);
-    load_source(source, loaded);
+    const auto file = before.find(source.name);
+    load_source(source, file == before.end() ? nullptr : &file->second, loaded);
   }
   finish(loaded);
-  known_ = std::move(used_);
-  used_.clear();
+  before.clear();
+  std::erase_if(known_, [](const auto& item) { return item.second.use_count() == 1; });
   return loaded;
 }
 
-void Loader::load_source(const TextSource& source, Loaded& loaded) {
+bool Loader::is_text_of(const std::vector<Part>& parts, const std::string& text) {
+  size_t at = 0;
+  for (const Part& part : parts) {
+    if (text.compare(at, part.kept->text.size(), part.kept->text) != 0) return false;
+    at += part.kept->text.size();
+  }
+  return at == text.size();
+}
+
+void Loader::load_source(const TextSource& source, std::vector<Part>* before, Loaded& loaded) {
   if (source.text.size() > kFileBytesMax) {
     loaded.problems.push_back({source.name, 0, 0, "a file of more than 64 MiB", "split it"});
     return;
   }
-  for (Part& part : split_documents(source.text)) {
-    if (auto known = known_.extract(part.text)) used_.insert(std::move(known));
-    std::shared_ptr<const Document>& kept = used_[part.text];
-    if (!kept) {
-      auto document = std::make_shared<Document>();
-      YamlReader yaml(loaded.problems);
-      DocumentReader reader(yaml, *document);
-      bool any = false;
-      yaml.part({source.name, part.text}, part.lines_before, [&](const YAML::Node& node) {
-        any = true;
-        reader.read(node);
-      });
-      if (yaml.problems_found() != 0) {
-        used_.erase(part.text);
-        continue;
-      }
-      if (!any) document->titles.clear();
-      kept = std::move(document);
+  std::vector<Part> parts;
+  if (before != nullptr && is_text_of(*before, source.text)) {
+    parts = std::move(*before);
+    for (const Part& part : parts) add(part.kept->document, source.name, part.lines_before, loaded);
+  } else {
+    for (Text& text : split_documents(source.text)) {
+      const size_t index = parts.size();
+      const Kept* at_this_place = before != nullptr && index < before->size() ? (*before)[index].kept.get() : nullptr;
+      auto kept = document(source.name, std::move(text.text), text.lines_before, at_this_place, loaded);
+      if (!kept) continue;
+      add(kept->document, source.name, text.lines_before, loaded);
+      parts.push_back({std::move(kept), text.lines_before});
     }
-    add(*kept, source.name, part.lines_before, loaded);
   }
+  files_.insert_or_assign(source.name, std::move(parts));
+}
+
+// Null: it has problems.
+std::shared_ptr<const Loader::Kept> Loader::document(const std::string& file, std::string text, int lines_before,
+                                                     const Kept* before, Loaded& loaded) {
+  const auto known = known_.find(text);
+  if (known != known_.end()) return known->second;
+  std::optional<Document> document;
+  if (before != nullptr) document = edited_document(before->text, before->document, text);
+  if (!document) document = read(file, text, lines_before, loaded);
+  if (!document) return nullptr;
+  const auto kept = std::make_shared<const Kept>(Kept{std::move(text), std::move(*document)});
+  known_.emplace(kept->text, kept);
+  return kept;
+}
+
+std::optional<Document> Loader::read(const std::string& file, const std::string& text, int lines_before,
+                                     Loaded& loaded) {
+  Document document;
+  YamlReader yaml(loaded.problems);
+  DocumentReader reader(yaml, document);
+  bool any = false;
+  yaml.part({file, text}, lines_before, [&](const YAML::Node& node) {
+    any = true;
+    reader.read(node);
+  });
+  if (yaml.problems_found() != 0) return std::nullopt;
+  if (!any) document.titles.clear();
+  return document;
 }
 
 void Loader::add(const Document& document, const std::string& file, int lines_before, Loaded& loaded) {

@@ -5,9 +5,12 @@
 
 #include <base/problem.hpp>
 #include <base/yaml_reader.hpp>
+#include <map>
 #include <memory>
+#include <optional>
 #include <policy/model.hpp>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -49,7 +52,8 @@ struct Document {
 // Files, and folders with *.yaml, *.yml and *.json in byte order of their names. What cannot be read is a problem.
 std::vector<TextSource> read_files(const std::vector<std::string>& paths, std::vector<Problem>& problems);
 
-// Keeps what it read: a document that did not change, or only moved, costs next to nothing the next time.
+// Keeps what it read: a document that did not change, or only moved, costs next to nothing the next time, and of one in
+// which a few http rules changed these alone are read.
 class Loader {
  public:
   // Never throws or aborts, whatever the texts are.
@@ -58,13 +62,27 @@ class Loader {
   Loaded load_files(const std::vector<std::string>& paths);
 
  private:
-  void load_source(const TextSource& source, Loaded& loaded);
+  struct Kept {
+    std::string text;
+    Document document;
+  };
+  struct Part {
+    std::shared_ptr<const Kept> kept;
+    int lines_before = 0;
+  };
+
+  void load_source(const TextSource& source, std::vector<Part>* before, Loaded& loaded);
+  static bool is_text_of(const std::vector<Part>& parts, const std::string& text);
+  std::shared_ptr<const Kept> document(const std::string& file, std::string text, int lines_before, const Kept* before,
+                                       Loaded& loaded);
+  static std::optional<Document> read(const std::string& file, const std::string& text, int lines_before,
+                                      Loaded& loaded);
   void add(const Document& document, const std::string& file, int lines_before, Loaded& loaded);
   void finish(Loaded& loaded);
 
-  std::unordered_map<std::string, std::shared_ptr<const Document>> known_;
-  std::unordered_map<std::string, std::shared_ptr<const Document>> used_;
-  std::map<std::string, std::string> titles_;  // to "FILE:LINE"
+  std::unordered_map<std::string, std::vector<Part>> files_;                 // by name, as they were read last
+  std::unordered_map<std::string_view, std::shared_ptr<const Kept>> known_;  // by text
+  std::map<std::string, std::string> titles_;                                // to "FILE:LINE"
   std::map<std::string, Labels> namespaces_;
   size_t request_rules_ = 0;
 };

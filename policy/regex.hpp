@@ -23,6 +23,7 @@ struct Expression {
   std::vector<uint32_t> first;                // that may come first; sorted
   std::vector<bool> last;                     // may the text end after it?
   bool nullable = false;                      // matches the empty text
+  size_t loops = 0;                           // as ExpressionCache counts them
 
   bool matches(const std::string& text) const;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <sockops/policy_map.hpp>
 
 namespace shunt {
@@ -54,7 +55,8 @@ Result<void> replace_rows(int map, std::vector<std::pair<K, V>>& before, std::ve
   return done;
 }
 
-// Changes cells of blocks, from the first to the last: each block is read and written once.
+// Changes cells of blocks, from the first to the last: a block of which some cells stay is read once, and many are
+// written together.
 class BlockEditor {
  public:
   explicit BlockEditor(int map) : map_(map) {}
@@ -62,28 +64,38 @@ class BlockEditor {
   Result<void> write(uint32_t first_cell, std::span<const sh_u16> cells) {
     while (!cells.empty()) {
       const uint32_t number = first_cell / SH_POLICY_BLOCK_CELLS, at = first_cell % SH_POLICY_BLOCK_CELLS;
-      if (auto turned = turn_to(number); !turned) return turned;
       const size_t part = std::min(cells.size(), size_t{SH_POLICY_BLOCK_CELLS} - at);
-      std::copy_n(cells.begin(), part, block_.cells + at);
+      if (auto turned = turn_to(number, part == SH_POLICY_BLOCK_CELLS); !turned) return turned;
+      std::copy_n(cells.begin(), part, blocks_.back().cells + at);
       cells = cells.subspan(part);
       first_cell += static_cast<uint32_t>(part);
     }
     return {};
   }
-  Result<void> flush() const { return number_ ? write_row(map_, *number_, block_, "cells") : Result<void>{}; }
+
+  Result<void> flush() {
+    auto done = write_rows(map_, numbers_, blocks_.data(), "cells");
+    numbers_.clear();
+    blocks_.clear();
+    return done;
+  }
 
  private:
-  Result<void> turn_to(uint32_t number) {
-    if (number_ == number) return {};
-    if (auto flushed = flush(); !flushed) return flushed;
-    number_ = number;
-    if (bpf_map_lookup_elem(map_, &number, &block_) == 0) return {};
+  static constexpr size_t kBlocksMax = 128;  // in memory: 1 MiB
+
+  Result<void> turn_to(uint32_t number, bool whole) {
+    if (!numbers_.empty() && numbers_.back() == number) return {};
+    if (numbers_.size() == kBlocksMax)
+      if (auto flushed = flush(); !flushed) return flushed;
+    numbers_.push_back(number);
+    blocks_.emplace_back();
+    if (whole || bpf_map_lookup_elem(map_, &number, &blocks_.back()) == 0) return {};
     return unexpected(errno, "cannot read the policy's cells");
   }
 
   int map_;
-  std::optional<uint32_t> number_;
-  sh_policy_block block_ = {};
+  std::vector<uint32_t> numbers_;
+  std::vector<sh_policy_block> blocks_;
 };
 
 }  // namespace
@@ -180,9 +192,9 @@ Result<void> PolicyHalf::write_cells(const std::vector<const PlacedSet*>& fresh)
 }
 
 Result<void> PolicyHalf::write_set(const PlacedSet& placed) const {
-  uint32_t number = placed.first_result;
-  for (const sh_policy_result& result : placed.set.results)
-    if (auto done = write_row(map_("sh_pol_results"), number++, result, "results"); !done) return done;
+  std::vector<uint32_t> numbers(placed.set.results.size());
+  std::iota(numbers.begin(), numbers.end(), placed.first_result);
+  if (auto done = write_rows(map_("sh_pol_results"), numbers, placed.set.results.data(), "results"); !done) return done;
   sh_policy_set set = *placed.set.set;
   set.first_cell = placed.first_cell;
   set.first_result = placed.first_result;

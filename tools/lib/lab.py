@@ -102,7 +102,7 @@ class Lab:
         path.rmdir()
 
     @staticmethod
-    def start(command, cgroup=None, log=None, cpu=None):
+    def start(command, cgroup=None, log=None, cpu=None, stdin=subprocess.DEVNULL):
         """A process that ends with this one, in a cgroup and on a CPU; without `log` its output comes through a pipe."""
         def prepare():
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -112,7 +112,7 @@ class Lab:
                 os.sched_setaffinity(0, {cpu})
 
         output = open(log, "wb") if log else subprocess.PIPE
-        process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=output,
+        process = subprocess.Popen([str(c) for c in command], stdin=stdin, stdout=output,
                                    stderr=subprocess.STDOUT, preexec_fn=prepare)
         if log:
             output.close()
