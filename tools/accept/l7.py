@@ -52,6 +52,7 @@ def order(context):
                          "load: 64 connections, pipelines of up to 16", "load: 16 connections, and the policy changes all the time",
                          "pipelines: simple and complex, with denials between", "bodies: to the limit, beyond it, and large responses",
                          "ends: client and server leave while a request is with the proxy",
+                         "ends: a server leaves before it has answered: its answer or a 502, no early end, nothing twice",
                          options=("--requests", str(requests)), bar=f">= {requests:,} requests of load, no error")
     yield missing("responses of 10 MB, and a server that closes every N requests, under load", "no error", "no scenario has them yet")
 
