@@ -170,9 +170,9 @@ def bodies(galaxy):
     expect("eee" not in galaxy.read(), "a body beyond the limit reached the server")
 
 
-def load_once(galaxy, connections, depth, meanwhile):
+def load_once(galaxy, connections, depth, meanwhile, *more):
     each = galaxy.requests // connections + 1
-    client = galaxy.lab.serve([sys.executable, ROOT / "tests/socket/request_load.py", galaxy.port, connections, each, depth],
+    client = galaxy.lab.serve([sys.executable, ROOT / "tests/socket/request_load.py", galaxy.port, connections, each, depth, *more],
                               cgroup=galaxy.cgroups["tiefighter"])
     while client.poll() is None:
         meanwhile()
@@ -217,6 +217,21 @@ def load_changing(galaxy):
 
     outcome = load(galaxy, 16, 4, change, lambda: changes >= 5)
     return {**outcome, "changes": changes}
+
+
+@scenario("load: bodies and responses of up to 10 MB, and a server that closes every 50 requests")
+def load_large(galaxy):
+    log = galaxy.lab.folder / "server.log"
+    server = galaxy.lab.serve([sys.executable, ROOT / "tests/socket/numbering_server.py", galaxy.port, 50],
+                              cgroup=galaxy.cgroups["deathstar"], log=log)
+    galaxy.lab.wait_for(lambda: "ready" in log.read_text(), server, log, "the server")
+    galaxy.proxy()
+    outcome = load_once(galaxy, 8, 6, lambda: None, "--large", 10_000_000)
+    answered = sum(outcome["statuses"].values())
+    expect(outcome["errors"] == 0 and answered >= galaxy.requests, f"{outcome}; {galaxy.counters()}; {log.read_text()[-500:]}")
+    expect(outcome["reconnects"] >= answered // 100 and outcome["bytes"] > 20_000_000, f"too little was tried: {outcome}")
+    return {"requests": answered, "requests_to_proxy": galaxy.counters()["requests_to_proxy"], "errors": 0,
+            "megabytes": outcome["bytes"] // 1_000_000, "reconnects": outcome["reconnects"], "load_seconds": outcome["seconds"]}
 
 
 @scenario("the proxy killed, stopped, and there again")
