@@ -28,7 +28,7 @@
 
 namespace shunt {
 
-inline constexpr uint32_t kProxyLinkVersion = 2;
+inline constexpr uint32_t kProxyLinkVersion = 3;
 inline constexpr uint32_t kGatewayLinkVersion = 1;
 inline constexpr size_t kLinkChannelsMax = 100;  // in one message: a message carries 253 descriptors at most
 inline constexpr size_t kLinkServersMax = 100;   // likewise

@@ -126,7 +126,7 @@ static __always_inline bool sh_into_channel(struct sk_msg_md *msg, struct sh_soc
 	head.generation = st->l7_generation;
 	head.identity = st->identity;
 	head.peer_identity = st->peer_identity;
-	head.server_port = channel->server_port;
+	head.server_port = channel->ends.server_port;
 	head.client_port = st->local_port;
 	__builtin_memcpy(head.client_addr, st->local_addr, SH_ADDR_BYTES);
 	if (bpf_msg_push_data(msg, 0, sizeof(head), 0) || bpf_msg_pull_data(msg, 0, sizeof(head), 0))
@@ -140,50 +140,76 @@ static __always_inline bool sh_into_channel(struct sk_msg_md *msg, struct sh_soc
 	return true;
 }
 
-/* Binds an idle channel. False: there is none, or no proxy. */
-static __always_inline bool sh_bind_channel(struct tcp_sock *tp, struct sh_sock *st, __u32 bytes)
+/* Binds an idle channel to these ends, with so many bytes for the proxy. Its epoch, or 0: there is none, or no proxy. */
+static __always_inline __u32 sh_claim_channel(const struct sh_punt_ends *ends, __u32 bytes, __u32 *number)
 {
-	struct sh_apart apart = {.heads = st->l7_heads, .count = st->l7_count};
-	struct sh_sock *server = (void *)st->peer_storage;
-	__u64 cookie = st->shared.cookie;
 	struct sh_channel *channel;
 	__u32 index, epoch = 0;
-	__u16 port = 0;
 
-	if (!st->l7_apart && bpf_map_update_elem(&sh_aparts, &cookie, &apart, BPF_ANY))
-		return false;
-	st->l7_apart = 1;
-	bpf_probe_read_kernel(&port, sizeof(port), &server->local_port);
 	for (int i = 0; i < SH_IDLE_TRIES && !epoch; i++) {
 		if (bpf_map_pop_elem(&sh_idle_chans, &index))
-			return false;
+			return 0;
 		channel = bpf_map_lookup_elem(&sh_channels, &index);
 		if (!channel)
-			return false;
+			return 0;
 		bpf_spin_lock(&channel->lock);
-		if (channel->cookie && !channel->client) {
+		if (channel->cookie && !channel->ends.client) {
 			channel->epoch += channel->epoch + 1 ? 1 : 2; /* 0 is none */
 			epoch = channel->epoch;
-			channel->client = cookie;
-			channel->client_sock = (__u64)tp;
-			channel->server = st->peer_cookie;
-			channel->server_sock = st->peer_sock;
-			channel->server_storage = st->peer_storage;
-			channel->netns = st->netns;
-			channel->family = st->family;
-			__builtin_memcpy(channel->local_addr, st->local_addr, SH_ADDR_BYTES);
-			__builtin_memcpy(channel->remote_addr, st->remote_addr, SH_ADDR_BYTES);
-			channel->local_port = st->local_port;
-			channel->remote_port = st->remote_port;
-			channel->server_port = port;
+			channel->ends = *ends;
 			channel->punted = bytes;
 			channel->broken = 0;
 		}
 		bpf_spin_unlock(&channel->lock);
 	}
+	*number = index + 1;
+	return epoch;
+}
+
+static const struct sh_apart sh_no_apart; /* the stack has no room for one */
+
+/* What is kept of a connection from its first punt on. */
+static __always_inline struct sh_apart *sh_set_apart(struct tcp_sock *tp, struct sh_sock *st)
+{
+	struct sh_sock *server = (void *)st->peer_storage;
+	__u64 cookie = st->shared.cookie;
+	struct sh_punt_ends *ends;
+	struct sh_apart *apart;
+
+	if (bpf_map_update_elem(&sh_aparts, &cookie, &sh_no_apart, BPF_ANY))
+		return 0;
+	apart = bpf_map_lookup_elem(&sh_aparts, &cookie);
+	if (!apart)
+		return 0;
+	apart->heads = st->l7_heads;
+	apart->count = st->l7_count;
+	ends = &apart->ends;
+	ends->client = cookie;
+	ends->client_sock = (__u64)tp;
+	ends->server = st->peer_cookie;
+	ends->server_sock = st->peer_sock;
+	ends->server_storage = st->peer_storage;
+	ends->netns = st->netns;
+	ends->family = st->family;
+	__builtin_memcpy(ends->local_addr, st->local_addr, SH_ADDR_BYTES);
+	__builtin_memcpy(ends->remote_addr, st->remote_addr, SH_ADDR_BYTES);
+	ends->local_port = st->local_port;
+	ends->remote_port = st->remote_port;
+	bpf_probe_read_kernel(&ends->server_port, sizeof(ends->server_port), &server->local_port);
+	st->l7_apart = 1;
+	return apart;
+}
+
+/* For the first `bytes` of a request. False: there is none. */
+static __always_inline bool sh_bind_channel(struct tcp_sock *tp, struct sh_sock *st, __u32 bytes)
+{
+	__u64 cookie = st->shared.cookie;
+	struct sh_apart *apart = st->l7_apart ? bpf_map_lookup_elem(&sh_aparts, &cookie) : sh_set_apart(tp, st);
+	__u32 number = 0, epoch = apart ? sh_claim_channel(&apart->ends, bytes, &number) : 0;
+
 	if (!epoch)
 		return false;
-	st->l7_channel = index + 1;
+	st->l7_channel = number;
 	st->l7_epoch = epoch;
 	return true;
 }
@@ -192,8 +218,8 @@ static __always_inline bool sh_bind_channel(struct tcp_sock *tp, struct sh_sock 
 static __always_inline void sh_unbind_channel(struct sh_sock *st, struct sh_channel *channel)
 {
 	bpf_spin_lock(&channel->lock);
-	if (channel->client == st->shared.cookie && channel->epoch == st->l7_epoch) {
-		channel->client = 0;
+	if (channel->ends.client == st->shared.cookie && channel->epoch == st->l7_epoch) {
+		channel->ends.client = 0;
 		channel->cookie = 0;
 	}
 	bpf_spin_unlock(&channel->lock);
@@ -248,11 +274,11 @@ static __always_inline enum sh_follow sh_follow(struct sk_msg_md *msg, struct sh
 		return SH_FOLLOW_BROKEN;
 	finished = sh_finished(index);
 	bpf_spin_lock(&channel->lock);
-	if (channel->client == st->shared.cookie && channel->epoch == st->l7_epoch) {
+	if (channel->ends.client == st->shared.cookie && channel->epoch == st->l7_epoch) {
 		if (channel->broken) {
 			what = SH_FOLLOW_BROKEN;
 		} else if (sh_all_finished(channel, finished)) {
-			channel->client = 0;
+			channel->ends.client = 0;
 			idle = 1;
 		} else if (channel->punted - (__u32)finished > SH_PUNT_AHEAD_BYTES && finished >> 32 == channel->epoch) {
 			what = SH_FOLLOW_BROKEN;
@@ -309,18 +335,47 @@ static __always_inline __u32 sh_may_inject(struct sh_ends *ends, __u64 client_co
 	return sh_takes(server, bytes) ? SH_PUNT_READY : SH_PUNT_NOT_YET;
 }
 
-static __always_inline __u32 sh_may_answer(struct sh_ends *ends, __u64 client_cookie)
+/* The server has ended: what it had answered by then is written down. Its end of the connection may be gone. */
+static __always_inline __u32 sh_may_answer_at_end(struct sh_ends *ends, struct sh_apart *apart, __u32 flags)
+{
+	struct tcp_sock *server = ends->server, *client = ends->client;
+	struct sk_psock *psock = sh_psock((void *)client), *other = sh_psock((void *)server);
+	__u32 behind = apart->end_seq - BPF_CORE_READ(client, copied_seq);
+	bool answered = apart->count == apart->end_count;
+
+	if (apart->ended == SH_ENDED_SAID)
+		return SH_PUNT_CLIENT_GONE;
+	if (!psock) { /* it has closed, too: both ends may learn of each other */
+		apart->ended = SH_ENDED_SAID;
+		return SH_PUNT_CLIENT_GONE;
+	}
+	if (flags & SH_PUNT_INTERIM || !sh_psock_empty(psock))
+		return SH_PUNT_NOT_YET;
+	if ((behind && behind + 1) || BPF_CORE_READ(client, inet_conn.icsk_inet.sk.sk_backlog.rmem_alloc.counter))
+		return SH_PUNT_NOT_YET; /* one more: it has read a FIN */
+	if (sh_is_cookie(server, ends->server_cookie) && other && BPF_CORE_READ(other, refcnt.refs.counter) != 1)
+		return SH_PUNT_NOT_YET; /* it closed its half, and somebody may still be inside a send() */
+	if (apart->end_lost)
+		return SH_PUNT_UNPROVED;
+	if (flags & SH_PUNT_GONE)
+		return answered && !(flags & SH_PUNT_IN_HAND) ? SH_PUNT_ANSWERED : SH_PUNT_READY;
+	return answered ? SH_PUNT_READY : SH_PUNT_SERVER_GONE;
+}
+
+static __always_inline __u32 sh_may_answer(struct sh_ends *ends, __u64 client_cookie, struct sh_apart *apart, __u32 flags)
 {
 	struct tcp_sock *client = ends->client;
 
 	if (!sh_is_cookie(client, client_cookie))
 		return SH_PUNT_CLIENT_GONE;
-	return sh_all_answered(ends) ? SH_PUNT_READY : SH_PUNT_NOT_YET;
+	if (apart->ended)
+		return sh_may_answer_at_end(ends, apart, flags);
+	return !(flags & SH_PUNT_GONE) && sh_all_answered(ends) ? SH_PUNT_READY : SH_PUNT_NOT_YET;
 }
 
 /* The daemon is asked to reset the client, whose program drops what it sends meanwhile. By its cookie: should another one be bound
  * by now, nothing is found. */
-static __always_inline void sh_tell_broken(struct sh_channel *channel, __u64 client)
+static __always_inline void sh_tell_broken(const struct sh_punt_ends *ends)
 {
 	struct sh_event *ev;
 
@@ -328,14 +383,14 @@ static __always_inline void sh_tell_broken(struct sh_channel *channel, __u64 cli
 	ev = sh_event_new(SH_EV_FORBIDDEN, SH_R_POLICY, 0);
 	if (!ev)
 		return;
-	ev->cookie = client;
-	ev->peer_cookie = channel->server;
-	ev->netns = channel->netns;
-	ev->family = channel->family;
-	__builtin_memcpy(ev->local_addr, channel->local_addr, SH_ADDR_BYTES);
-	__builtin_memcpy(ev->remote_addr, channel->remote_addr, SH_ADDR_BYTES);
-	ev->local_port = channel->local_port;
-	ev->remote_port = channel->remote_port;
+	ev->cookie = ends->client;
+	ev->peer_cookie = ends->server;
+	ev->netns = ends->netns;
+	ev->family = ends->family;
+	__builtin_memcpy(ev->local_addr, ends->local_addr, SH_ADDR_BYTES);
+	__builtin_memcpy(ev->remote_addr, ends->remote_addr, SH_ADDR_BYTES);
+	ev->local_port = ends->local_port;
+	ev->remote_port = ends->remote_port;
 	ev->l7_reason = SH_L7_WHY_PROXY;
 	bpf_ringbuf_submit(ev, 0);
 }
@@ -347,9 +402,9 @@ static __always_inline __u32 sh_release_channel(struct sh_channel *channel, __u3
 
 	bpf_spin_lock(&channel->lock);
 	if (channel->epoch == epoch) {
-		idle = channel->orphan || (channel->client && sh_all_finished(channel, finished));
+		idle = channel->orphan || (channel->ends.client && sh_all_finished(channel, finished));
 		if (idle) {
-			channel->client = 0;
+			channel->ends.client = 0;
 			channel->orphan = 0;
 		}
 	}
@@ -357,6 +412,24 @@ static __always_inline __u32 sh_release_channel(struct sh_channel *channel, __u3
 	if (idle)
 		bpf_map_push_elem(&sh_idle_chans, &index, 0);
 	return idle ? SH_PUNT_READY : SH_PUNT_NOT_YET;
+}
+
+/* A message of the proxy has its target, or is of no use: what is to be remembered of it. */
+static __always_inline void sh_note_delivery(struct sh_ends *ends, struct sh_apart *apart, const struct sh_punt_head *head,
+					     __u32 status)
+{
+	if (head->kind == SH_PUNT_ANSWER) {
+		if (apart->ended == SH_ENDED_OWED && status == SH_PUNT_READY)
+			sh_count(SH_C_SERVER_ENDS_TOLD, 1);
+		if (apart->ended)
+			apart->ended = SH_ENDED_SAID;
+		return;
+	}
+	if (head->flags & SH_PUNT_BEGIN) {
+		sh_note_head(&apart->heads, &apart->count, head->flags & SH_PUNT_TO_HEAD);
+		apart->punted = apart->count;
+	}
+	bpf_probe_read_kernel(&apart->server_msgs, sizeof(apart->server_msgs), &ends->server_storage->shared.tx_msgs);
 }
 
 /* Delivers, or says why not: what is READY has its target. */
@@ -368,26 +441,31 @@ static __always_inline __u32 sh_deliver(struct sk_msg_md *msg, struct sh_channel
 	__u32 bound, status;
 
 	bpf_spin_lock(&channel->lock);
-	client = channel->client;
+	client = channel->ends.client;
 	bound = client && channel->epoch == head->epoch && !channel->broken;
 	if (bound && head->kind == SH_PUNT_BREAK)
 		channel->broken = 1;
-	ends.client = (void *)channel->client_sock;
-	ends.server = (void *)channel->server_sock;
-	ends.server_storage = (void *)channel->server_storage;
-	ends.server_cookie = channel->server;
+	ends.client = (void *)channel->ends.client_sock;
+	ends.server = (void *)channel->ends.server_sock;
+	ends.server_storage = (void *)channel->ends.server_storage;
+	ends.server_cookie = channel->ends.server;
 	bpf_spin_unlock(&channel->lock);
 	if (!bound)
 		return SH_PUNT_CLIENT_GONE;
-	if (head->kind == SH_PUNT_BREAK) {
-		sh_tell_broken(channel, client);
-		return SH_PUNT_READY;
-	}
 	apart = bpf_map_lookup_elem(&sh_aparts, &client);
 	if (!apart)
 		return SH_PUNT_CLIENT_GONE;
+	if (head->kind == SH_PUNT_BREAK) {
+		if (apart->ended == SH_ENDED_OWED)
+			sh_count(SH_C_SERVER_ENDS_RESET, 1);
+		sh_tell_broken(&apart->ends);
+		return SH_PUNT_READY;
+	}
 	ends.requests = apart->count;
-	status = head->kind == SH_PUNT_ANSWER ? sh_may_answer(&ends, client) : sh_may_inject(&ends, client, head->bytes);
+	status = head->kind == SH_PUNT_ANSWER ? sh_may_answer(&ends, client, apart, head->flags)
+					      : sh_may_inject(&ends, client, head->bytes);
+	if (status == SH_PUNT_ANSWERED)
+		sh_note_delivery(&ends, apart, head, status);
 	if (status != SH_PUNT_READY || head->kind == SH_PUNT_ASK)
 		return status;
 	target = head->kind == SH_PUNT_ANSWER ? client : ends.server_cookie;
@@ -395,8 +473,7 @@ static __always_inline __u32 sh_deliver(struct sk_msg_md *msg, struct sh_channel
 		return head->kind == SH_PUNT_ANSWER ? SH_PUNT_CLIENT_GONE : SH_PUNT_SERVER_GONE;
 	if (bpf_msg_pop_data(msg, 0, SH_PUNT_HEAD_BYTES, 0))
 		return SH_PUNT_NOT_YET;
-	if (head->kind == SH_PUNT_INJECT && head->flags & SH_PUNT_BEGIN)
-		sh_note_head(&apart->heads, &apart->count, head->flags & SH_PUNT_TO_HEAD);
+	sh_note_delivery(&ends, apart, head, status);
 	return SH_PUNT_READY;
 }
 

@@ -359,6 +359,7 @@ struct sh_segment {
 	__u32 payload;
 	bool urgent;
 	bool fin;
+	bool rst;
 };
 
 static __always_inline bool sh_read_segment(struct __sk_buff *skb, struct sh_segment *to)
@@ -383,6 +384,7 @@ static __always_inline bool sh_read_segment(struct __sk_buff *skb, struct sh_seg
 	to->end_seq = bpf_ntohl(tcp.seq) + to->payload;
 	to->urgent = tcp.urg;
 	to->fin = tcp.fin;
+	to->rst = tcp.rst;
 	return true;
 }
 
@@ -397,14 +399,16 @@ static __always_inline bool sh_tells_again(struct sh_policed *policed)
 }
 
 /* While the proxy has a request, neither end may learn that the other has ended: the server would not wait for the request, the client
- * not for its response. TCP sends a FIN again. */
-static __always_inline int sh_gate_end(struct bpf_sock *sk)
+ * not for its response. TCP sends a FIN again. A RST of the server is not sent again: the proxy has the connection reset in its place. */
+static __always_inline int sh_gate_end(struct bpf_sock *sk, bool rst)
 {
 	struct sh_policed *policed = bpf_sk_storage_get(&sh_policed, sk, 0, 0);
 
 	if (!policed || policed->state != SH_POLICED_JUDGED)
 		return 1;
-	return !sh_owes_request((void *)policed->client_storage, policed->client_cookie);
+	if (rst)
+		return !sh_is_owed_end(policed->client_cookie);
+	return !sh_holds_end((void *)policed->client_storage, policed->client_cookie);
 }
 
 /* 1: deliver; 0: drop. */
@@ -423,7 +427,7 @@ static __always_inline int sh_gate(struct __sk_buff *skb, bool ingress)
 	if (!tp || !sh_read_segment(skb, &segment))
 		return 1;
 	if (!segment.payload && !segment.urgent)
-		return segment.fin ? sh_gate_end(sk) : 1;
+		return segment.fin || (segment.rst && !ingress) ? sh_gate_end(sk, segment.rst) : 1;
 	if (sk->state == BPF_TCP_LISTEN)
 		return sh_is_steered(sk) || sh_listener_is_open(policy, tp);
 	policed = bpf_sk_storage_get(&sh_policed, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);

@@ -84,34 +84,62 @@ static __always_inline bool sh_owes_request(struct sh_sock *client, __u64 cookie
 		return false;
 	index = bound[0] - 1;
 	channel = bpf_map_lookup_elem(&sh_channels, &index);
-	return channel && channel->client == cookie && channel->epoch == bound[1] &&
+	return channel && channel->ends.client == cookie && channel->epoch == bound[1] &&
 	       !sh_all_finished(channel, sh_finished(index));
 }
 
-/* The client's socket is closed: a channel that waits for nothing is free at once; the others are the proxy's to release. */
-static __always_inline void sh_leave_channel(struct sh_sock *st, __u64 cookie)
+/* Has the server ended, and the client is not to see it before it has been told? */
+static __always_inline bool sh_is_owed_end(__u64 cookie)
 {
-	__u32 index = st->l7_channel - 1, idle = 0;
+	struct sh_apart *apart = bpf_map_lookup_elem(&sh_aparts, &cookie);
+
+	return apart && apart->ended == SH_ENDED_OWED;
+}
+
+/* May neither end learn yet that the other one has ended? */
+static __always_inline bool sh_holds_end(struct sh_sock *client, __u64 cookie)
+{
+	struct sh_apart *apart = bpf_map_lookup_elem(&sh_aparts, &cookie);
+
+	if (apart && apart->ended)
+		return apart->ended == SH_ENDED_OWED;
+	return sh_owes_request(client, cookie);
+}
+
+/* A channel that waits for nothing is free at once; the others are the proxy's to release. `number`: of the channel + 1. */
+static __always_inline void sh_orphan_channel(__u32 number, __u32 epoch, __u64 cookie)
+{
+	__u32 index = number - 1, idle = 0;
 	struct sh_channel *channel;
 	__u64 finished;
 
-	if (st->l7_apart)
-		bpf_map_delete_elem(&sh_aparts, &cookie);
-	if (!st->l7_channel)
+	if (!number)
 		return;
 	channel = bpf_map_lookup_elem(&sh_channels, &index);
 	if (!channel)
 		return;
 	finished = sh_finished(index);
 	bpf_spin_lock(&channel->lock);
-	if (channel->client == cookie && channel->epoch == st->l7_epoch) {
-		channel->client = 0;
+	if (channel->ends.client == cookie && channel->epoch == epoch) {
+		channel->ends.client = 0;
 		idle = sh_all_finished(channel, finished);
 		channel->orphan = !idle;
 	}
 	bpf_spin_unlock(&channel->lock);
 	if (idle)
 		bpf_map_push_elem(&sh_idle_chans, &index, 0);
+}
+
+/* The client's socket is closed. */
+static __always_inline void sh_leave_channel(struct sh_sock *st, __u64 cookie)
+{
+	struct sh_apart *apart = st->l7_apart ? bpf_map_lookup_elem(&sh_aparts, &cookie) : 0;
+
+	if (apart) {
+		sh_orphan_channel(apart->channel, apart->epoch, cookie);
+		bpf_map_delete_elem(&sh_aparts, &cookie);
+	}
+	sh_orphan_channel(st->l7_channel, st->l7_epoch, cookie);
 }
 
 #endif

@@ -8,6 +8,7 @@
 #include "govern.bpf.h"
 #include "redirect.bpf.h"
 #include "requests.bpf.h"
+#include "server_end.bpf.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -42,6 +43,8 @@ int sh_sock_ops(struct bpf_sock_ops *ops)
 		on_rtt(ops, cfg);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
+		if (sh_is_end(ops->args[1]))
+			on_server_end(ops);
 		if (ops->args[1] == BPF_TCP_CLOSE)
 			on_close(ops, cfg);
 		else if (ops->args[1] == BPF_TCP_CLOSE_WAIT)

@@ -11,6 +11,9 @@ constexpr Milliseconds kAskEvery{1000};
 constexpr Milliseconds kReleaseAfter{100};  // a connection that punts again soon keeps its channel
 constexpr Milliseconds kHangUpAfter{2000};  // for the client to read the last answer
 constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+// Without a body it is right for every method.
+constexpr std::string_view kServerGone = "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+constexpr std::string_view kServerGoneText = "the server has closed the connection";
 
 uint64_t monotonic_ns() {
   timespec now{};
@@ -46,7 +49,8 @@ Channel::Channel(ChannelHome& home, ChannelSockets sockets)
       frames_(kReadBytes),
       in_(kReadBytes),
       out_(kReadBytes),
-      request_(home.config().limits.head_bytes) {}
+      request_(home.config().limits.head_bytes),
+      ended_(sockets_.page->ended(sockets_.index)) {}
 
 Channel::~Channel() = default;
 
@@ -57,6 +61,8 @@ std::optional<sh_punt_status> PuntPage::outcome(uint32_t index) const {
   if (said == 0) return std::nullopt;
   return static_cast<sh_punt_status>(said - 1);
 }
+
+uint32_t PuntPage::ended(uint32_t index) const { return __atomic_load_n(&page_->ended[index], __ATOMIC_ACQUIRE); }
 
 void Channel::start() {
   frames_.reserve(kReadBytes);
@@ -133,6 +139,7 @@ void Channel::forget() {
   relation_.reset();
   policies_.reset();
   begun_ = closes_ = promised_ = false;
+  answer_flags_ = 0;
 }
 
 // What became of it: READY, it was delivered, or done; nothing, the channel is broken, and ends.
@@ -150,6 +157,9 @@ std::optional<sh_punt_status> Channel::send(sh_punt_kind kind, uint32_t flags, s
   const ssize_t sent = sendmsg(sockets_.socket.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
   if (sent < 0 && (errno == EAGAIN || errno == ENOMEM || errno == ENOBUFS)) return SH_PUNT_NOT_YET;
   auto outcome = sockets_.page->outcome(sockets_.index);
+  // It had its target, which was closed in that moment: nothing of it has arrived.
+  if (sent < 0 && errno == EPIPE && outcome == SH_PUNT_READY)
+    return kind == SH_PUNT_ANSWER ? SH_PUNT_CLIENT_GONE : SH_PUNT_SERVER_GONE;
   if (sent == static_cast<ssize_t>(sizeof(head) + bytes.size()) && outcome) return outcome;
   gone_ = true;
   stop();
@@ -258,7 +268,7 @@ Channel::Step Channel::collect_body() {
 // Clients send the body anyway when this does not come: it must not overtake an earlier response, so it is not insisted
 // on.
 void Channel::promise_body() {
-  const auto sent = send(SH_PUNT_ANSWER, 0, kContinue);
+  const auto sent = send(SH_PUNT_ANSWER, SH_PUNT_INTERIM, kContinue);
   promised_ = sent && *sent == SH_PUNT_READY;
   if (sent && *sent == SH_PUNT_NOT_YET) wait_for_turn();
 }
@@ -282,10 +292,12 @@ Channel::Step Channel::inject() {
       break_off({});
       return Step::wait;
     }
+    if (*sent == SH_PUNT_SERVER_GONE) {
+      answer_for_server();
+      return Step::again;
+    }
     if (*sent != SH_PUNT_READY) {
-      if (!begun_) return refuse(502, "the server has closed the connection", true);
-      record("failed", "the server has closed the connection", 0);
-      break_off("the server has closed the connection");
+      break_off("a request could not be delivered");
       return Step::wait;
     }
     begun_ = true;
@@ -323,6 +335,7 @@ Channel::Step Channel::refuse(int status, std::string_view why, bool close) {
   out_.reserve(kOwnResponseBytesMax);
   write_own_response(out_, status, why, to_head_, ResponseForm{request_.minor(), false, close});
   closes_ = close;
+  answer_flags_ = 0;
   if (!close) {
     taken_ = request_.head_bytes();
     in_.consume(taken_);
@@ -333,15 +346,26 @@ Channel::Step Channel::refuse(int status, std::string_view why, bool close) {
 }
 
 Channel::Step Channel::answer() {
-  const auto sent = send(SH_PUNT_ANSWER, 0, out_.bytes());
+  const auto sent = send(SH_PUNT_ANSWER, answer_flags_, out_.bytes());
   if (!sent) return Step::wait;
   if (*sent == SH_PUNT_NOT_YET) return wait_for_turn();
+  if (*sent == SH_PUNT_SERVER_GONE) {
+    answer_for_server();
+    return Step::again;
+  }
+  if (*sent == SH_PUNT_ANSWERED) {  // it ended behind its last response: the client may see that now
+    finish(1);
+    return finish_request();
+  }
   if (*sent != SH_PUNT_READY) {
-    break_off({});
+    const bool unproved = *sent == SH_PUNT_UNPROVED;
+    if (unproved) record("failed", kServerGoneText, 0);
+    break_off(unproved ? kServerGoneText : std::string_view());
     return Step::wait;
   }
+  if (answer_flags_ != 0) record("failed", kServerGoneText, 502);
   out_.clear();
-  state_ = closes_ ? State::hang_up : State::discard;
+  state_ = closes_ || ended_ == epoch_ ? State::hang_up : State::discard;
   since_ = home_.now();
   return Step::again;
 }
@@ -358,6 +382,35 @@ Channel::Step Channel::discard() {
 
 // ---- the end ----
 
+// The server of the connection that is bound here, or that was bound here for this, has ended. What was on its way from
+// the client by then comes first, and what is left of a request that was answered.
+void Channel::look_for_end() {
+  const uint32_t ended = sockets_.page->ended(sockets_.index);
+  if (ended == ended_ || std::exchange(noticed_, ended) != ended || state_ == State::discard) return;
+  ended_ = ended;
+  if (ended != epoch_ || released_) {
+    sh_punt_head head{};
+    head.epoch = ended;
+    begin_epoch(head);
+  }
+  if (state_ == State::hang_up || state_ == State::answer) return;
+  answer_for_server();
+  advance();
+}
+
+// In place of the first response that the server owes, if it owes one.
+void Channel::answer_for_server() {
+  const bool reads = state_ == State::head;
+  const bool in_hand = (reads && !in_.empty()) || state_ == State::body || (state_ == State::inject && !begun_);
+  if (reads && in_hand) method_ = host_ = path_ = judged_ = {};  // they are still those of the request before
+  out_.clear();
+  out_.append(kServerGone);
+  answer_flags_ = SH_PUNT_GONE | (in_hand ? SH_PUNT_IN_HAND : 0);
+  closes_ = true;
+  state_ = State::answer;
+  since_ = home_.now();
+}
+
 // `why`: the connection is to be reset; empty: it is gone.
 void Channel::break_off(std::string_view why) {
   if (!why.empty()) (void)send(SH_PUNT_BREAK, 0, {});
@@ -368,6 +421,7 @@ void Channel::break_off(std::string_view why) {
 
 void Channel::tick() {
   if (retired_ && state_ == State::idle) stop();
+  if (!gone_) look_for_end();
   if (gone_ || released_) return;
   const Timeouts& times = home_.config().timeouts;
   const bool done = state_ == State::head && in_.empty();
@@ -410,7 +464,7 @@ void Channel::record(std::string_view verdict, std::string_view reason, int stat
   Endpoint client;
   std::copy(std::begin(first_.client_addr), std::end(first_.client_addr), client.address.begin());
   client.port = first_.client_port;
-  record.client = client.to_string();
+  if (client.port != 0) record.client = client.to_string();  // of a channel that was bound for a server's end: unknown
   record.listener = "channel";
   record.method = method_;
   record.host = host_;

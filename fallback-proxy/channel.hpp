@@ -4,6 +4,9 @@
 //   bytes of the client -> head read -> judged -> body whole -> INJECT, piece by piece -> finished
 //                                     \-> denied or refused -> ANSWER, when all earlier responses have arrived
 //
+// A server that ends before it has answered: ANSWER with a 502, whether its request is still here or not, and no more
+// requests of that connection.
+//
 // The kernel side decides when a piece may be delivered. What it sends back is tried again: nothing is delivered twice,
 // and nothing out of turn.
 #pragma once
@@ -37,6 +40,8 @@ class PuntPage {
   // What became of the message that is sent between the two calls; nothing, the kernel side has not seen it.
   void expect_outcome(uint32_t index);
   std::optional<sh_punt_status> outcome(uint32_t index) const;
+  // The last epoch in which the server ended before it had answered; 0: none.
+  uint32_t ended(uint32_t index) const;
 
  private:
   explicit PuntPage(UniqueFd fd) : fd_(std::move(fd)) {}
@@ -107,6 +112,8 @@ class Channel final : private Operation {
   Step refuse(int status, std::string_view why, bool close);
   Step finish_request();
   void promise_body();  // 100 Continue
+  void look_for_end();
+  void answer_for_server();
   Step wait_for_turn();
 
   std::optional<sh_punt_status> send(sh_punt_kind kind, uint32_t flags, std::string_view bytes);
@@ -139,6 +146,8 @@ class Channel final : private Operation {
   bool begun_ = false;  // a part of it was injected
   bool to_head_ = false;
   bool closes_ = false;                        // the answer is the last one
+  uint32_t answer_flags_ = 0;                  // of enum sh_punt_flags
+  uint32_t ended_ = 0, noticed_ = 0;           // the last epoch whose server has ended; seen by the clock's last look
   bool promised_ = false;                      // 100 Continue was sent, or need not be
   std::string method_, host_, path_, judged_;  // for the log; the head's bytes are gone by then
 

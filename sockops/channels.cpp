@@ -39,13 +39,13 @@ class Page {
 
 sh_event client_of(const sh_channel& channel) {
   sh_event event = {};
-  event.cookie = channel.client;
-  event.netns = channel.netns;
-  event.family = channel.family;
-  memcpy(event.local_addr, channel.local_addr, sizeof(event.local_addr));
-  memcpy(event.remote_addr, channel.remote_addr, sizeof(event.remote_addr));
-  event.local_port = channel.local_port;
-  event.remote_port = channel.remote_port;
+  event.cookie = channel.ends.client;
+  event.netns = channel.ends.netns;
+  event.family = channel.ends.family;
+  memcpy(event.local_addr, channel.ends.local_addr, sizeof(event.local_addr));
+  memcpy(event.remote_addr, channel.ends.remote_addr, sizeof(event.remote_addr));
+  event.local_port = channel.ends.local_port;
+  event.remote_port = channel.ends.remote_port;
   return event;
 }
 
@@ -145,7 +145,7 @@ Result<void> end_punt_channels(const MapFinder& map) {
     sh_channel channel = {};
     if (bpf_map_lookup_elem_flags(map("sh_channels"), &index, &channel, BPF_F_LOCK) != 0) continue;
     if (channel.epoch == 0 && channel.cookie == 0) continue;
-    const bool owes = channel.client != 0 && !page.finished(index, channel);
+    const bool owes = channel.ends.client != 0 && !page.finished(index, channel);
     if (owes)
       if (auto reset = reset_socket(client_of(channel)); !reset && done) done = reset;
     sh_channel ended = {};

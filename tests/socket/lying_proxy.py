@@ -20,7 +20,7 @@ import struct
 import sys
 import time
 
-HELLO, CHANNELS, PAGE, VERSION, COUNT = 1, 4, 3, 2, 8
+HELLO, CHANNELS, PAGE, VERSION, COUNT = 1, 4, 3, 3, 8
 DATA, INJECT, ANSWER = 1, 3, 4
 BEGIN = 1 << 1
 READY = 1  # as the page says it: one more than the status

@@ -170,9 +170,9 @@ def bodies(galaxy):
     expect("eee" not in galaxy.read(), "a body beyond the limit reached the server")
 
 
-def load_once(galaxy, connections, depth, meanwhile):
+def load_once(galaxy, connections, depth, meanwhile, *more):
     each = galaxy.requests // connections + 1
-    client = galaxy.lab.serve([sys.executable, ROOT / "tests/socket/request_load.py", galaxy.port, connections, each, depth],
+    client = galaxy.lab.serve([sys.executable, ROOT / "tests/socket/request_load.py", galaxy.port, connections, each, depth, *more],
                               cgroup=galaxy.cgroups["tiefighter"])
     while client.poll() is None:
         meanwhile()
@@ -217,6 +217,21 @@ def load_changing(galaxy):
 
     outcome = load(galaxy, 16, 4, change, lambda: changes >= 5)
     return {**outcome, "changes": changes}
+
+
+@scenario("load: bodies and responses of up to 10 MB, and a server that closes every 50 requests")
+def load_large(galaxy):
+    log = galaxy.lab.folder / "server.log"
+    server = galaxy.lab.serve([sys.executable, ROOT / "tests/socket/numbering_server.py", galaxy.port, 50],
+                              cgroup=galaxy.cgroups["deathstar"], log=log)
+    galaxy.lab.wait_for(lambda: "ready" in log.read_text(), server, log, "the server")
+    galaxy.proxy()
+    outcome = load_once(galaxy, 8, 6, lambda: None, "--large", 10_000_000)
+    answered = sum(outcome["statuses"].values())
+    expect(outcome["errors"] == 0 and answered >= galaxy.requests, f"{outcome}; {galaxy.counters()}; {log.read_text()[-500:]}")
+    expect(outcome["reconnects"] >= answered // 100 and outcome["bytes"] > 20_000_000, f"too little was tried: {outcome}")
+    return {"requests": answered, "requests_to_proxy": galaxy.counters()["requests_to_proxy"], "errors": 0,
+            "megabytes": outcome["bytes"] // 1_000_000, "reconnects": outcome["reconnects"], "load_seconds": outcome["seconds"]}
 
 
 @scenario("the proxy killed, stopped, and there again")
@@ -327,6 +342,84 @@ def leaving(galaxy):
     result = galaxy.client("tiefighter", ["send", LANDING + DOTS], ["shut", 0], ["recv", 3])
     expect(statuses_of(result) == ["200", "200"], f"a client that ends its half: {result}")
     expect(galaxy.read().count("POST") == before + 2, "the server read something else")
+
+
+OK = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"
+CHUNKED_OK = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfine\r\n0\r\n\r\n"
+AS_ONE = DOTS.replace("/v1/x/..", "/v1")  # as the server gets it
+RESET = "Connection"  # ConnectionResetError, or ConnectionAbortedError if the daemon did it
+
+
+def leaving_plans():
+    """{what happens: (steps of the client, of the server, what the client must see, how its connection may end)}. The server leaves when
+    the proxy has delivered the request ("go"), a second later ("late"), or while the proxy waits for more of it ("half")."""
+    ask, also, answered, ends = [["send", DOTS]], [["send", LANDING + DOTS]], ["502"], ("closed", RESET)
+    read_landing, read_dots = ["read", len(LANDING)], ["read", len(AS_ONE)]
+    plans = {}
+    for end in ("fin", "rst"):
+        for moment in ("go", "late"):
+            plans.update({f"{end}, {moment}, {what}": (steps, before + [["await", moment]] + after + [[end]], statuses, how)
+                          for what, steps, before, after, statuses, how in (
+                ("before it reads", ask, [], [], answered, ends),
+                ("half of the head read", ask, [["read", 20]], [], answered, ends),
+                ("all read", ask, [read_dots], [["rest"]], answered, ends),
+                ("half of a response", ask, [read_dots], [["send", OK[:-2]]], ["200"], RESET),
+                ("the one before answered", also, [read_landing], [["send", OK]], ["200", "502"], ends),
+                ("the one before not answered", also, [read_landing], [], answered, ends),
+                ("all answered", also, [read_landing, read_dots], [["send", OK + OK], ["rest"]], ["200", "200"], ends),
+                ("behind a chunked response", [["send", LANDING], ["await", "said"], *ask],
+                 [read_landing, ["send", CHUNKED_OK], ["touch", "said"], read_dots], [], ["200"], RESET))})
+        plans[f"{end}, in the middle of a head"] = (
+            [["send", DOTS[:40]], ["await", "ended"], ["send", DOTS[40:]]], [["await", "half"], [end]], answered, ends)
+        plans[f"{end}, in the middle of a body"] = (
+            [["send", LANDING + chunked("x" * 50)[:-20]]], [read_landing, ["send", OK], ["await", "half"], [end]], ["200", "502"], ends)
+    plans["its half, all read"] = (ask, [read_dots, ["await", "go"], ["shut"], ["await", "over"], ["fin"]], answered, ends)
+    return plans
+
+
+def start_leaving(galaxy, folder, plans):
+    """The server, and a client for each plan: each has its own files in `folder`."""
+    server_plans, clients = [], []
+    for number, (_, plan, *_) in enumerate(plans.values()):
+        server_plans.append([[what, f"{value[0]}-{number}"] if what in ("await", "touch") else [what, *value] for what, *value in plan])
+    log = galaxy.lab.folder / "leaving.log"
+    server = galaxy.lab.serve([sys.executable, ROOT / "tests/socket/leaving_server.py", galaxy.port, folder, json.dumps(server_plans)],
+                              cgroup=galaxy.cgroups["deathstar"], log=log)
+    galaxy.lab.wait_for(lambda: "ready" in log.read_text(), server, log, "the server that leaves")
+    for number, (steps, *_) in enumerate(plans.values()):
+        steps = [["until", [str(folder / f"{value}-{number}"), [["sleep", 0.01]]]] if what == "await" else [what, value]
+                 for what, value in steps]
+        clients.append(galaxy.lab.serve(galaxy.client_command([*steps, ["recv", 20]]), cgroup=galaxy.cgroups["tiefighter"]))
+        eventually((folder / f"read-{number}").exists, f"the server has connection {number}")
+    return clients
+
+
+@scenario("ends: a server leaves before it has answered: its answer or a 502, no early end, nothing twice")
+def server_leaves(galaxy):
+    plans = leaving_plans()
+    folder = galaxy.lab.folder / "leaving"
+    folder.mkdir()
+    galaxy.proxy("timeouts: {exchange: 40s}\n")
+    clients = start_leaving(galaxy, folder, plans)
+    whole = sum("in the middle" not in name for name in plans)
+    eventually(lambda: len(galaxy.accessed()) == whole and galaxy.counters()["requests_to_proxy"] == len(plans),
+               lambda: f"all requests are with the proxy, and {whole} delivered: {galaxy.accessed()}")
+    for moment in ("go", "half", "late", "over"):
+        for number in range(len(plans)):
+            (folder / f"{moment}-{number}").touch()
+        if moment == "half":
+            time.sleep(1)  # until no connection has a channel any more
+    wrong = []
+    for number, (name, (steps, _, statuses, ends)) in enumerate(plans.items()):
+        result = json.loads(clients[number].communicate(timeout=PATIENCE_S)[0])
+        read = (folder / f"read-{number}").read_bytes().decode("latin-1")
+        if statuses_of(result) != statuses or not str(result["error"]).startswith(ends) or read.count("POST") > str(steps).count("POST"):
+            wrong.append(f"{name}: {statuses_of(result)}, {result['error']}, not {statuses}, {ends}; the server read {read!r}")
+    counters = galaxy.counters()
+    expect(not wrong, "\n".join([*wrong, str(counters)]))
+    expect(not (folder / "one-too-many").exists(), "a request was sent over another connection")
+    told, reset = (sum(test(plan) for plan in plans.values()) for test in (lambda plan: "502" in plan[2], lambda plan: plan[3] == RESET))
+    expect((counters["server_ends_told"], counters["server_ends_reset"]) == (told, reset), f"not {told} and {reset}: {counters}")
 
 
 if __name__ == "__main__":
