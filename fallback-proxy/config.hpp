@@ -13,7 +13,7 @@
 
 namespace shunt::proxy {
 
-inline constexpr const char* kDefaultConfigFile = "/etc/shunt/proxy.yaml";
+inline constexpr const char* kDefaultConfigFile = "/etc/shunt/shunt-proxy.yaml";
 inline constexpr const char* kDefaultUser = "shunt-proxy";
 
 struct NameValue {

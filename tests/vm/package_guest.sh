@@ -85,11 +85,11 @@ pairs_are_made() {
 
 as_nobody() { runuser -u nobody -- "$@"; }
 refused_to_nobody() { as_nobody "$@"; [ $? = 6 ]; }
-is_hardened() {
-  systemd-analyze security --no-pager shuntd > /tmp/security
+is_hardened() { # UNIT LEVEL
+  systemd-analyze security --no-pager "$1" > /tmp/security
   tail -n 2 /tmp/security
-  level=$(grep -o 'shuntd.service: [0-9]*' /tmp/security | grep -o '[0-9]*$')
-  [ -n "$level" ] && [ "$level" -lt 6 ]
+  level=$(grep -o "$1.service: [0-9]*" /tmp/security | grep -o '[0-9]*$')
+  [ -n "$level" ] && [ "$level" -lt "$2" ]
 }
 reloads() {
   echo 'spill: {messages: 400}' > /etc/shunt/conf.d/reload.yaml
@@ -105,13 +105,33 @@ broken_reload_fails() {
   return $failed_as_wanted
 }
 
+# Of the fallback proxy: it has its channels, and nothing that it does not need.
+proxy_has_channels() {
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    journalctl -u shunt-proxy --no-pager -o cat -b _PID="$(proxy_pid)" | grep 'channels are here' && return
+    sleep 1
+  done
+  journalctl -u shunt-proxy -u shuntd --no-pager -n 30
+  return 1
+}
+proxy_pid() { systemctl show -p MainPID --value shunt-proxy; }
+proxy_is_unprivileged() {
+  grep -E '^(Uid|Cap(Inh|Prm|Eff|Bnd|Amb)|NoNewPrivs)' "/proc/$(proxy_pid)/status"
+  [ "$(stat -c %U "/proc/$(proxy_pid)")" = shunt-proxy ] && ! grep '^Cap' "/proc/$(proxy_pid)/status" | grep -v ':.0*$'
+}
+proxy_is_another_than() { active shunt-proxy && [ "$(proxy_pid)" != "$1" ]; }
+proxy_is_off() { [ "$(systemctl is-enabled shunt-proxy)" = disabled ] && ! active shunt-proxy; }
+
 active() { systemctl is-active --quiet "$1"; }
 # By what has been counted, not by what is open: under emulation each command takes a second or more, and the traffic ends.
 has_pairs() { [ "$(counted pairs_made)" -gt 0 ] && [ "$(counted redirected_messages)" -gt 0 ] || { shunt status; shunt why :80; return 1; }; }
 nothing_pinned() { ! [ -e /sys/fs/bpf/shunt ] || { find /sys/fs/bpf/shunt; return 1; }; }
 nothing_loaded() { ! bpftool prog list | grep -E 'name (shunt_|sh_)'; }
-nothing_runs() { ! pgrep -x shuntd; }
-no_files() { ! ls -d /usr/bin/shunt /usr/sbin/shuntd /run/shunt /lib/systemd/system/shuntd.service 2> /dev/null; }
+nothing_runs() { ! pgrep -x 'shuntd|shunt-proxy'; }
+no_files() {
+  ! ls -d /usr/bin/shunt /usr/sbin/shuntd /usr/sbin/shunt-proxy /run/shunt /lib/systemd/system/shuntd.service \
+    /lib/systemd/system/shunt-proxy.service /usr/lib/sysusers.d/shunt.conf 2> /dev/null
+}
 no_configuration() { ! ls -d /etc/shunt 2> /dev/null; }
 
 echo "shunt-guest: start"
@@ -123,8 +143,15 @@ check "the daemon runs" active shuntd
 systemctl status shuntd --no-pager -l | head -n 30
 check "shunt status" shunt status
 check "shunt check" shunt check
-check "the unit is hardened" is_hardened
+check "the unit is hardened" is_hardened shuntd 6
 tail -n 1 /tmp/security
+check "the proxy is not started by itself" proxy_is_off
+check "the proxy starts" systemctl start shunt-proxy
+check "and gets its channels" proxy_has_channels
+check "it has no privileges" proxy_is_unprivileged
+check "its unit is hardened" is_hardened shunt-proxy 3
+tail -n 1 /tmp/security
+check "it is reloaded" systemctl reload shunt-proxy
 check "others than root get answers" as_nobody shunt status
 check "a list, too" as_nobody shunt list
 for command in off on reload cleanup; do
@@ -139,10 +166,13 @@ check "checked traffic runs" live_traffic
 check "its connections are accelerated" live_connections_are_fast
 traffic 12
 first=$(moved)
+proxy_before=$(proxy_pid)
 check "the daemon restarts under traffic" systemctl restart shuntd
 check "and runs" active shuntd
 check "the package is installed anew under traffic" dpkg -i /root/shunt.deb
 check "and the daemon runs" active shuntd
+check "and another proxy" proxy_is_another_than "$proxy_before"
+check "which has its channels" proxy_has_channels
 last=$(moved)
 check "new connections are accelerated" pairs_are_made
 check "requests were answered through restart and installation" traffic_was_whole
@@ -164,7 +194,7 @@ check "no program is left" nothing_loaded
 check "no file is left" no_files
 check "the package is purged" dpkg -P shunt
 check "no configuration is left" no_configuration
-[ "$failed" = 0 ] || journalctl -u shuntd --no-pager -p warning -n 20
+[ "$failed" = 0 ] || journalctl -u shuntd -u shunt-proxy --no-pager -p warning -n 40
 echo "the guest has been up for $(cut -d' ' -f1 /proc/uptime) s"
 echo "package: $passed passed, $failed failed"
 [ "$failed" = 0 ]
