@@ -56,9 +56,8 @@ std::shared_ptr<const Automaton> build_automaton(const std::vector<const RedisRu
 
 class EditableAutomaton;
 
-// Builds the automaton of a large set again and again, as its rules change. Of few changes at once the costs are those
-// of what the changed rules take part in, and of a copy of the table; else all is built anew. Keeps memory of about 100
-// bytes for each state and what a state's row has.
+// Builds the automaton of a large set again and again, as its rules change. Few changes at once cost what the changed
+// rules take part in, and a copy of the table; else all is built anew. Keeps the table and the subsets it was made of.
 class AutomatonBuilder {
  public:
   AutomatonBuilder();

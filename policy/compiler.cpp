@@ -536,8 +536,8 @@ Tables Compiler::compile(const Model& model) {
   return tables;
 }
 
-// Rules that no set has any more; and of expressions, which are only quicker to have than to make, all, if most are
-// theirs.
+// Rules that no set has any more; and expressions that nobody else has, which are only quicker to have than to make, if
+// most are of such rules.
 void Compiler::forget() {
   std::unordered_set<uint32_t> used;
   for (const auto& [numbers, kept] : sets_) used.insert(numbers.begin(), numbers.end());

@@ -76,9 +76,14 @@ Result<void> install_ports(int map, const InOut<PortRange>& ports) {
     for (uint32_t port = range.first; port <= range.last; port++) wanted[port] = SH_SELECT_IN;
   for (const auto& range : ports.exclude)
     for (uint32_t port = range.first; port <= range.last; port++) wanted[port] = SH_SELECT_OUT;
+  // Read in one call: what differs is little, and a reload does this each time. What was not read is written.
+  constexpr uint8_t kNotRead = 0xff;
+  std::vector<uint8_t> now(wanted.size(), kNotRead);
+  std::vector<uint32_t> keys(wanted.size());
+  uint32_t batch = 0, count = static_cast<uint32_t>(wanted.size());
+  (void)bpf_map_lookup_batch(map, nullptr, &batch, keys.data(), now.data(), &count, nullptr);
   for (uint32_t port = 0; port < wanted.size(); port++) {
-    uint8_t now = 0;
-    if (bpf_map_lookup_elem(map, &port, &now) == 0 && now == wanted[port]) continue;
+    if (now[port] == wanted[port]) continue;
     if (bpf_map_update_elem(map, &port, &wanted[port], BPF_ANY) != 0)
       return unexpected(errno, "cannot write the selected ports");
   }
