@@ -76,13 +76,39 @@ struct sh_ends {
 	__u32 quiet;
 };
 
+/* The server's messages as TCP took them: of the last one perhaps only a part, and then more without a run, because a PASS that failed
+ * repeats its verdict. Of Redis a message holds many replies, and a part of it says nothing. */
+static __always_inline void sh_settle_server(struct tcp_sock *tp, struct sh_sock *st, __u32 protocol)
+{
+	__s32 more = tp->write_seq - st->l7_seq;
+
+	if (!more || st->l7_lost)
+		return;
+	st->l7_seq = tp->write_seq;
+	if (protocol != SH_L7_HTTP1 || more > (__s64)st->l7_left) {
+		st->l7_lost = 1;
+	} else if (more < 0) {
+		st->l7_count -= !st->l7_left; /* it has been counted */
+		st->l7_left += -more;
+	} else {
+		st->l7_left -= more;
+		st->l7_count += !st->l7_left;
+	}
+}
+
 /* All responses are complete, and nobody is inside a call on the server's socket who could be about to queue a part of one. */
 static long sh_silence_step(__u32 index, struct sh_ends *ends)
 {
-	struct sk_psock *psock = sh_psock((void *)ends->server);
-	__u32 count = 0;
+	struct tcp_sock *server = ends->server;
+	struct sk_psock *psock = sh_psock((void *)server);
+	__u32 count = 0, seq = 0, left = 0;
 
 	bpf_probe_read_kernel(&count, sizeof(count), &ends->server_storage->l7_count);
+	bpf_probe_read_kernel(&left, sizeof(left), &ends->server_storage->l7_left);
+	if (left) { /* TCP may have got it without a run, as in sh_settle_server() */
+		bpf_probe_read_kernel(&seq, sizeof(seq), &ends->server_storage->l7_seq);
+		count += BPF_CORE_READ(server, write_seq) - seq == left;
+	}
 	ends->quiet = count == ends->requests && psock && BPF_CORE_READ(psock, refcnt.refs.counter) == 1;
 	return ends->quiet;
 }
@@ -94,7 +120,7 @@ static __always_inline bool sh_all_answered(struct sh_ends *ends)
 	struct tcp_sock *server = ends->server, *client = ends->client;
 	struct sh_sock *storage = ends->server_storage;
 	struct sk_psock *psock = sh_psock((void *)client);
-	__u32 lost = 0, seq = 0;
+	__u32 lost = 0, seq = 0, left = 0;
 	__u64 cookie = 0;
 
 	bpf_loop(SH_SERVER_WAIT_STEPS, sh_silence_step, ends, 0);
@@ -103,7 +129,8 @@ static __always_inline bool sh_all_answered(struct sh_ends *ends)
 	bpf_probe_read_kernel(&cookie, sizeof(cookie), &storage->shared.cookie);
 	bpf_probe_read_kernel(&lost, sizeof(lost), &storage->l7_lost);
 	bpf_probe_read_kernel(&seq, sizeof(seq), &storage->l7_seq);
-	if (lost || cookie != ends->server_cookie || (ends->requests && BPF_CORE_READ(server, write_seq) != seq))
+	bpf_probe_read_kernel(&left, sizeof(left), &storage->l7_left);
+	if (lost || cookie != ends->server_cookie || (ends->requests && BPF_CORE_READ(server, write_seq) - seq != left))
 		return false;
 	if (BPF_CORE_READ(server, write_seq) != BPF_CORE_READ(client, copied_seq))
 		return false;
@@ -365,11 +392,15 @@ static __always_inline __u32 sh_may_answer_at_end(struct sh_ends *ends, struct s
 static __always_inline __u32 sh_may_answer(struct sh_ends *ends, __u64 client_cookie, struct sh_apart *apart, __u32 flags)
 {
 	struct tcp_sock *client = ends->client;
+	__u32 lost = 0;
 
 	if (!sh_is_cookie(client, client_cookie))
 		return SH_PUNT_CLIENT_GONE;
 	if (apart->ended)
 		return sh_may_answer_at_end(ends, apart, flags);
+	bpf_probe_read_kernel(&lost, sizeof(lost), &ends->server_storage->l7_lost);
+	if (lost && sh_is_cookie(ends->server, ends->server_cookie) && !(flags & SH_PUNT_INTERIM))
+		return SH_PUNT_UNPROVED; /* no response is counted any more: this will not change */
 	return !(flags & SH_PUNT_GONE) && sh_all_answered(ends) ? SH_PUNT_READY : SH_PUNT_NOT_YET;
 }
 

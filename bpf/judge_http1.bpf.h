@@ -68,8 +68,8 @@ static __always_inline bool sh_http1_answer(struct sk_msg_md *msg, struct sh_soc
 	return sh_become(msg, st, text, scratch->to_head ? SH_REPLY_HEAD_BYTES : SH_REPLY_BYTES, SH_REPLY_BYTES);
 }
 
-/* The head of a response: how long it is. Anything that is not plain ends the counting for good. */
-static __always_inline void sh_http1_count(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch)
+/* The head of a response: how long it is. False: it is not plain, which ends the counting for good. */
+static __always_inline bool sh_http1_count(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch)
 {
 	__u64 heads = sh_heads_of((void *)st->peer_storage, st->peer_cookie);
 	struct l7_outcome *out = &scratch->http1.out;
@@ -77,11 +77,11 @@ static __always_inline void sh_http1_count(struct sk_msg_md *msg, struct sh_sock
 	l7_http1_begin(&scratch->http1, heads >> (st->l7_count & 63) & 1 ? L7_HTTP1_RESPONSE_TO_HEAD : L7_HTTP1_RESPONSE);
 	l7_http1_parse(&scratch->http1, &scratch->in);
 	if (out->verdict != L7_SIMPLE || out->unit_bytes == L7_BYTES_UNKNOWN || out->unit_bytes < msg->size)
-		return;
-	st->l7_lost = 0;
+		return false;
 	st->l7_left = out->unit_bytes - msg->size;
 	if (!st->l7_left && !(scratch->http1.flags & L7_F_INTERIM))
 		st->l7_count++;
+	return true;
 }
 
 #endif

@@ -153,16 +153,16 @@ static __always_inline bool sh_resp_answer(struct sk_msg_md *msg, struct sh_sock
 	return sh_become(msg, st, (const void *)sh_resp_denial, SH_RESP_DENIAL_BYTES, SH_RESP_DENIAL_BYTES);
 }
 
-/* The responses of a message that begins with one. Anything that is not plain ends the counting for good. */
-static __always_inline void sh_resp_count(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch)
+/* The responses of a message that begins with one. False: one is not plain, which ends the counting for good. */
+static __always_inline bool sh_resp_count(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch)
 {
 	l7_replies_begin(&scratch->replies, msg->size);
 	l7_replies_parse(&scratch->replies, &scratch->in);
 	if (scratch->replies.out.verdict != L7_SIMPLE)
-		return;
-	st->l7_lost = 0;
+		return false;
 	st->l7_left = scratch->replies.out.unit_bytes - msg->size;
 	st->l7_count += scratch->replies.count;
+	return true;
 }
 
 #endif

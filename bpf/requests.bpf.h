@@ -170,13 +170,10 @@ static __always_inline bool sh_answer(struct sk_msg_md *msg, struct sh_sock *st,
 	return protocol == SH_L7_RESP ? sh_resp_answer(msg, st) : sh_http1_answer(msg, st, scratch);
 }
 
-static __always_inline void sh_count_responses(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch,
+static __always_inline bool sh_count_responses(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch,
 					       enum sh_l7_protocol protocol)
 {
-	if (protocol == SH_L7_RESP)
-		sh_resp_count(msg, st, scratch);
-	else
-		sh_http1_count(msg, st, scratch);
+	return protocol == SH_L7_RESP ? sh_resp_count(msg, st, scratch) : sh_http1_count(msg, st, scratch);
 }
 
 static __always_inline bool sh_copy(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch, enum sh_l7_protocol protocol)
@@ -333,20 +330,18 @@ static __always_inline void sh_response_head(struct sk_msg_md *msg, struct sh_so
 {
 	struct sh_scratch *scratch = sh_claim_scratch();
 
-	st->l7_lost = 1;
-	if (!scratch)
-		return;
-	if (sh_copy_message(msg, scratch))
-		sh_count_responses(msg, st, scratch, protocol);
-	sh_release_scratch(scratch);
+	/* Others ask meanwhile, and take 1 for the last word. */
+	if (!scratch || !sh_copy_message(msg, scratch) || !sh_count_responses(msg, st, scratch, protocol))
+		st->l7_lost = 1;
+	if (scratch)
+		sh_release_scratch(scratch);
 }
 
 static __always_inline void sh_server_message(struct sk_msg_md *msg, struct tcp_sock *tp, struct sh_sock *st,
 					      enum sh_l7_protocol protocol)
 {
 	st->l7_via_tcp = 0;
-	if (tp->write_seq != st->l7_seq) /* a send() that TCP took in part */
-		st->l7_lost = 1;
+	sh_settle_server(tp, st, protocol);
 	if (st->l7_lost)
 		return;
 	if (!st->l7_left) {

@@ -87,6 +87,7 @@ static __noinline int sh_end_server(struct tcp_sock *tp, struct sh_sock *server)
 	apart = bpf_map_lookup_elem(&sh_aparts, &cookie);
 	if (!apart || apart->ended)
 		return 0;
+	sh_settle_server(tp, server, SH_L7_HTTP1);
 	sh_note_end(tp, server, apart);
 	if (sh_has_answered(server, apart) && !sh_owes_request(client, cookie)) {
 		apart->ended = SH_ENDED_IDLE;

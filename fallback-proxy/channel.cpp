@@ -14,6 +14,7 @@ constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
 // Without a body it is right for every method.
 constexpr std::string_view kServerGone = "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 constexpr std::string_view kServerGoneText = "the server has closed the connection";
+constexpr std::string_view kOrderText = "it cannot be proved that all earlier responses have arrived";
 
 uint64_t monotonic_ns() {
   timespec now{};
@@ -358,9 +359,10 @@ Channel::Step Channel::answer() {
     return finish_request();
   }
   if (*sent != SH_PUNT_READY) {
-    const bool unproved = *sent == SH_PUNT_UNPROVED;
-    if (unproved) record("failed", kServerGoneText, 0);
-    break_off(unproved ? kServerGoneText : std::string_view());
+    std::string_view why;
+    if (*sent == SH_PUNT_UNPROVED) why = ended_ == epoch_ ? kServerGoneText : kOrderText;
+    if (!why.empty()) record("failed", why, 0);
+    break_off(why);
     return Step::wait;
   }
   if (answer_flags_ != 0) record("failed", kServerGoneText, 502);

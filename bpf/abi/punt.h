@@ -41,7 +41,7 @@ enum sh_punt_status {
 	SH_PUNT_SERVER_GONE, /* the server's end is closed; of an ANSWER: and an earlier request has no response */
 	SH_PUNT_MALFORMED,
 	SH_PUNT_ANSWERED, /* ANSWER with SH_PUNT_GONE: there is nothing that the server has not answered */
-	SH_PUNT_UNPROVED, /* ANSWER: the server has ended, and it cannot be proved what it has answered: the connection is to end */
+	SH_PUNT_UNPROVED, /* ANSWER: it cannot be proved what the server has answered, and never will: the connection is to end */
 };
 
 enum sh_punt_flags {

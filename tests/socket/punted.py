@@ -219,12 +219,33 @@ def load_changing(galaxy):
     return {**outcome, "changes": changes}
 
 
-@scenario("load: bodies and responses of up to 10 MB, and a server that closes every 50 requests")
-def load_large(galaxy):
+def number(galaxy, requests):
+    """The server that numbers responses, and closes each connection after so many; its log."""
     log = galaxy.lab.folder / "server.log"
-    server = galaxy.lab.serve([sys.executable, ROOT / "tests/socket/numbering_server.py", galaxy.port, 50],
+    server = galaxy.lab.serve([sys.executable, ROOT / "tests/socket/numbering_server.py", galaxy.port, requests],
                               cgroup=galaxy.cgroups["deathstar"], log=log)
     galaxy.lab.wait_for(lambda: "ready" in log.read_text(), server, log, "the server")
+    return log
+
+
+@scenario("a denied request behind a large response, which TCP takes in parts")
+def behind_large(galaxy):
+    number(galaxy, 1000)
+    galaxy.proxy()
+    large_one = LANDING.replace("\r\n\r\n", "\r\nX-Number: 1\r\nX-Want: 4000000\r\n\r\n")
+    wanted = [["send", large_one], ["sleep", 0.3], ["responses", 1], ["send", EXHAUST], ["responses", 1]]
+    statuses, large = [], 0
+    for _ in range(2):
+        result = galaxy.client("tiefighter", *3 * wanted)
+        large += result["got"].count("X-Number")
+        statuses += statuses_of(result)
+        expect("timed out" not in str(result["error"]), f"nothing comes any more: {statuses}, {result['error']}")
+    expect(large >= 2 and statuses.count("403") >= large // 2 and len(statuses) <= 2 * large, f"{large} responses, {statuses}")
+
+
+@scenario("load: bodies and responses of up to 10 MB, and a server that closes every 50 requests")
+def load_large(galaxy):
+    log = number(galaxy, 50)
     galaxy.proxy()
     outcome = load_once(galaxy, 8, 6, lambda: None, "--large", 10_000_000)
     answered = sum(outcome["statuses"].values())
