@@ -241,7 +241,8 @@ Outcome Subsets::outcome(uint32_t state) const {
   }
   if (best == nullptr) return {};
   if (best->maybe == kCertain) return {best->rule, SH_POLICY_ALLOW, 0};
-  return {best->rule, SH_POLICY_PUNT, best->maybe == kOdd ? SH_POLICY_R_ODD : SH_POLICY_R_EXPRESSION};
+  const sh_u8 reason = best->maybe == kOdd ? SH_POLICY_R_ODD : SH_POLICY_R_EXPRESSION;
+  return {best->rule, SH_POLICY_PUNT, reason};
 }
 
 void Subsets::drop(uint32_t state) {
