@@ -295,10 +295,10 @@ static __always_inline void sh_note_way(struct tcp_sock *tp, struct sh_sock *st,
 		st->l7_left = 0;
 }
 
-/* Heads that TCP takes in parts, because its buffer is full: it waits in the middle of one with the socket unlocked, or gives up. The kernel
- * forgets a PASS only when all has been taken (tcp_bpf_send_verdict()), so the next bytes, another thread's or this one's, would come behind
- * the first part without a run of our program and make another head of it. A redirect, here into our own TCP, it forgets before the
- * append: each message is seen, and ends the connection if the head before it is incomplete (sh_settle()). */
+/* Heads that TCP takes in parts, because its buffer is full: it waits in the middle of one with the socket unlocked, or gives up. The
+ * kernel forgets a PASS only when all has been taken (tcp_bpf_send_verdict()), so the next bytes, another thread's or this one's, would
+ * come behind the first part without a run of our program and make another head of it. A redirect, here into our own TCP, it
+ * forgets before the append: each message is seen, and ends the connection if the head before it is incomplete (sh_settle()). */
 static __always_inline int sh_into_tcp(struct sk_msg_md *msg, struct sh_sock *st)
 {
 	__u64 own = st->shared.cookie;

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""A head that TCP takes in two parts, because its buffer is full: what comes between or instead of the second part must not reach the server
+"""A head that TCP takes in two parts, because its buffer is full: nothing may come between, or in place of the second one
 
 usage: request_parts.py serve PORT LOG | whole PORT REQUESTS | again PORT SECONDS | between PORT SECONDS
 
-`serve` does not read for a while, and then writes down all it reads. The others are clients that fill its buffers with allowed requests.
-`whole` blocks, as an honest client does. `again` does not block: of a request that was taken in part it sends the rest, but one that
-ends the head and begins a request that is denied. `between` blocks in the middle of a request, and another thread sends such bytes. The last two
-print {"connections", "parts"}: how many requests were taken in part, or may have been. `python3` is a receiver: all of this is judged.
+`serve` does not read for a while, and then writes down all it reads. The others are clients that fill its buffers with allowed
+requests. `whole` blocks, as an honest client does. `again` does not block: of a request that was taken in part it sends the rest, but
+one that ends the head and begins a request that is denied. `between` blocks in the middle of a request, and another thread sends
+such bytes. The last two print {"connections", "parts"}: how many requests were taken in part, or may have been. `python3` is a
+receiver: all of this is judged.
 """
 
 import json
