@@ -113,13 +113,21 @@ static long sh_silence_step(__u32 index, struct sh_ends *ends)
 	return ends->quiet;
 }
 
+/* Has the client read all that the server has sent, with nothing on the way? */
+static __always_inline bool sh_all_read(struct tcp_sock *server, struct tcp_sock *client)
+{
+	struct sk_psock *psock = sh_psock((void *)client);
+
+	return BPF_CORE_READ(server, write_seq) == BPF_CORE_READ(client, copied_seq) && psock && sh_psock_empty(psock) &&
+	       !BPF_CORE_READ(client, inet_conn.icsk_inet.sk.sk_backlog.rmem_alloc.counter);
+}
+
 /* Have all responses to earlier requests reached the client's queue, and been read, with nothing on the way? A server that still is
  * inside the send() whose bytes the client has read is waited for a moment. */
 static __always_inline bool sh_all_answered(struct sh_ends *ends)
 {
-	struct tcp_sock *server = ends->server, *client = ends->client;
 	struct sh_sock *storage = ends->server_storage;
-	struct sk_psock *psock = sh_psock((void *)client);
+	struct tcp_sock *server = ends->server;
 	__u32 lost = 0, seq = 0, left = 0;
 	__u64 cookie = 0;
 
@@ -132,9 +140,7 @@ static __always_inline bool sh_all_answered(struct sh_ends *ends)
 	bpf_probe_read_kernel(&left, sizeof(left), &storage->l7_left);
 	if (lost || cookie != ends->server_cookie || (ends->requests && BPF_CORE_READ(server, write_seq) - seq != left))
 		return false;
-	if (BPF_CORE_READ(server, write_seq) != BPF_CORE_READ(client, copied_seq))
-		return false;
-	return psock && sh_psock_empty(psock) && !BPF_CORE_READ(client, inet_conn.icsk_inet.sk.sk_backlog.rmem_alloc.counter);
+	return sh_all_read(server, ends->client);
 }
 
 /* ---- the client's side ---- */
@@ -399,8 +405,8 @@ static __always_inline __u32 sh_may_answer(struct sh_ends *ends, __u64 client_co
 	if (apart->ended)
 		return sh_may_answer_at_end(ends, apart, flags);
 	bpf_probe_read_kernel(&lost, sizeof(lost), &ends->server_storage->l7_lost);
-	if (lost && sh_is_cookie(ends->server, ends->server_cookie) && !(flags & SH_PUNT_INTERIM))
-		return SH_PUNT_UNPROVED; /* no response is counted any more: this will not change */
+	if (lost && sh_is_cookie(ends->server, ends->server_cookie) && !(flags & SH_PUNT_INTERIM)) /* this will not change */
+		return sh_all_read(ends->server, client) ? SH_PUNT_UNPROVED : SH_PUNT_NOT_YET;
 	return !(flags & SH_PUNT_GONE) && sh_all_answered(ends) ? SH_PUNT_READY : SH_PUNT_NOT_YET;
 }
 

@@ -91,25 +91,16 @@ struct {
 /* The message behind what the command that it goes on with began with. */
 static __always_inline bool sh_resp_copy(struct sk_msg_md *msg, struct sh_sock *st, struct sh_scratch *scratch)
 {
-	__u32 bytes = msg->size, begun = st->l7_begun;
+	__u32 begun = l7_bounded(st->l7_begun, L7_WINDOW_BYTES - 1);
 	__u64 cookie = st->shared.cookie;
 	struct sh_begun *kept;
 
 	if (!begun)
 		return sh_copy_message(msg, scratch);
 	kept = bpf_map_lookup_elem(&sh_begun, &cookie);
-	if (bytes > L7_WINDOW_BYTES)
-		bytes = L7_WINDOW_BYTES;
-	if (!kept || bpf_msg_pull_data(msg, 0, bytes, 0))
+	if (!kept || bpf_probe_read_kernel(scratch->in.bytes, begun, kept->bytes))
 		return false;
-	begun = l7_bounded(begun, L7_WINDOW_BYTES - 1);
-	if (bpf_probe_read_kernel(scratch->in.bytes, begun, kept->bytes) || bytes > L7_WINDOW_BYTES ||
-	    bpf_probe_read_kernel(scratch->in.bytes + begun, bytes, msg->data))
-		return false;
-	bytes += begun;
-	scratch->in.len = bytes > L7_WINDOW_BYTES ? L7_WINDOW_BYTES : bytes;
-	scratch->begun = begun;
-	return true;
+	return sh_copy_behind(msg, scratch, begun);
 }
 
 /* All that there is, is the beginning of one command. */

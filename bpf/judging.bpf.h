@@ -87,8 +87,8 @@ static __always_inline sh_u8 sh_policy_byte(const struct sh_policy_view *view, s
 
 #include <policy/core/request.h>
 
-/* Copies the beginning of the message. False: no memory could be had. */
-static __always_inline bool sh_copy_message(struct sk_msg_md *msg, struct sh_scratch *scratch)
+/* Copies the beginning of the message behind so many bytes, below L7_WINDOW_BYTES, that are there. False: no memory could be had. */
+static __always_inline bool sh_copy_behind(struct sk_msg_md *msg, struct sh_scratch *scratch, __u32 begun)
 {
 	__u32 bytes = msg->size;
 
@@ -97,12 +97,15 @@ static __always_inline bool sh_copy_message(struct sk_msg_md *msg, struct sh_scr
 	/* Also takes a copy of pages that the sender could change afterwards, and makes bytes of sendfile() readable at all. */
 	if (bpf_msg_pull_data(msg, 0, bytes, 0))
 		return false;
-	if (bytes > L7_WINDOW_BYTES || bpf_probe_read_kernel(scratch->in.bytes, bytes, msg->data))
+	if (bytes > L7_WINDOW_BYTES || bpf_probe_read_kernel(scratch->in.bytes + begun, bytes, msg->data))
 		return false;
-	scratch->in.len = bytes;
-	scratch->begun = 0;
+	bytes += begun;
+	scratch->in.len = bytes > L7_WINDOW_BYTES ? L7_WINDOW_BYTES : bytes;
+	scratch->begun = begun;
 	return true;
 }
+
+static __always_inline bool sh_copy_message(struct sk_msg_md *msg, struct sh_scratch *scratch) { return sh_copy_behind(msg, scratch, 0); }
 
 /* Nothing has been read yet: whatever cannot be, is not judged here. */
 static __always_inline void sh_unjudged(struct sh_scratch *scratch, __u32 why)

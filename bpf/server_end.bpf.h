@@ -24,8 +24,7 @@ static __always_inline void sh_note_end(struct tcp_sock *tp, struct sh_sock *ser
 {
 	apart->end_count = server->l7_count;
 	apart->end_seq = tp->write_seq; /* the FIN is not counted yet */
-	apart->end_lost = server->shared.tx_msgs && (server->l7_state != SH_L7_JUDGED || server->l7_lost || server->l7_left ||
-						     server->l7_seq != tp->write_seq);
+	apart->end_lost = server->shared.tx_msgs && (server->l7_state != SH_L7_JUDGED || server->l7_lost || server->l7_left);
 }
 
 /* On the channel that the client has: one byte more. Its epoch; 0: it has none. */

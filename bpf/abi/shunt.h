@@ -160,8 +160,6 @@ struct sh_sock {
 	sh_u64 l7_left;       /* client: bytes from l7_seq on that may go through TCP; server: bytes left of a response */
 	sh_u64 l7_writer;     /* client: the thread whose redirect may not have arrived yet; 0: none, all ones: several */
 	sh_u64 l7_loose;      /* client: so many of l7_left, its last ones, are of a body: which ones come does not matter */
-	sh_u32 l7_begun;      /* client: bytes of a command that TCP has got and nobody could judge yet; they are in sh_begun. 0: none */
-	sh_u32 l7_unused;
 	sh_u64 l7_heads;      /* client: bit n & 63 is 1 if request n was HEAD */
 	sh_u32 l7_seq;        /* write_seq after the last message, if TCP took all of it */
 	sh_u32 l7_count;      /* client: requests sent; server: responses complete, wrapping */
@@ -172,7 +170,8 @@ struct sh_sock {
 	sh_u32 l7_apart;      /* client: 1: l7_heads and l7_count are kept in sh_aparts */
 	sh_u32 l7_protocol;   /* client: enum sh_l7_protocol */
 	sh_u16 service_port;  /* that its client dialled, where the gateway's end of the connection has another one; 0: it has not */
-	sh_u16 l7_zero[3];
+	sh_u16 l7_zero;
+	sh_u32 l7_begun;      /* client: bytes of a command that TCP has got and nobody could judge yet; they are in sh_begun. 0: none */
 	struct sh_remote remote; /* for whom this end stands (bpf/remote.bpf.h) */
 #if SH_LAYOUT_VERSION != 1
 	sh_u64 unused; /* a test builds the next layout, to upgrade to it */

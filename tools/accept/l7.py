@@ -52,6 +52,7 @@ def order(context):
     yield from scenarios(context, "punted", "load: one connection, one request after the other",
                          "load: 64 connections, pipelines of up to 16", "load: 16 connections, and the policy changes all the time",
                          "pipelines: simple and complex, with denials between", "bodies: to the limit, beyond it, and large responses",
+                         "a denied request behind a large response, which TCP takes in parts",
                          "ends: client and server leave while a request is with the proxy",
                          "ends: a server leaves before it has answered: its answer or a 502, no early end, nothing twice",
                          "load: bodies and responses of up to 10 MB, and a server that closes every 50 requests",
@@ -74,6 +75,7 @@ def dodging(context):
                          "bodies: whole, in pieces, and nothing rides behind them", "from another network namespace")
     yield from scenarios(context, "policy_enforced", "several threads and processes write one connection at once",
                          options=("--race", "5" if context.quick else "300"), bar="10 minutes, nothing denied is read")
+    yield from scenarios(context, "steered")
     yield missing("racing writers by passed descriptors", "10 minutes", "only threads and heirs of a socket race")
     yield from scenarios(context, "punted", "a proxy that was taken over reaches no connection but those that were handed to it",
                          bar="nothing delivered, no call of bpf()")
@@ -81,6 +83,7 @@ def dodging(context):
 
 def real_software(context):
     yield from scenarios(context, "policy_enforced", "wrk: every request is judged, and redirected")
+    yield from scenarios(context, "policy_redis")
     yield missing("h2load, hey, ab, Python and Node against haproxy, caddy, Apache and Node", "same bytes, >= 90 % in the kernel",
                   "only curl and wrk against nginx are tried")
 
