@@ -4,8 +4,8 @@
 usage: leaving_server.py PORT FOLDER PLANS
 
 PLANS is JSON: of each connection, in the order in which they come, the list of its steps: ["read", n] (exactly so many bytes)
-["rest"] (what there is) ["send", text] ["await", name] (until FOLDER/name is there) ["touch", name] ["fin"] (close) ["rst"] (close, with
-RST) ["shut"] (its half). What it read is in FOLDER/read-N, and FOLDER/ended-N is there when all is done; FOLDER/one-too-many, if there
+["rest"] (what there is) ["send", text] ["send", text, times] ["await", name] (until FOLDER/name is there) ["touch", name]
+["fin"] (close) ["rst"] (close, with RST) ["shut"] (its half). What it read is in FOLDER/read-N, and FOLDER/ended-N is there when all is done; FOLDER/one-too-many, if there
 was one connection more. Its sockets do not block, as those of a receiver.
 """
 
@@ -39,7 +39,7 @@ async def follow(connection, folder, number, plan):
                 with contextlib.suppress(BlockingIOError):
                     log.write(connection.recv(1 << 16))
             elif what == "send":
-                await loop.sock_sendall(connection, value[0].encode("latin-1"))
+                await loop.sock_sendall(connection, value[0].encode("latin-1") * (value[1:] or [1])[0])
             elif what == "await":
                 while not (folder / value[0]).exists():
                     await asyncio.sleep(POLL_S)

@@ -415,6 +415,23 @@ def start_leaving(galaxy, folder, plans):
     return clients
 
 
+@scenario("a denied request behind a chunked response: that is read whole, and then the connection ends")
+def behind_chunked(galaxy):
+    folder = galaxy.lab.folder / "leaving"
+    folder.mkdir()
+    galaxy.proxy("timeouts: {exchange: 60s}\n")
+    first, last = CHUNKED_OK.split("4\r\nfine\r\n")
+    chunk, times = f"{10000:x}\r\n{10000 * 'c'}\r\n", 800  # more than all buffers hold
+    (client,) = start_leaving(galaxy, folder, {"": (
+        [["send", LANDING], ["await", "said"], ["sleep", 0.5], ["send", EXHAUST], ["sleep", 1]],
+        [["read", len(LANDING)], ["touch", "said"], ["send", first], ["send", chunk, times], ["send", last], ["await", "over"]])})
+    response = first + chunk * times + last
+    result = json.loads(client.communicate(timeout=PATIENCE_S)[0])
+    (folder / "over-0").touch()
+    expect(result["got"] == response and str(result["error"]).startswith(("closed", RESET)),
+           f"{len(result['got'])} of {len(response)} bytes, {result['error']}")
+
+
 @scenario("ends: a server leaves before it has answered: its answer or a 502, no early end, nothing twice")
 def server_leaves(galaxy):
     plans = leaving_plans()

@@ -53,6 +53,7 @@ def order(context):
                          "load: 64 connections, pipelines of up to 16", "load: 16 connections, and the policy changes all the time",
                          "pipelines: simple and complex, with denials between", "bodies: to the limit, beyond it, and large responses",
                          "a denied request behind a large response, which TCP takes in parts",
+                         "a denied request behind a chunked response: that is read whole, and then the connection ends",
                          "ends: client and server leave while a request is with the proxy",
                          "ends: a server leaves before it has answered: its answer or a 502, no early end, nothing twice",
                          "load: bodies and responses of up to 10 MB, and a server that closes every 50 requests",
