@@ -4,9 +4,9 @@
 usage: leaving_server.py PORT FOLDER PLANS
 
 PLANS is JSON: of each connection, in the order in which they come, the list of its steps: ["read", n] (exactly so many bytes)
-["rest"] (what there is) ["send", text] ["send", text, times] ["await", name] (until FOLDER/name is there) ["touch", name]
-["fin"] (close) ["rst"] (close, with RST) ["shut"] (its half). What it read is in FOLDER/read-N, and FOLDER/ended-N is there when all is done; FOLDER/one-too-many, if there
-was one connection more. Its sockets do not block, as those of a receiver.
+["rest"] (what there is) ["send", text] ["send", text, times] ["await", name] (until FOLDER/name is there) ["touch", name] ["fin"]
+(close) ["rst"] (close, with RST) ["shut"] (its half). What it read is in FOLDER/read-N, and FOLDER/ended-N is there when all is done;
+FOLDER/one-too-many, if there was one connection more. Its sockets do not block, as those of a receiver.
 """
 
 import asyncio
