@@ -65,7 +65,7 @@ struct Order {
 
   Order(const Minimized& minimized, const Classes& classes, const Rows& rows, uint32_t spare)
       : number(minimized.states) {
-    const std::vector<uint8_t> labels = printable(classes);
+    const std::vector<uint8_t> labels = printable_classes(classes);
     std::vector<bool> closed(minimized.states);
     for (uint32_t s = 0; s < minimized.states; s++) {
       closed[s] = std::all_of(labels.begin(), labels.end(), [&](uint8_t label) { return rows.row(s)[label] == s; });
@@ -81,7 +81,7 @@ struct Order {
 
 }  // namespace
 
-std::vector<uint8_t> printable(const Classes& classes) {
+std::vector<uint8_t> printable_classes(const Classes& classes) {
   ByteSet bytes;
   for (unsigned c = 0x20; c < 0x7f; c++) bytes.set(c);
   return classes.in_any(bytes);

@@ -24,6 +24,6 @@ std::vector<sh_u16> write_cells(const Minimized& minimized, const Classes& class
 void write_methods(Automaton& automaton);
 
 // Classes with a printable byte.
-std::vector<uint8_t> printable(const Classes& classes);
+std::vector<uint8_t> printable_classes(const Classes& classes);
 
 }  // namespace shunt::policy

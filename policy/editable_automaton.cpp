@@ -102,13 +102,13 @@ void EditableAutomaton::add_column(uint8_t like) {
   sh_policy_set& set = table_.set;
   const auto rows = static_cast<uint32_t>(table_.states());
   if (size_t{set.classes} + 1 + SH_POLICY_SYMBOLS > size_t{1} << set.row_shift) {
-    const std::vector<sh_policy_block> narrow = std::move(table_.blocks);
+    const auto narrow = std::move(table_.blocks);
     const size_t cells = size_t{1} << set.row_shift++;
     set.cells = rows << set.row_shift;
     table_.blocks.assign((set.cells + SH_POLICY_BLOCK_CELLS - 1) / SH_POLICY_BLOCK_CELLS, {});
     for (size_t number = 0; number < rows; number++) {
       const size_t first = number * cells;
-      const sh_policy_block& block = narrow[first / SH_POLICY_BLOCK_CELLS];
+      const auto& block = narrow[first / SH_POLICY_BLOCK_CELLS];
       std::copy_n(block.cells + first % SH_POLICY_BLOCK_CELLS, cells, row(static_cast<uint32_t>(number)));
     }
   }
@@ -231,7 +231,7 @@ EditableAutomaton::Part EditableAutomaton::part(const std::vector<Transition>& t
 // Of each state: does no printable byte lead out of it?
 std::vector<bool> EditableAutomaton::closed(const Minimized& minimized) const {
   std::vector<bool> is_printable(subsets_.classes().count() + SH_POLICY_SYMBOLS);
-  const std::vector<uint8_t> all = printable(subsets_.classes());
+  const std::vector<uint8_t> all = printable_classes(subsets_.classes());
   for (const uint8_t label : all) is_printable[label] = true;
   std::vector<size_t> stays(minimized.states, 0);
   for (const Transition& t : minimized.transitions) {

@@ -22,7 +22,7 @@ struct AddressesCloser {
   void operator()(ifaddrs* first) const { freeifaddrs(first); }
 };
 
-ino_t inode_of(int fd) {
+ino_t namespace_inode(int fd) {
   struct stat info {};
   return fstat(fd, &info) == 0 ? info.st_ino : 0;
 }
@@ -31,7 +31,7 @@ ino_t inode_of(int fd) {
 bool belongs_to_root(int netns) {
   struct stat own {};
   const UniqueFd owner(ioctl(netns, NS_GET_USERNS));
-  return owner && stat("/proc/self/ns/user", &own) == 0 && inode_of(owner.get()) == own.st_ino;
+  return owner && stat("/proc/self/ns/user", &own) == 0 && namespace_inode(owner.get()) == own.st_ino;
 }
 
 bool read_address(const sockaddr* from, std::array<uint8_t, 16>& to) {

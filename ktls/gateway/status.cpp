@@ -13,7 +13,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kBacklog = 16;
-constexpr timeval kPatience{5, 0};
+constexpr timeval kReaderPatience{5, 0};
 
 Result<sockaddr_un> unix_address(const std::string& path) {
   sockaddr_un address{};
@@ -93,7 +93,7 @@ Result<std::string> read_status(const std::string& socket) {
   const auto address = unix_address(socket);
   if (!address) return unexpected(address.error());
   const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof(kPatience));
+  setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &kReaderPatience, sizeof(kReaderPatience));
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof(*address)) != 0)
     return unexpected(errno, "no gateway answers on " + socket, "is it running, with this configuration?");
   std::string document;
