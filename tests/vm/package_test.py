@@ -25,7 +25,7 @@ SUITE = "bookworm"
 # systemd to boot, traffic to accelerate, and what looks for leftovers.
 INCLUDE = ["systemd-sysv", "dbus", "nginx-light", "wrk", "curl", "bpftool", "procps"]
 IMAGE_BYTES = 2 << 30
-SECONDS_MAX = 400  # and one for each megabyte of traffic
+SECONDS_MAX = 900  # and one for each megabyte of traffic
 UNIT = """[Unit]
 Description=test of the package
 After=basic.target dbus.service
