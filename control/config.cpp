@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <base/log_config.hpp>
+#include <base/metrics_config.hpp>
 #include <base/yaml_reader.hpp>
 #include <bit>
 #include <control/config.hpp>
@@ -42,13 +43,6 @@ Result<std::chrono::milliseconds> parse_interval(const std::string& text) {
 Result<std::string> parse_user_name(const std::string& text) {
   if (text.empty() || text.find_first_of(":/ \t\n") != std::string::npos)
     return invalid(in_quotes(text) + " is not the name of a user", "write one that getent passwd shows");
-  return text;
-}
-
-Result<std::string> parse_metrics_listen(const std::string& text) {
-  if (text.empty()) return text;
-  const auto listen = parse_listen_address(text);
-  if (!listen) return unexpected(listen.error());
   return text;
 }
 
@@ -96,22 +90,23 @@ class ConfigReader {
 
  private:
   void read_root(const Node& root) {
-    reader_.mapping(root,
-                    {
-                        {"log", [this](const Node& node) { read_log_settings(reader_, node, config_.daemon.log); }},
-                        {"control", [this](const Node& node) { read_control(node); }},
-                        {"metrics", [this](const Node& node) { read_metrics(node); }},
-                        {"proxy", [this](const Node& node) { read_proxy(node); }},
-                        {"paths", [this](const Node& node) { read_paths(node); }},
-                        {"selection", [this](const Node& node) { read_selection(node); }},
-                        {"receivers", [this](const Node& node) { read_receivers(node); }},
-                        {"spill", [this](const Node& node) { read_spill(node); }},
-                        {"firewall", [this](const Node& node) { read_firewall(node); }},
-                        {"profile", [this](const Node& node) { read_profile(node); }},
-                        {"drain", [this](const Node& node) { read_drain(node); }},
-                        {"policy", [this](const Node& node) { read_policy(node); }},
-                        {"gateway", [this](const Node& node) { read_gateway(node); }},
-                    });
+    reader_.mapping(
+        root, {
+                  {"log", [this](const Node& node) { read_log_settings(reader_, node, config_.daemon.log); }},
+                  {"control", [this](const Node& node) { read_control(node); }},
+                  {"metrics",
+                   [this](const Node& node) { read_metrics_settings(reader_, node, config_.daemon.metrics_listen); }},
+                  {"proxy", [this](const Node& node) { read_proxy(node); }},
+                  {"paths", [this](const Node& node) { read_paths(node); }},
+                  {"selection", [this](const Node& node) { read_selection(node); }},
+                  {"receivers", [this](const Node& node) { read_receivers(node); }},
+                  {"spill", [this](const Node& node) { read_spill(node); }},
+                  {"firewall", [this](const Node& node) { read_firewall(node); }},
+                  {"profile", [this](const Node& node) { read_profile(node); }},
+                  {"drain", [this](const Node& node) { read_drain(node); }},
+                  {"policy", [this](const Node& node) { read_policy(node); }},
+                  {"gateway", [this](const Node& node) { read_gateway(node); }},
+              });
   }
 
   void read_control(const Node& section) {
@@ -130,12 +125,6 @@ class ConfigReader {
   void read_proxy(const Node& section) {
     reader_.mapping(
         section, {{"user", [&](const Node& node) { reader_.set(config_.daemon.proxy_user, node, parse_user_name); }}});
-  }
-
-  void read_metrics(const Node& section) {
-    reader_.mapping(section, {{"listen", [this](const Node& node) {
-                                 reader_.set(config_.daemon.metrics_listen, node, parse_metrics_listen);
-                               }}});
   }
 
   void read_paths(const Node& section) {

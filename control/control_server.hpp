@@ -1,9 +1,9 @@
 // The control socket: reads requests, asks the daemon, streams rows and events.
 #pragma once
 
+#include <base/stream_server.hpp>
 #include <chrono>
 #include <control/protocol.hpp>
-#include <control/stream_server.hpp>
 #include <memory>
 #include <string>
 #include <vector>

@@ -4,12 +4,12 @@
 
 #include <atomic>
 #include <base/event_loop.hpp>
+#include <base/metrics_server.hpp>
 #include <control/config.hpp>
 #include <control/control_server.hpp>
 #include <control/gateway_link.hpp>
 #include <control/gateway_services.hpp>
 #include <control/metrics.hpp>
-#include <control/metrics_server.hpp>
 #include <control/policy_state.hpp>
 #include <control/policy_sweep.hpp>
 #include <control/proxy_link.hpp>

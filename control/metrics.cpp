@@ -1,14 +1,10 @@
-#include <prometheus/text_serializer.h>
-
 #include <algorithm>
 #include <cctype>
 #include <control/metrics.hpp>
-#include <sstream>
 
 namespace shunt {
 namespace {
 
-using prometheus::ClientMetric;
 using prometheus::MetricFamily;
 using prometheus::MetricType;
 
@@ -32,36 +28,8 @@ std::string shown_help(std::string_view help) {
   return text + ".";
 }
 
-MetricFamily family(MetricType type, std::string name, std::string help) {
-  MetricFamily made;
-  made.name = "shunt_" + std::move(name);
-  made.help = std::move(help);
-  made.type = type;
-  return made;
-}
-
-void add_sample(MetricFamily& target, double value, std::vector<ClientMetric::Label> labels = {}) {
-  ClientMetric metric;
-  metric.label = std::move(labels);
-  (target.type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
-  target.metric.push_back(std::move(metric));
-}
-
-MetricFamily single(MetricType type, std::string name, std::string help, double value) {
-  MetricFamily made = family(type, std::move(name), std::move(help));
-  add_sample(made, value);
-  return made;
-}
-
-MetricFamily build_info() {
-  MetricFamily made =
-      family(MetricType::Gauge, "build_info", "A metric with the constant value 1, labelled with the version.");
-  add_sample(made, 1, {{"version", SHUNT_VERSION}});
-  return made;
-}
-
 MetricFamily mode_family(uint32_t mode) {
-  MetricFamily made = family(MetricType::Gauge, "mode", "1 for the mode in force.");
+  MetricFamily made = metric_family(MetricType::Gauge, "mode", "1 for the mode in force.");
   for (uint32_t candidate : {SH_MODE_OFF, SH_MODE_ON, SH_MODE_DRAIN}) {
     add_sample(made, candidate == mode ? 1 : 0, {{"mode", mode_name(candidate)}});
   }
@@ -71,7 +39,7 @@ MetricFamily mode_family(uint32_t mode) {
 MetricFamily profiles_family(const std::vector<ProfileRow>& profiles) {
   uint64_t kinds[kProfileKindCount] = {};
   for (const ProfileRow& row : profiles) kinds[row.value.kind < kProfileKindCount ? row.value.kind : 0]++;
-  MetricFamily made = family(MetricType::Gauge, "profiles", "Learned destinations, by what was learned.");
+  MetricFamily made = metric_family(MetricType::Gauge, "profiles", "Learned destinations, by what was learned.");
   for (uint32_t kind = 0; kind < kProfileKindCount; kind++) {
     add_sample(made, static_cast<double>(kinds[kind]), {{"kind", profile_kind_name(kind)}});
   }
@@ -82,7 +50,7 @@ MetricFamily states_family(const std::vector<Row>& rows) {
   uint64_t states[kStateCount] = {};
   for (const Row& row : rows) states[row.raw.sock.state < kStateCount ? row.raw.sock.state : 0]++;
   MetricFamily made =
-      family(MetricType::Gauge, "socket_states", "Enrolled sockets, by the state of their sending direction.");
+      metric_family(MetricType::Gauge, "socket_states", "Enrolled sockets, by the state of their sending direction.");
   for (uint32_t state = 0; state < kStateCount; state++) {
     add_sample(made, static_cast<double>(states[state]), {{"state", state_name(state)}});
   }
@@ -103,12 +71,13 @@ std::vector<MetricFamily> MetricsSource::collect(const Snapshot& snapshot, const
   const bool changed = generations_ != status.generations;
   generations_ = status.generations;
   const Counters sums = with_open_sockets(snapshot.counters, *snapshot.rows);
-  std::vector<MetricFamily> families{build_info(), mode_family(status.mode)};
+  std::vector<MetricFamily> families{build_info_metric(), mode_family(status.mode)};
   const auto gauge = [&](const char* name, const char* help, double value) {
-    families.push_back(single(MetricType::Gauge, name, help, value));
+    families.push_back(single_metric(MetricType::Gauge, name, help, value));
   };
   const auto counter = [&](const std::string& name, std::string help, uint64_t value) {
-    families.push_back(single(MetricType::Counter, name + "_total", std::move(help), static_cast<double>(value)));
+    families.push_back(
+        single_metric(MetricType::Counter, name + "_total", std::move(help), static_cast<double>(value)));
   };
   gauge("pairs", "Pairs of enrolled sockets that are the two ends of one connection.", status.pairs);
   gauge("sockets", "Enrolled sockets.", status.sockets);
@@ -120,8 +89,8 @@ std::vector<MetricFamily> MetricsSource::collect(const Snapshot& snapshot, const
     counter(kCounters[id].name, shown_help(kCounters[id].help), monotonic(id, sums.counters[id], changed));
   }
   MetricFamily fallbacks =
-      family(MetricType::Counter, "fallbacks_total",
-             "Connections not accelerated, and messages of accelerated ones that went through TCP, by reason.");
+      metric_family(MetricType::Counter, "fallbacks_total",
+                    "Connections not accelerated, and messages of accelerated ones that went through TCP, by reason.");
   for (uint32_t reason = 1; reason < SH_REASON_COUNT; reason++) {
     const uint64_t value = monotonic(kFirstReason + reason, sums.reasons[reason], changed);
     add_sample(fallbacks, static_cast<double>(value), {{"reason", reason_name(reason)}});
@@ -136,12 +105,6 @@ std::vector<MetricFamily> MetricsSource::collect(const Snapshot& snapshot, const
   counter("config_reload_failures", "Reloads that left the old configuration in force.", daemon.reloads_failed);
   counter("processes_verified", "Processes inspected at the request of the programs.", daemon.processes_verified);
   return families;
-}
-
-std::string metrics_text(const std::vector<MetricFamily>& families) {
-  std::ostringstream out;
-  prometheus::TextSerializer().Serialize(out, families);
-  return out.str();
 }
 
 }  // namespace shunt

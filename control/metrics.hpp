@@ -2,10 +2,8 @@
 // here.
 #pragma once
 
-#include <prometheus/metric_family.h>
-
+#include <base/metrics.hpp>
 #include <control/documents.hpp>
-#include <string>
 #include <vector>
 
 namespace shunt {
@@ -35,8 +33,5 @@ class MetricsSource {
   uint64_t gone_[kSums] = {};
   std::vector<uint32_t> generations_;
 };
-
-// The text format.
-std::string metrics_text(const std::vector<prometheus::MetricFamily>& families);
 
 }  // namespace shunt

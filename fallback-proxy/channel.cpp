@@ -289,7 +289,7 @@ Channel::Step Channel::inject() {
     if (!sent) return Step::wait;
     if (*sent == SH_PUNT_NOT_YET) return wait_for_turn();
     if (*sent == SH_PUNT_CLIENT_GONE) {
-      record("failed", "the client left", 0);
+      record(Outcome::failed, "the client left", 0);
       break_off({});
       return Step::wait;
     }
@@ -305,7 +305,7 @@ Channel::Step Channel::inject() {
     out_.consume(bytes);
     since_ = home_.now();
   }
-  record("forwarded", {}, 0);
+  record(Outcome::forwarded, {}, 0);
   return finish_request();
 }
 
@@ -328,9 +328,9 @@ void Channel::finish(size_t bytes) {
 // ---- answers ----
 
 Channel::Step Channel::refuse(int status, std::string_view why, bool close) {
-  record(status == 403   ? "denied"
-         : status >= 500 ? "failed"
-                         : "refused",
+  record(status == 403   ? Outcome::denied
+         : status >= 500 ? Outcome::failed
+                         : Outcome::refused,
          status == 403 ? std::string_view(policy::reason_name(verdict_.reason)) : why, status);
   out_.clear();
   out_.reserve(kOwnResponseBytesMax);
@@ -361,11 +361,11 @@ Channel::Step Channel::answer() {
   if (*sent != SH_PUNT_READY) {
     std::string_view why;
     if (*sent == SH_PUNT_UNPROVED) why = ended_ == epoch_ ? kServerGoneText : kOrderText;
-    if (!why.empty()) record("failed", why, 0);
+    if (!why.empty()) record(Outcome::failed, why, 0);
     break_off(why);
     return Step::wait;
   }
-  if (answer_flags_ != 0) record("failed", kServerGoneText, 502);
+  if (answer_flags_ != 0) record(Outcome::failed, kServerGoneText, 502);
   out_.clear();
   state_ = closes_ || ended_ == epoch_ ? State::hang_up : State::discard;
   since_ = home_.now();
@@ -459,9 +459,10 @@ void Channel::tick() {
   advance();
 }
 
-void Channel::record(std::string_view verdict, std::string_view reason, int status) {
+void Channel::record(Outcome outcome, std::string_view reason, int status) {
+  home_.counters().count(Source::channel, outcome, status, body_.bytes(), 0);
   AccessLog& log = home_.access_log();
-  if (!log.enabled() || (verdict == "forwarded" && !log.sampled())) return;
+  if (!log.enabled() || (outcome == Outcome::forwarded && !log.sampled())) return;
   AccessRecord record;
   Endpoint client;
   std::copy(std::begin(first_.client_addr), std::end(first_.client_addr), client.address.begin());
@@ -472,7 +473,7 @@ void Channel::record(std::string_view verdict, std::string_view reason, int stat
   record.host = host_;
   record.path = path_;
   record.status = status;
-  record.verdict = verdict;
+  record.verdict = outcome_name(outcome);
   record.reason = reason;
   record.judged = judged_;
   record.request_bytes = body_.bytes();

@@ -16,6 +16,7 @@
 #include <base/unique_fd.hpp>
 #include <fallback-proxy/access_log.hpp>
 #include <fallback-proxy/body.hpp>
+#include <fallback-proxy/counters.hpp>
 #include <fallback-proxy/heads.hpp>
 #include <fallback-proxy/message.hpp>
 #include <fallback-proxy/policy_store.hpp>
@@ -66,6 +67,7 @@ class ChannelHome {
   virtual PolicyStore::Compiled channel_policies() = 0;
   virtual void wait_for_turn(Channel& channel) = 0;  // calls its retry(), soon
   virtual AccessLog& access_log() = 0;
+  virtual Counters& counters() = 0;
 };
 
 class Channel final : private Operation {
@@ -120,7 +122,7 @@ class Channel final : private Operation {
   void break_off(std::string_view why);
   void finish(size_t bytes);
   Milliseconds since(Milliseconds moment) const { return home_.now() - moment; }
-  void record(std::string_view verdict, std::string_view reason, int status);
+  void record(Outcome outcome, std::string_view reason, int status);
 
   ChannelHome& home_;
   ChannelSockets sockets_;

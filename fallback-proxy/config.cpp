@@ -1,6 +1,7 @@
 #include <bpf/abi/punt.h>
 
 #include <base/log_config.hpp>
+#include <base/metrics_config.hpp>
 #include <base/parse.hpp>
 #include <fallback-proxy/config.hpp>
 #include <fallback-proxy/fields.hpp>
@@ -87,6 +88,7 @@ class ConfigReader {
             {"policies", [this](const Node& node) { read_texts(node, config_.policies, parse_nonempty); }},
             {"log", [this](const Node& node) { read_log_settings(reader_, node, config_.log); }},
             {"access_log", [this](const Node& node) { read_access_log(node); }},
+            {"metrics", [this](const Node& node) { read_metrics_settings(reader_, node, config_.metrics_listen); }},
             {"timeouts", [this](const Node& node) { read_timeouts(node); }},
             {"limits", [this](const Node& node) { read_limits(node); }},
             {"channels", [this](const Node& node) { read_channels(node); }},

@@ -90,6 +90,7 @@ struct Config {
   std::vector<std::string> policies;
   LogSettings log;
   AccessLogSettings access_log;
+  std::string metrics_listen = "127.0.0.1:9616";  // empty: no metrics
   Timeouts timeouts;
   Limits limits;
   ChannelSettings channels;

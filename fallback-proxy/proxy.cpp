@@ -1,8 +1,10 @@
 #include <signal.h>
 #include <systemd/sd-daemon.h>
 
+#include <base/metrics.hpp>
 #include <base/privileges.hpp>
 #include <base/workers.hpp>
+#include <fallback-proxy/metrics.hpp>
 #include <fallback-proxy/proxy.hpp>
 
 namespace shunt::proxy {
@@ -49,7 +51,8 @@ void reload(const std::string& file, std::shared_ptr<const Runtime>& runtime, co
   access_log.reopen();
   auto fresh = load_runtime(file);
   if (fresh && !same_sources((*fresh)->config, runtime->config))
-    fresh = unexpected(Error{EINVAL, "the listeners, or what they listen on, changed", "restart the proxy"});
+    fresh =
+        unexpected(Error{EINVAL, "the listeners, what they listen on, or metrics.listen changed", "restart the proxy"});
   if (!fresh) return log_failure("cannot reload", fresh.error(), "the old configuration stays in force");
   runtime = *fresh;
   set_up_log(runtime->config.log);
@@ -112,6 +115,10 @@ Result<void> run_proxy(const std::string& config_file) {
   const auto link = link_to_shuntd(runtime->config, channel_policies, *workers);
   if (link)
     if (auto linked = link->start(); !linked) return linked;
+  MetricsThread metrics([&] { return metrics_text(proxy_metrics(counters, access_log.lost())); });
+  if (const std::string& address = runtime->config.metrics_listen; !address.empty())
+    if (auto serving = metrics.start(address); !serving)
+      log_failure("no metrics", serving.error(), "everything else goes on");
   log_info("ready",
            {{"threads", std::to_string(workers->size())}, {"policies", one_line(runtime->policies->summary())}});
   sd_notify(0, "READY=1");

@@ -41,7 +41,7 @@ void Session::note_progress() {
 void Session::advance() {
   note_progress();
   if (client_.receive_failed() || client_.send_failed()) {
-    if (state_ == State::exchange) end_record("failed", "the client left", 0);
+    if (state_ == State::exchange) end_record(Outcome::failed, "the client left", 0);
     finish(true);
   }
   while (state_ != State::done && step() == Step::again) {
@@ -88,7 +88,7 @@ Session::Step Session::read_head() {
   if (found == HeadState::complete) return take_request();
   if (found == HeadState::refused) {
     begin_record();
-    end_record("refused", request_.refusal().why, request_.refusal().status);
+    end_record(Outcome::refused, request_.refusal().why, request_.refusal().status);
     minor_ = 1;
     to_head_ = request_.method() == "HEAD";
     return answer(request_.refusal().status, request_.refusal().why, true);
@@ -157,7 +157,7 @@ Session::Step Session::refuse_unjudged(Readiness policy) {
   const std::string_view why =
       policy == Readiness::not_yet ? "the proxy has no policy in time" : "the proxy does not know the policy";
   begin_record();
-  end_record("failed", why, 503);
+  end_record(Outcome::failed, why, 503);
   return answer(503, why, true);
 }
 
@@ -177,7 +177,7 @@ Session::Step Session::take_request() {
   response_body_.begin(Framing::none, 0, BodyOutput::raw, false);
   if (!verdict_.allowed || home_.access_log().sampled()) begin_record();
   if (verdict_.allowed) return begin_exchange(header_rules());
-  end_record("denied", policy::reason_name(verdict_.reason), 403);
+  end_record(Outcome::denied, policy::reason_name(verdict_.reason), 403);
   // A client that waits for 100 may send the body or not after this: nobody could tell where the next request begins.
   const bool known_end =
       request_.framing() != Framing::length || request_.content_length() <= runtime_->config.limits.discard_bytes;
@@ -271,7 +271,7 @@ bool Session::move_request_body() {
   }
   const bool cut = state == BodyState::more && client_.ended() && client_.in.size() == before && upstream_->flushed();
   if (!cut) return true;
-  end_record("failed", "the client ended within the body", 0);
+  end_record(Outcome::failed, "the client ended within the body", 0);
   drop_upstream(true);
   state_ = State::flush;
   return false;
@@ -336,7 +336,7 @@ Session::Step Session::move_response_body() {
 }
 
 Session::Step Session::finish_exchange() {
-  end_record("forwarded", {}, record_.status);
+  end_record(Outcome::forwarded, {}, record_.status);
   const bool request_done = request_body_.done() && !cut_request_;
   const bool keep_upstream =
       upstream_keeps_ && request_done && upstream_->flushed() && upstream_->in.empty() && !upstream_->ended();
@@ -392,7 +392,7 @@ Session::Step Session::answer(int status, std::string_view why, bool close) {
 
 Session::Step Session::fail(int status, std::string_view why) {
   if (head_answered_) return truncate(why);
-  end_record("failed", why, status);
+  end_record(Outcome::failed, why, status);
   const bool next_begins_here = request_body_.done() && keep_alive_;
   drop_upstream(true);
   head_answered_ = true;
@@ -411,7 +411,7 @@ Session::Step Session::fail(int status, std::string_view why) {
 
 // The client has a part of a response, and must not take it for the whole.
 Session::Step Session::truncate(std::string_view why) {
-  end_record("failed", why, record_.status);
+  end_record(Outcome::failed, why, record_.status);
   drop_upstream(true);
   if (close_delimited_) {
     finish(true);
@@ -461,7 +461,7 @@ void Session::end_late_head() {
   minor_ = 1;
   to_head_ = false;
   begin_record();
-  end_record("refused", "the head did not arrive in time", 408);
+  end_record(Outcome::refused, "the head did not arrive in time", 408);
   answer(408, "the head did not arrive in time", true);
   advance();
 }
@@ -469,7 +469,7 @@ void Session::end_late_head() {
 void Session::stop() { advance(); }
 
 void Session::end() {
-  if (state_ == State::exchange) end_record("failed", "the proxy was stopped", 0);
+  if (state_ == State::exchange) end_record(Outcome::failed, "the proxy was stopped", 0);
   finish(true);
   home_.session_done(*this);
 }
@@ -486,9 +486,11 @@ void Session::begin_record() {
   if (!request_.simple() && request_.punt_reason() == L7_R_NONE) record_.judged = "path";
 }
 
-void Session::end_record(std::string_view verdict, std::string_view reason, int status) {
+void Session::end_record(Outcome outcome, std::string_view reason, int status) {
   const bool wanted = std::exchange(recording_, false);
-  if (!home_.access_log().enabled() || (!wanted && verdict == "forwarded")) return;
+  home_.counters().count(origin_.server ? Source::steered : Source::listener, outcome, status, request_body_.bytes(),
+                         response_body_.bytes());
+  if (!home_.access_log().enabled() || (!wanted && outcome == Outcome::forwarded)) return;
   record_.listener = origin_.server ? kSteered : std::string_view(runtime_->config.listeners[origin_.listener].name);
   if (related_ != nullptr) {
     record_.from = related_->title(relation_.client);
@@ -496,7 +498,7 @@ void Session::end_record(std::string_view verdict, std::string_view reason, int 
     record_.rule = related_->rule_text(verdict_);
   }
   record_.status = status;
-  record_.verdict = verdict;
+  record_.verdict = outcome_name(outcome);
   record_.reason = reason;
   record_.upstream = state_ == State::exchange && upstream_ != nullptr ? upstream_endpoint_.to_string() : std::string();
   record_.request_bytes = request_body_.bytes();

@@ -4,6 +4,7 @@
 
 #include <fallback-proxy/access_log.hpp>
 #include <fallback-proxy/body.hpp>
+#include <fallback-proxy/counters.hpp>
 #include <fallback-proxy/heads.hpp>
 #include <fallback-proxy/message.hpp>
 #include <fallback-proxy/policy_store.hpp>
@@ -33,6 +34,7 @@ class SessionHome {
   virtual bool stopping() = 0;
   virtual Stream& new_stream() = 0;
   virtual AccessLog& access_log() = 0;
+  virtual Counters& counters() = 0;
   virtual size_t next_upstream(size_t listener) = 0;  // round robin
   virtual PolicyStore::Compiled channel_policies() = 0;
   virtual void session_done(Session& session) = 0;  // may end the session's life
@@ -88,7 +90,7 @@ class Session final : public StreamOwner {
   const HeaderRules& header_rules() const;
   std::span<const Endpoint> upstreams() const;
   void begin_record();
-  void end_record(std::string_view verdict, std::string_view reason, int status);
+  void end_record(Outcome outcome, std::string_view reason, int status);
 
   SessionHome& home_;
   Stream& client_;

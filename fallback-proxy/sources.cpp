@@ -60,7 +60,8 @@ bool same_sources(const Config& a, const Config& b) {
   const auto same_endpoint = [](const Endpoint& x, const Endpoint& y) {
     return x.address == y.address && x.port == y.port;
   };
-  return std::equal(a.listeners.begin(), a.listeners.end(), b.listeners.begin(), b.listeners.end(),
+  return a.metrics_listen == b.metrics_listen &&
+         std::equal(a.listeners.begin(), a.listeners.end(), b.listeners.begin(), b.listeners.end(),
                     [&](const Listener& x, const Listener& y) {
                       return x.descriptors == y.descriptors &&
                              std::equal(x.listen.begin(), x.listen.end(), y.listen.begin(), y.listen.end(),

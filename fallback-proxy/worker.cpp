@@ -149,6 +149,7 @@ void Worker::look() {
     for (ChannelSockets& sockets : *channels) {
       channels_.push_back(std::make_unique<Channel>(*this, std::move(sockets)));
       channels_.back()->start();
+      counters_.channels++;
     }
   }
   if (servers && !stopping_) take_servers(*servers);
@@ -234,7 +235,7 @@ void Worker::tick() {
   if (stopping_ && (now_ > stop_at_ || std::all_of(channels_.begin(), channels_.end(), is_idle))) end_channels();
   for (const auto& channel : channels_) channel->tick();
   std::erase_if(waiting_, [](const Channel* channel) { return channel->gone(); });
-  std::erase_if(channels_, [](const auto& channel) { return channel->gone(); });
+  counters_.channels -= std::erase_if(channels_, [](const auto& channel) { return channel->gone(); });
   std::erase_if(acceptors_, [](const auto& acceptor) { return acceptor->retired && !acceptor->pending(); });
   for (const auto& acceptor : acceptors_) {
     if (!acceptor->paused || acceptor->retired || stopping_ || now_ - acceptor->paused_at < kPause) continue;

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <fallback-proxy/access_log.hpp>
 #include <fallback-proxy/channel.hpp>
+#include <fallback-proxy/counters.hpp>
 #include <fallback-proxy/session.hpp>
 #include <fallback-proxy/shuntd_link.hpp>
 #include <fallback-proxy/sources.hpp>
@@ -14,11 +15,6 @@
 #include <vector>
 
 namespace shunt::proxy {
-
-struct Counters {
-  std::atomic<uint64_t> connections{0};  // open now
-  std::atomic<uint64_t> overload{0};     // turned away with 503
-};
 
 class Worker final : public SessionHome, public StreamHome, public ChannelHome {
  public:
@@ -49,6 +45,7 @@ class Worker final : public SessionHome, public StreamHome, public ChannelHome {
   bool stopping() override { return stopping_; }
   Stream& new_stream() override;
   AccessLog& access_log() override { return access_log_; }
+  Counters& counters() override { return counters_; }
   const Config& config() override { return runtime_->config; }
   PolicyStore::Compiled channel_policies() override { return channel_policies_.get(); }
   void wait_for_turn(Channel& channel) override { waiting_.push_back(&channel); }

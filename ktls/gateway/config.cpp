@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <base/log_config.hpp>
+#include <base/metrics_config.hpp>
 #include <base/parse.hpp>
 #include <base/values.hpp>
 #include <filesystem>
@@ -81,6 +82,7 @@ class ConfigReader {
          {"hooks", [this](const Node& node) { read_hooks(node); }},
          {"shuntd", [this](const Node& node) { read_shuntd(node); }},
          {"status", [this](const Node& node) { reader_.set(config_.status, node, parse_socket); }},
+         {"metrics", [this](const Node& node) { read_metrics_settings(reader_, node, config_.metrics_listen); }},
          {"log", [this](const Node& node) { read_log_settings(reader_, node, config_.log); }},
          {"access_log", [this](const Node& node) { read_access_log(node); }},
          {"timeouts", [this](const Node& node) { read_timeouts(node); }},

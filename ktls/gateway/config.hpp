@@ -74,9 +74,10 @@ struct Config {
   std::vector<Endpoint> listen;  // for the mesh
   std::vector<LocalService> services;
   std::vector<RemoteService> directory;
-  std::vector<Endpoint> hooks;                // listeners for what is dialled: one for each family at most
-  std::string shuntd;                         // its socket; empty: it has no part
-  std::string status = kDefaultStatusSocket;  // empty: none
+  std::vector<Endpoint> hooks;                    // listeners for what is dialled: one for each family at most
+  std::string shuntd;                             // its socket; empty: it has no part
+  std::string status = kDefaultStatusSocket;      // empty: none
+  std::string metrics_listen = "127.0.0.1:9617";  // empty: no metrics
   LogSettings log;
   AccessLogSettings access_log;
   Timeouts timeouts;

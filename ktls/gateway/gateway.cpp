@@ -5,9 +5,12 @@
 #include <sys/socket.h>
 #include <systemd/sd-daemon.h>
 
+#include <base/metrics.hpp>
+#include <base/metrics_server.hpp>
 #include <base/privileges.hpp>
 #include <base/workers.hpp>
 #include <ktls/gateway/gateway.hpp>
+#include <ktls/gateway/metrics.hpp>
 #include <ktls/gateway/shuntd_link.hpp>
 #include <ktls/gateway/status.hpp>
 #include <ktls/gateway/worker.hpp>
@@ -101,7 +104,16 @@ void rotate(Shared& shared) {
   log_info("rotated", {{"identity", (*fresh)->id.text()}, {"expires", (*fresh)->expires}});
 }
 
-// The main thread's part: signals, files, status.
+// Without them everything else goes on.
+Result<void> serve_metrics(EventLoop& loop, MetricsServer& server, const std::string& address) {
+  if (address.empty()) return {};
+  auto socket = listen_tcp(address);
+  auto listening = socket ? server.listen(std::move(*socket)) : Result<void>(unexpected(socket.error()));
+  if (!listening) log_failure("no metrics", listening.error(), "everything else goes on");
+  return loop.add_timer(std::chrono::seconds(1), [&server] { server.sweep(); });
+}
+
+// The main thread's part: signals, files, status, metrics.
 Result<void> supervise(Shared& shared, WatchedFiles& files, StatusSocket& status, ShuntdLink* link) {
   auto loop = EventLoop::create();
   if (!loop) return unexpected(loop.error());
@@ -120,6 +132,8 @@ Result<void> supervise(Shared& shared, WatchedFiles& files, StatusSocket& status
       if (files.changed()) rotate(shared);
     });
   if (ready) ready = status.serve(**loop, shared);
+  MetricsServer metrics(**loop, [&]() -> Result<std::string> { return metrics_text(gateway_metrics(shared)); });
+  if (ready) ready = serve_metrics(**loop, metrics, shared.config.metrics_listen);
   if (ready && link) ready = link->watch(**loop);
   if (!ready) return ready;
   sd_notify(0, "READY=1");

@@ -34,6 +34,8 @@ struct Counters {
   std::map<std::string, uint64_t> reasons_;  // why connections were refused or failed
 };
 
+inline const char* mode_name(bool to_kernel) { return to_kernel ? "ktls" : "userspace"; }
+
 struct Shared {
   Config config;
   KernelSide kernel;
@@ -44,7 +46,7 @@ struct Shared {
   LineLog access_log;
   Counters counters;
 
-  const char* mode() const { return to_kernel ? "ktls" : "userspace"; }
+  const char* mode() const { return mode_name(to_kernel); }
 };
 
 }  // namespace shunt::gateway

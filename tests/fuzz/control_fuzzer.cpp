@@ -3,8 +3,8 @@
 // anything but JSON lines.
 #include <sys/socket.h>
 
+#include <base/metrics_server.hpp>
 #include <control/control_server.hpp>
-#include <control/metrics_server.hpp>
 #include <cstdlib>
 
 namespace {

@@ -188,7 +188,7 @@ class EchoServer:
 
 
 class Proxy:
-    def __init__(self, upstream_port, listener="", top="", policies=None, env=None, start=True):
+    def __init__(self, upstream_port, listener="", top="", policies=None, env=None, start=True, metrics="", sample=1):
         self.folder = tempfile.TemporaryDirectory(prefix="shunt-proxy-test-")
         os.chmod(self.folder.name, 0o755)
         base = pathlib.Path(self.folder.name)
@@ -203,6 +203,8 @@ class Proxy:
         self.listener = listener
         self.top = top
         self.upstream_port = upstream_port
+        self.metrics = metrics
+        self.sample = sample
         self.write_config()
         self.process = None
         if start:
@@ -211,7 +213,8 @@ class Proxy:
     def write_config(self):
         listen = "" if "descriptors:" in self.listener else f"listen: [\"127.0.0.1:{self.port}\"], "
         self.config.write_text(
-            f"user: nobody\nthreads: 2\npolicies: [{self.policy}]\naccess_log: {{path: {self.access}, format: json}}\n{self.top}\n"
+            f"user: nobody\nthreads: 2\nmetrics: {{listen: \"{self.metrics}\"}}\npolicies: [{self.policy}]\n"
+            f"access_log: {{path: {self.access}, format: json, sample: {self.sample}}}\n{self.top}\n"
             f"listeners:\n- {{name: api, {listen}to: api, port: 80,\n   upstreams: [\"127.0.0.1:{self.upstream_port}\"],\n"
             f"   sources: [{{network: 127.0.0.1, is: web}}], {self.listener}}}\n")
 

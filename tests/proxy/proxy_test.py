@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import unittest
+import urllib.request
 
 import lab
 from lab import Client, Closed, EchoServer, Proxy, blob, digest, echoed, free_port, request
@@ -28,12 +29,14 @@ MIB = 1 << 20
 class ProxyCase(unittest.TestCase):
     listener = ""
     top = ""
+    metrics = ""
+    sample = 1
     policies = None
 
     def setUp(self):
         self.server = EchoServer()
         self.addCleanup(self.server.stop)
-        self.proxy = Proxy(self.server.port, self.listener, self.top, self.policies)
+        self.proxy = Proxy(self.server.port, self.listener, self.top, self.policies, metrics=self.metrics, sample=self.sample)
         self.addCleanup(self.end)
 
     def end(self):
@@ -288,6 +291,56 @@ class Verdicts(ProxyCase):
         self.expect_status(request("/open/a"), 403)
         line = self.access_lines(1)[-1]
         self.assertEqual((line["from"], line["reason"]), ("world", "default-deny"))
+
+
+class Metrics(ProxyCase):
+    sample = 1000  # of the access log: what is counted does not depend on it
+
+    def setUp(self):
+        self.metrics = f"127.0.0.1:{free_port()}"
+        super().setUp()
+
+    def text(self):
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=lab.WAIT_SECONDS) as response:
+            return response.read().decode()
+
+    def value(self, series):
+        found = re.search(rf"^{re.escape(series)} (\S+)$", self.text(), re.M)
+        self.assertIsNotNone(found, series)
+        return float(found.group(1))
+
+    def requests(self, outcome, code):
+        return self.value(f'shunt_proxy_requests_total{{source="listener",outcome="{outcome}",code="{code}"}}')
+
+    def test_every_request_is_counted_once(self):
+        with self.proxy.connect() as client:
+            for _ in range(7):
+                client.ask(request("/open/a", "POST", body=b"12345"))
+            for _ in range(3):
+                client.ask(request("/closed"))
+            self.assertEqual(self.value("shunt_proxy_connections"), 1)
+            client.ask(b"GET  /open/a HTTP/1.1\r\nHost: h\r\n\r\n")
+        self.proxy.wait_for(lambda: self.value("shunt_proxy_connections") == 0)
+        self.server.stop()
+        self.expect_status(request("/open/a"), 502)
+        self.assertEqual((self.requests("forwarded", "2xx"), self.requests("denied", "4xx"), self.requests("refused", "4xx"),
+                          self.requests("failed", "5xx")), (7, 3, 1, 1))
+        self.assertEqual(self.value('shunt_proxy_request_bytes_total{source="listener"}'), 35)
+        self.assertEqual(self.value('shunt_proxy_response_bytes_total{source="listener"}'), 7 * len(echoed("POST", "/open/a", b"12345")))
+        total = sum(float(value) for value in re.findall(r"^shunt_proxy_requests_total\S+ (\S+)$", self.text(), re.M))
+        self.assertEqual(total, 12)
+        self.proxy.wait_for(lambda: self.value("shunt_proxy_connections") == 0)
+
+    def test_promtool_has_nothing_to_say(self):
+        promtool = subprocess.run(["promtool", "check", "metrics"], input=self.text(), text=True, capture_output=True)
+        self.assertEqual((promtool.returncode, promtool.stderr), (0, ""), promtool.stdout)
+
+    def test_a_taken_port_costs_the_metrics_alone(self):
+        other = Proxy(self.server.port, metrics=self.metrics)
+        self.addCleanup(other.stop)
+        self.assertIn("no metrics", other.log.read_text())
+        with other.connect() as client:
+            self.assertEqual(client.ask(request("/open/a")).status, 200)
 
 
 class Failures(ProxyCase):

@@ -79,6 +79,11 @@ def shapes(galaxy):
     expect(counters["requests_to_proxy"] == 9 and counters["requests_without_channel"] == 0, f"counted: {counters}")
     verdicts = [entry["verdict"] for entry in galaxy.accessed()]
     expect(verdicts.count("forwarded") == 7 and verdicts.count("refused") == 2 and len(verdicts) == 9, f"logged: {verdicts}")
+    metrics = galaxy.proxy_metrics()
+    counted = {series: value for series, value in metrics.items() if series.startswith("shunt_proxy_requests_total") and value}
+    expect(counted == {'shunt_proxy_requests_total{source="channel",outcome="forwarded",code="none"}': 7,
+                       'shunt_proxy_requests_total{source="channel",outcome="refused",code="4xx"}': 2}
+           and metrics["shunt_proxy_channels"] == 64, f"in its metrics: {counted}, {metrics.get('shunt_proxy_channels')} channels")
 
 
 @scenario("one connection: judged here and there in turns, in order")

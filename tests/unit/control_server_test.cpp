@@ -2,8 +2,8 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <base/metrics_server.hpp>
 #include <control/control_server.hpp>
-#include <control/metrics_server.hpp>
 #include <string>
 
 namespace shunt {

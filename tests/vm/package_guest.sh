@@ -131,15 +131,25 @@ proxy_is_unprivileged() {
 proxy_is_another_than() { active shunt-proxy && [ "$(proxy_pid)" != "$1" ]; }
 proxy_is_off() { [ "$(systemctl is-enabled shunt-proxy)" = disabled ] && ! active shunt-proxy; }
 
+# Of the gateway: without TLS in this kernel, OpenSSL encrypts.
+gateway_is_configured() {
+  shunt ca init mesh.example --ca /root/ca && shunt ca issue spiffe://mesh.example/host/a --ca /root/ca --out /etc/shunt/tls &&
+    chown -R shunt-gateway: /etc/shunt/tls && echo 'ktls: preferred' >> /etc/shunt/gateway.yaml
+}
+gateway_is_off() { [ "$(systemctl is-enabled shunt-gateway)" = disabled ] && ! active shunt-gateway; }
+gateway_says() { shunt-gateway --status && shunt-gateway --status | grep -q "$1"; }
+gateway_has_metrics() { curl -sS --fail http://127.0.0.1:9617/metrics | grep '^shunt_gateway_certificate_expiry_seconds [1-9]'; }
+gateway_refuses() { ! systemctl start shunt-gateway && journalctl -u shunt-gateway --no-pager | grep '/etc/shunt/tls/certificate.pem'; }
+
 active() { systemctl is-active --quiet "$1"; }
 # By what has been counted, not by what is open: under emulation each command takes a second or more, and the traffic ends.
 has_pairs() { [ "$(counted pairs_made)" -gt 0 ] && [ "$(counted redirected_messages)" -gt 0 ] || { shunt status; shunt why :80; return 1; }; }
 nothing_pinned() { ! [ -e /sys/fs/bpf/shunt ] || { find /sys/fs/bpf/shunt; return 1; }; }
 nothing_loaded() { ! bpftool prog list | grep -E 'name (shunt_|sh_)'; }
-nothing_runs() { ! pgrep -x 'shuntd|shunt-proxy'; }
+nothing_runs() { ! pgrep -x 'shuntd|shunt-proxy|shunt-gateway'; }
 no_files() {
-  ! ls -d /usr/bin/shunt /usr/sbin/shuntd /usr/sbin/shunt-proxy /run/shunt /lib/systemd/system/shuntd.service \
-    /lib/systemd/system/shunt-proxy.service /usr/lib/sysusers.d/shunt.conf 2> /dev/null
+  ! ls -d /usr/bin/shunt /usr/sbin/shuntd /usr/sbin/shunt-proxy /usr/sbin/shunt-gateway /run/shunt /run/shunt-gateway \
+    /lib/systemd/system/shuntd.service /lib/systemd/system/shunt-proxy.service /lib/systemd/system/shunt-gateway.service /usr/lib/sysusers.d/shunt.conf 2> /dev/null
 }
 no_configuration() { ! ls -d /etc/shunt 2> /dev/null; }
 
@@ -161,6 +171,15 @@ check "it has no privileges" proxy_is_unprivileged
 check "its unit is hardened" is_hardened shunt-proxy 3
 tail -n 1 /tmp/security
 check "it is reloaded" systemctl reload shunt-proxy
+check "the gateway is not started by itself" gateway_is_off
+check "without certificates it says so" gateway_refuses
+check "certificates are made" gateway_is_configured
+check "the gateway starts" systemctl start shunt-gateway
+check "it is who it should be" gateway_says '"identity": "spiffe://mesh.example/host/a"'
+check "it has metrics" gateway_has_metrics
+check "its unit is hardened" is_hardened shunt-gateway 3
+tail -n 1 /tmp/security
+check "it is reloaded" systemctl reload shunt-gateway
 check "others than root get answers" as_nobody shunt status
 check "a list, too" as_nobody shunt list
 for command in off on reload cleanup; do
@@ -191,7 +210,7 @@ check "checked traffic runs again" live_traffic
 check "its connections are accelerated" live_connections_are_fast
 traffic 12
 first=$(moved)
-rm /etc/shunt/conf.d/test.yaml # the folder is the package's to remove
+rm -r /etc/shunt/conf.d/test.yaml /etc/shunt/tls # the folder is the package's to remove
 check "the package is removed under traffic" dpkg -r shunt
 last=$(moved)
 check "requests were answered through the removal" traffic_was_whole

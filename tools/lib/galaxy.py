@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 
 from lab import LabError, cgroup_mount, free_port, nginx_conf
 
@@ -270,7 +271,9 @@ class Galaxy:
         access.chmod(0o666)
         if access_log:
             more += f"access_log: {{path: {access}, format: json}}\n"
-        config.write_text(f"user: nobody\nthreads: 2\nchannels: {{socket: {self.lab.folder}/proxy.sock, count: 64}}\n"
+        self.proxy_metrics_at = f"127.0.0.1:{free_port()}"
+        config.write_text(f"user: nobody\nthreads: 2\nmetrics: {{listen: '{self.proxy_metrics_at}'}}\n"
+                          f"channels: {{socket: {self.lab.folder}/proxy.sock, count: 64}}\n"
                           f"log: {{target: stderr}}\n{more}")
         proxy = self.lab.serve([self.lab.build / "fallback-proxy/shunt-proxy", "-c", config], log=log, cgroup=cgroup or self.lab.without)
         self.lab.wait_for(lambda: "channels are here" in log.read_text(), proxy, log, "shunt-proxy")
@@ -279,6 +282,12 @@ class Galaxy:
     def accessed(self):
         """The proxy's access log."""
         return [json.loads(line) for line in (self.lab.folder / "access.log").read_text().splitlines()]
+
+    def proxy_metrics(self):
+        """What the proxy says of itself: values by series."""
+        with urllib.request.urlopen(f"http://{self.proxy_metrics_at}/metrics", timeout=PATIENCE_S) as response:
+            lines = response.read().decode().splitlines()
+        return {series: float(value) for series, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
     def read(self):
         return self.log.read_bytes().decode("latin-1") if self.log.exists() else ""

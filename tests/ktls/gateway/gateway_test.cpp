@@ -413,6 +413,37 @@ TEST_F(GatewayTest, SaysWhoEncrypts) {
     EXPECT_NE(status.find(part), std::string::npos) << part << "\n" << status;
 }
 
+TEST_F(GatewayTest, HasMetrics) {
+  start();
+  for (int i = 0; i < 3; i++) expect_working();
+  EXPECT_NE(mesh_->ending_at_a(7005), 0);  // another gateway than the directory says
+  const auto metrics = [](const NetNs& ns) {
+    const std::string url = "http://127.0.0.1:9617/metrics";
+    const CommandResult result = run_command({"curl", "-sS", "--fail", url}, ns.fd(), kPatience);
+    return result.exit_code == 0 ? result.output : "curl: " + result.output;
+  };
+  const std::string mode = ktls_use() == "off" ? "userspace" : "ktls";
+  const auto all_there = [&](const NetNs& ns, const std::vector<std::string>& lines) {
+    const std::string text = metrics(ns);
+    return std::all_of(lines.begin(), lines.end(),
+                       [&](const std::string& line) { return text.find("\n" + line + "\n") != std::string::npos; });
+  };
+  EXPECT_TRUE(eventually([&] {
+    return all_there(mesh_->ns_b, {"shunt_gateway_mode{mode=\"" + mode + "\"} 1", "shunt_gateway_connections 0",
+                                   "shunt_gateway_connections_total{from=\"mesh\"} 4",
+                                   "shunt_gateway_connections_total{from=\"host\"} 0",
+                                   "shunt_gateway_connections_failed_total{reason=\"refused-by-peer\"} 1"});
+  })) << metrics(mesh_->ns_b);
+  EXPECT_TRUE(eventually([&] {
+    return all_there(mesh_->ns_a, {"shunt_gateway_connections_total{from=\"host\"} 4",
+                                   "shunt_gateway_connections_failed_total{reason=\"wrong-identity\"} 1"});
+  })) << metrics(mesh_->ns_a);
+  const std::string text = metrics(mesh_->ns_b);
+  const std::string expiry = "\nshunt_gateway_certificate_expiry_seconds ";
+  ASSERT_NE(text.find(expiry), std::string::npos) << text;
+  EXPECT_GT(std::strtod(text.c_str() + text.find(expiry) + expiry.size(), nullptr), static_cast<double>(time(nullptr)));
+}
+
 TEST_F(GatewayTest, WithoutKtlsItRunsOnlyIfThatIsAllowed) {
   mesh_ = std::make_unique<Mesh>();
   const bool usable = ktls_probe().usable;

@@ -1,4 +1,4 @@
-#include <control/metrics_server.hpp>
+#include <base/metrics_server.hpp>
 
 namespace shunt {
 namespace {

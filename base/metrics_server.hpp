@@ -1,8 +1,8 @@
-// Serves GET /metrics. A few lines of HTTP on the daemon's own loop, because the exposer of prometheus-cpp brings
-// threads of its own, which would have to share the engine, and metrics of its own, whose names are not ours.
+// Serves GET /metrics. A few lines of HTTP on a loop that is there, because the exposer of prometheus-cpp brings
+// threads of its own, which would have to share what is measured, and metrics of its own, whose names are not ours.
 #pragma once
 
-#include <control/stream_server.hpp>
+#include <base/stream_server.hpp>
 #include <functional>
 #include <string>
 

@@ -6,8 +6,9 @@
 
 #include <algorithm>
 #include <base/address.hpp>
-#include <control/stream_server.hpp>
-#include <control/values.hpp>
+#include <base/stream_server.hpp>
+#include <base/values.hpp>
+#include <cstring>
 
 namespace shunt {
 namespace {
