@@ -41,6 +41,8 @@ const std::vector<ProgramEntry> kServers = {
     // recv of non-blocking sockets, then epoll; SO_KEEPALIVE and TCP_NODELAY only. Checked by strace with PostgreSQL
     // 15 under psql and pgbench.
     {.name = "postgres"},
+    // epoll, read of non-blocking sockets. Checked by strace with Apache 2.4, mpm_event, serving and taking uploads.
+    {.name = "apache2"},
     // libev, read of non-blocking sockets. Checked by strace with nghttpd 1.52.
     {.name = "nghttpd"},
     // libevent, readv of non-blocking sockets; listener filters look with MSG_PEEK, which works on redirected bytes.
@@ -54,6 +56,8 @@ const std::vector<ProgramEntry> kClients = {
     // epoll, read of non-blocking sockets. It asks FIONREAD only after a read that filled its buffer, and a wrong 0
     // only sends it back to a level-triggered epoll. Checked by strace with wrk 4.1.
     {.name = "wrk"},
+    // epoll, read of non-blocking sockets. Checked by strace with ab 2.3.
+    {.name = "ab"},
     // libev, read of non-blocking sockets. Checked by strace with h2load 1.52.
     {.name = "h2load"},
     // Non-blocking after connect(), unlike redis-cli. Checked by strace with redis-benchmark 7.0.

@@ -134,12 +134,16 @@ proxy_is_off() { [ "$(systemctl is-enabled shunt-proxy)" = disabled ] && ! activ
 # Of the gateway: without TLS in this kernel, OpenSSL encrypts.
 gateway_is_configured() {
   shunt ca init mesh.example --ca /root/ca && shunt ca issue spiffe://mesh.example/host/a --ca /root/ca --out /etc/shunt/tls &&
-    chown -R shunt-gateway: /etc/shunt/tls && echo 'ktls: preferred' >> /etc/shunt/gateway.yaml
+    chown -R shunt-gateway: /etc/shunt/tls
 }
 gateway_is_off() { [ "$(systemctl is-enabled shunt-gateway)" = disabled ] && ! active shunt-gateway; }
 gateway_says() { shunt-gateway --status && shunt-gateway --status | grep -q "$1"; }
 gateway_has_metrics() { curl -sS --fail http://127.0.0.1:9617/metrics | grep '^shunt_gateway_certificate_expiry_seconds [1-9]'; }
-gateway_refuses() { ! systemctl start shunt-gateway && journalctl -u shunt-gateway --no-pager | grep '/etc/shunt/tls/certificate.pem'; }
+gateway_refuses() {
+  echo 'ktls: preferred' >> /etc/shunt/gateway.yaml
+  ! systemctl start shunt-gateway && journalctl -u shunt-gateway --no-pager | grep '/etc/shunt/tls/certificate.pem'
+}
+gateway_goes_on() { active shunt-gateway && [ "$(systemctl show -p MainPID --value shunt-gateway)" = "$1" ]; }
 
 active() { systemctl is-active --quiet "$1"; }
 # By what has been counted, not by what is open: under emulation each command takes a second or more, and the traffic ends.
@@ -195,12 +199,14 @@ check "its connections are accelerated" live_connections_are_fast
 traffic 12
 first=$(moved)
 proxy_before=$(proxy_pid)
+gateway_before=$(systemctl show -p MainPID --value shunt-gateway)
 check "the daemon restarts under traffic" systemctl restart shuntd
 check "and runs" active shuntd
 check "the package is installed anew under traffic" dpkg -i /root/shunt.deb
 check "and the daemon runs" active shuntd
 check "and another proxy" proxy_is_another_than "$proxy_before"
 check "which has its channels" proxy_has_channels
+check "and the same gateway" gateway_goes_on "$gateway_before"
 last=$(moved)
 check "new connections are accelerated" pairs_are_made
 check "requests were answered through restart and installation" traffic_was_whole
