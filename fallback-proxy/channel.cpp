@@ -315,6 +315,7 @@ Channel::Step Channel::finish_request() {
   out_.clear();
   out_.shrink(kReadBytes);
   request_.reset();
+  body_.begin(Framing::none, 0, BodyOutput::nowhere, false);  // nothing of it is counted with the next one
   state_ = State::head;
   since_ = home_.now();
   return Step::again;

@@ -83,7 +83,12 @@ Session::Step Session::read_head() {
   }
   // While earlier responses are being sent there may be no room for an answer.
   if (!client_.reserve_out(kOwnResponseBytesMax)) return Step::wait;
-  if (began_.count() == 0) began_ = home_.now();
+  if (began_.count() == 0) {
+    began_ = home_.now();
+    // What is refused from here on has none of the bytes of the request before.
+    request_body_.begin(Framing::none, 0, BodyOutput::nowhere, false);
+    response_body_.begin(Framing::none, 0, BodyOutput::raw, false);
+  }
   const HeadState found = request_.read(client_.in.bytes());
   if (found == HeadState::complete) return take_request();
   if (found == HeadState::refused) {
@@ -173,8 +178,6 @@ Session::Step Session::take_request() {
   keep_alive_ = request_.keep_alive();
   expects_continue_ = request_.expects_continue();
   head_answered_ = cut_request_ = close_delimited_ = upstream_keeps_ = false;
-  request_body_.begin(Framing::none, 0, BodyOutput::nowhere, false);
-  response_body_.begin(Framing::none, 0, BodyOutput::raw, false);
   if (!verdict_.allowed || home_.access_log().sampled()) begin_record();
   if (verdict_.allowed) return begin_exchange(header_rules());
   end_record(Outcome::denied, policy::reason_name(verdict_.reason), 403);
