@@ -3,6 +3,8 @@
 
 #include <prometheus/metric_family.h>
 
+#include <atomic>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -15,6 +17,11 @@ void add_sample(prometheus::MetricFamily& target, double value,
 
 // One without labels.
 prometheus::MetricFamily single_metric(prometheus::MetricType type, std::string name, std::string help, double value);
+
+// What other threads add to.
+inline double metric_value(const std::atomic<uint64_t>& value) {
+  return static_cast<double>(value.load(std::memory_order_relaxed));
+}
 
 // The version, as the label of a metric that is always 1.
 prometheus::MetricFamily build_info_metric();

@@ -11,15 +11,13 @@ namespace {
 using prometheus::MetricFamily;
 using prometheus::MetricType;
 
-double number(const std::atomic<uint64_t>& value) { return static_cast<double>(value.load(std::memory_order_relaxed)); }
-
 MetricFamily requests_family(const Counters& counters) {
   MetricFamily made = metric_family(MetricType::Counter, "proxy_requests_total",
                                     "Requests, by how they came, what became of them, and the class of the status.");
   for (size_t source = 0; source < std::size(kSourceNames); source++) {
     for (size_t outcome = 0; outcome < std::size(kOutcomeNames); outcome++) {
       for (size_t digit = 0; digit < kStatusClasses; digit++) {
-        add_sample(made, number(counters.requests[source][outcome][digit]),
+        add_sample(made, metric_value(counters.requests[source][outcome][digit]),
                    {{"source", std::string(kSourceNames[source])},
                     {"outcome", std::string(kOutcomeNames[outcome])},
                     {"code", std::string(kStatusClassNames[digit])}});
@@ -33,7 +31,7 @@ MetricFamily bytes_family(const char* name, const char* help,
                           const std::atomic<uint64_t> (&bytes)[std::size(kSourceNames)]) {
   MetricFamily made = metric_family(MetricType::Counter, name, help);
   for (size_t source = 0; source < std::size(kSourceNames); source++)
-    add_sample(made, number(bytes[source]), {{"source", std::string(kSourceNames[source])}});
+    add_sample(made, metric_value(bytes[source]), {{"source", std::string(kSourceNames[source])}});
   return made;
 }
 
@@ -43,11 +41,12 @@ std::vector<MetricFamily> proxy_metrics(const Counters& counters, uint64_t log_l
   return {
       build_info_metric(),
       single_metric(MetricType::Gauge, "proxy_connections", "Open connections of clients.",
-                    number(counters.connections)),
+                    metric_value(counters.connections)),
       single_metric(MetricType::Gauge, "proxy_channels", "Channels over which punted requests come.",
-                    number(counters.channels)),
+                    metric_value(counters.channels)),
       single_metric(MetricType::Counter, "proxy_connections_turned_away_total",
-                    "Connections that got 503 because there were as many as are allowed.", number(counters.overload)),
+                    "Connections that got 503 because there were as many as are allowed.",
+                    metric_value(counters.overload)),
       requests_family(counters),
       bytes_family("proxy_request_bytes_total", "Bytes of the bodies of requests.", counters.request_bytes),
       bytes_family("proxy_response_bytes_total", "Bytes of the bodies of responses, but of those to punted requests.",

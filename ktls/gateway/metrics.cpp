@@ -8,8 +8,6 @@ namespace {
 using prometheus::MetricFamily;
 using prometheus::MetricType;
 
-double number(const std::atomic<uint64_t>& value) { return static_cast<double>(value.load(std::memory_order_relaxed)); }
-
 MetricFamily gauge(const char* name, const char* help, double value) {
   return single_metric(MetricType::Gauge, name, help, value);
 }
@@ -36,8 +34,8 @@ MetricFamily mode_family(const Shared& shared) {
 MetricFamily made_family(const Counters& counters) {
   MetricFamily made =
       metric_family(MetricType::Counter, "gateway_connections_total", "Connections, by where they came from.");
-  add_sample(made, number(counters.from_mesh), {{"from", "mesh"}});
-  add_sample(made, number(counters.to_mesh), {{"from", "host"}});
+  add_sample(made, metric_value(counters.from_mesh), {{"from", "mesh"}});
+  add_sample(made, metric_value(counters.to_mesh), {{"from", "host"}});
   return made;
 }
 
@@ -60,14 +58,15 @@ std::vector<MetricFamily> gateway_metrics(const Shared& shared) {
       gauge("gateway_certificate_expiry_seconds", "When the gateway's certificate expires, in seconds since 1970.",
             seconds_of(shared.security.get()->expires)),
       counter("gateway_certificate_rotations_total", "Rotations of certificates and bundles.",
-              number(counters.rotations)),
-      gauge("gateway_connections", "Open connections.", number(counters.connections)),
-      gauge("gateway_handshakes", "Unfinished handshakes of the mesh.", number(counters.handshakes)),
+              metric_value(counters.rotations)),
+      gauge("gateway_connections", "Open connections.", metric_value(counters.connections)),
+      gauge("gateway_handshakes", "Unfinished handshakes of the mesh.", metric_value(counters.handshakes)),
       made_family(counters),
       reasons_family(counters),
       counter("gateway_received_bytes_total", "Bytes from the mesh, of closed connections.",
-              number(counters.received_bytes)),
-      counter("gateway_sent_bytes_total", "Bytes to the mesh, of closed connections.", number(counters.sent_bytes)),
+              metric_value(counters.received_bytes)),
+      counter("gateway_sent_bytes_total", "Bytes to the mesh, of closed connections.",
+              metric_value(counters.sent_bytes)),
       counter("gateway_access_log_lines_lost_total", "Lines that the access log could not be given fast enough.",
               static_cast<double>(shared.access_log.lost())),
   };
