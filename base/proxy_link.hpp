@@ -6,8 +6,9 @@
 //   shuntd -> proxy   page      a new page: what it had is void
 //   shuntd -> proxy   channels  their numbers; with two descriptors for each, the two ends of its connection
 //   shuntd -> proxy   policy    its generation; with a sealed memfd of a PolicyBundle, if its texts are known
-//   shuntd -> proxy   steer     servers whose clients from elsewhere come to a listening socket of the proxy
-//   shuntd -> proxy   unsteer   slots of servers that are not steered any more
+//   shuntd -> proxy   maps      with a descriptor: to read who is at the other end of a steered connection
+//   shuntd -> proxy   steer     servers whose clients come to a listening socket of the proxy, those that it has to
+//   judge shuntd -> proxy   unsteer   slots of servers that are not steered any more
 //
 // The policy comes again whenever it changes, and after it the servers, with their numbers in it.
 //
@@ -28,7 +29,7 @@
 
 namespace shunt {
 
-inline constexpr uint32_t kProxyLinkVersion = 3;
+inline constexpr uint32_t kProxyLinkVersion = 4;
 inline constexpr uint32_t kGatewayLinkVersion = 1;
 inline constexpr size_t kLinkChannelsMax = 100;  // in one message: a message carries 253 descriptors at most
 inline constexpr size_t kLinkServersMax = 100;   // likewise

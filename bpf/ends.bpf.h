@@ -33,6 +33,16 @@ static __always_inline bool sh_police_live(struct sh_policy_head *policy, struct
 	return true;
 }
 
+/* The proxy judges what comes on it, and has to be told who the client is in this policy. */
+static __always_inline void sh_live_steered(struct sh_policy_head *policy, struct tcp_sock *tp, struct sh_policed *policed,
+					    struct sh_live *live)
+{
+	sh_name_steered(policy, tp, policed);
+	live->role = SH_LIVE_SERVER;
+	live->client_cookie = policed->client_cookie;
+	live->peer = policed->peer;
+}
+
 /* Both ends of every live connection of one network namespace: for each a struct sh_live. The socket is locked by the iterator. */
 SEC("iter/tcp")
 int sh_iter_police(struct bpf_iter__tcp *ctx)
@@ -52,7 +62,9 @@ int sh_iter_police(struct bpf_iter__tcp *ctx)
 	sh_identify_elsewhere(policy, tp, &live.peer);
 	policed = bpf_sk_storage_get(&sh_policed, tp, 0, 0);
 	if (policed) {
-		if (policed->active)
+		if (sh_is_steered(tp))
+			sh_live_steered(policy, tp, policed, &live);
+		else if (policed->active)
 			live.role = SH_LIVE_CLIENT;
 		else if ((policed->client_sock || policed->elsewhere) && !sh_police_live(policy, tp, policed, &live))
 			return 0;

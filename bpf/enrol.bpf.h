@@ -18,6 +18,7 @@
 #include "profile.bpf.h"
 #include "punt_maps.bpf.h"
 #include "select.bpf.h"
+#include "steer_maps.bpf.h"
 
 #define SH_SOCK_OPS_FLAGS (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG)
 
@@ -102,7 +103,8 @@ static __always_inline void sh_fill_storage(struct sh_sock *st, struct bpf_sock_
 	st->service_port = sh_dialled_port(tp);
 }
 
-static __always_inline void on_connect(struct bpf_sock_ops *ops, struct sh_config *cfg)
+/* The reason why the socket will not be enrolled, or none. */
+static __always_inline __u32 on_connect(struct bpf_sock_ops *ops, struct sh_config *cfg)
 {
 	__u8 local[SH_ADDR_BYTES] = {}, remote[SH_ADDR_BYTES] = {};
 	struct tcp_sock *tp = sh_tcp_sock(ops);
@@ -114,7 +116,7 @@ static __always_inline void on_connect(struct bpf_sock_ops *ops, struct sh_confi
 	__u64 id = 0;
 
 	if (!tp)
-		return;
+		return SH_R_REFUSED;
 	sh_count(SH_C_SOCKETS_SEEN, 1);
 	sh_addrs(tp, local, remote);
 	reason = sh_place_reason(cfg, tp, remote, sh_remote_port(tp), SK(tp)->sk_uid.val);
@@ -132,18 +134,17 @@ static __always_inline void on_connect(struct bpf_sock_ops *ops, struct sh_confi
 		reason = SH_R_UNGUARDED;
 	if (!reason && learns && !profile)
 		profile = sh_profile_make(id, remote, sh_remote_port(tp), who.program);
-	if (reason) {
-		sh_skip(cfg, ops, tp, &who, reason);
-		return;
-	}
-	st = sh_storage(tp, BPF_SK_STORAGE_GET_F_CREATE);
+	st = reason ? 0 : sh_storage(tp, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!reason && !st)
+		reason = SH_R_NO_MEMORY;
 	if (!st) {
-		sh_skip(cfg, ops, tp, &who, SH_R_NO_MEMORY);
-		return;
+		sh_skip(cfg, ops, tp, &who, reason);
+		return reason;
 	}
 	sh_fill_storage(st, ops, tp, &who);
 	st->profile = profile ? id : 0;
 	st->flags = flags;
+	return SH_R_NONE;
 }
 
 static __always_inline void on_listen(struct bpf_sock_ops *ops, struct sh_config *cfg)
@@ -279,18 +280,14 @@ static __always_inline void on_active(struct bpf_sock_ops *ops, struct sh_config
 	sh_tell(cfg, st, SH_EV_ENROLLED, 0);
 }
 
-/* Who is behind a socket that was accepted: whoever called listen(), on its address or on any. */
-static __always_inline bool sh_who_listens(struct tcp_sock *tp, struct sh_who *who)
+/* Whoever called listen(), on this address or on any. `key` is changed. */
+static __always_inline bool sh_who_listens_at(struct sh_listener_key *key, struct sh_who *who)
 {
-	struct sh_listener_key key = {.netns = sh_netns(tp), .port = sh_local_port(tp), .family = SKC(tp)->skc_family};
-	__u8 none[SH_ADDR_BYTES] = {};
-	struct sh_listener *listener;
+	struct sh_listener *listener = bpf_map_lookup_elem(&sh_listeners, key);
 
-	sh_addrs(tp, key.addr, none);
-	listener = bpf_map_lookup_elem(&sh_listeners, &key);
 	if (!listener) {
-		__builtin_memset(key.addr, 0, SH_ADDR_BYTES);
-		listener = bpf_map_lookup_elem(&sh_listeners, &key);
+		__builtin_memset(key->addr, 0, SH_ADDR_BYTES);
+		listener = bpf_map_lookup_elem(&sh_listeners, key);
 	}
 	if (!listener)
 		return false;
@@ -300,6 +297,16 @@ static __always_inline bool sh_who_listens(struct tcp_sock *tp, struct sh_who *w
 	who->uid = listener->uid;
 	who->nonblocking = listener->nonblocking;
 	return true;
+}
+
+/* Who is behind a socket that was accepted. */
+static __always_inline bool sh_who_listens(struct tcp_sock *tp, struct sh_who *who)
+{
+	struct sh_listener_key key = {.netns = sh_netns(tp), .port = sh_local_port(tp), .family = SKC(tp)->skc_family};
+	__u8 none[SH_ADDR_BYTES] = {};
+
+	sh_addrs(tp, key.addr, none);
+	return sh_who_listens_at(&key, who);
 }
 
 static __always_inline void sh_marry(struct sh_config *cfg, struct sh_sock *st, const struct sh_end *peer)
@@ -318,6 +325,8 @@ static __always_inline __u32 sh_pair_passive(struct bpf_sock_ops *ops, struct sh
 	struct sh_sock *st;
 	__u32 reason;
 
+	if (sh_is_steered(tp))
+		return SH_R_STEERED;
 	if (!known && !cfg->any_program)
 		return SH_R_LISTENER_UNKNOWN;
 	sh_addrs(tp, local, remote);

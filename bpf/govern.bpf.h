@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Policy on connections: who may connect to whom, and the guarantee that a governed server reads nothing that no verdict covers.
  *
- *   connect()            on_connect_to      what can be known by then fails at once, with EPERM
- *                        sh_govern_connect  is it the fallback proxy? Others are known to be of this host before their SYN leaves
+ *   connect()            sh_connect_to      what can be known by then fails at once, with EPERM
+ *                        sh_start_connect   is it the fallback proxy? Before the SYN leaves it is written down who calls, for steering
  *   active ESTABLISHED   sh_govern_active   leaves who it is under the sequence numbers
  *   passive ESTABLISHED  sh_govern_passive  asks the policy; a forbidden connection is reset by the daemon
  *   each packet          sh_gate            in the folders of governed cgroups: nothing forbidden or unjudged is delivered
@@ -105,31 +105,54 @@ static __always_inline bool sh_is_through_lo(struct tcp_sock *tp)
 	return !iif || iif == LOOPBACK_IFINDEX;
 }
 
-/* Before the SYN leaves. True: the fallback proxy's own connection, which is not enrolled. */
-static __always_inline bool sh_govern_connect(struct bpf_sock_ops *ops)
+static __always_inline __u32 sh_netns_inode(struct tcp_sock *tp)
+{
+	return BPF_CORE_READ(SK(tp), __sk_common.skc_net.net, ns.inum);
+}
+
+/* By what steering finds the client's record: its own address. */
+static __always_inline void sh_caller_key_of(struct sh_caller_key *key, const __u8 *addr, __u16 port, __u32 netns)
+{
+	__builtin_memcpy(key->addr, addr, SH_ADDR_BYTES);
+	key->port = port;
+	key->netns = sh_is_loopback(addr) ? netns : 0;
+}
+
+/* For steering. Behind a DNAT the server's port is another one than the client's, so the port does not say whether this will be asked
+ * for. Not inlined: the stack of sock_ops is full. */
+static __noinline int sh_leave_caller(struct tcp_sock *tp, __u64 cookie, __u32 kind)
+{
+	struct sh_caller caller = {.sock = (__u64)tp, .cookie = cookie, .kind = kind};
+	__u8 local[SH_ADDR_BYTES] = {}, remote[SH_ADDR_BYTES] = {};
+	struct sh_caller_key key = {};
+
+	sh_addrs(tp, local, remote);
+	sh_caller_key_of(&key, local, sh_local_port(tp), sh_netns_inode(tp));
+	sh_stands_for(tp, &caller.remote);
+	bpf_map_update_elem(&sh_callers, &key, &caller, BPF_ANY);
+	return 0;
+}
+
+/* Before the SYN leaves. */
+static __always_inline void sh_start_connect(struct bpf_sock_ops *ops, struct sh_config *cfg)
 {
 	struct sh_policy_head *policy = sh_policy();
-	struct tcp_sock *tp = sh_tcp_sock(ops);
-	__u8 local[SH_ADDR_BYTES] = {}, remote[SH_ADDR_BYTES] = {}, yes = 1;
-	struct sh_caller_key caller = {};
+	__u32 kind = SH_CALLER_PROXY;
 	struct sh_policed *policed;
+	struct tcp_sock *tp;
 
-	if (!tp || !policy || !policy->generation)
-		return false;
-	if (sh_is_proxy()) {
-		policed = bpf_sk_storage_get(&sh_policed, tp, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (policy && policy->generation && sh_is_proxy()) { /* its own connections are not enrolled */
+		tp = sh_tcp_sock(ops);
+		policed = tp ? bpf_sk_storage_get(&sh_policed, tp, 0, BPF_SK_STORAGE_GET_F_CREATE) : 0;
 		if (policed) /* else it is somebody whom no policy allows */
 			policed->by_proxy = 1;
 		sh_remember(ops, SH_R_STEERED, 0);
-		return true;
+	} else {
+		kind = on_connect(ops, cfg) ? SH_CALLER_CANNOT : SH_CALLER_JUDGES;
+		tp = sh_tcp_sock(ops);
 	}
-	if (sh_port_is_judged(sh_remote_port(tp))) {
-		sh_addrs(tp, local, remote);
-		__builtin_memcpy(caller.addr, local, SH_ADDR_BYTES);
-		caller.port = sh_local_port(tp);
-		bpf_map_update_elem(&sh_callers, &caller, &yes, BPF_ANY);
-	}
-	return false;
+	if (tp && policy && policy->requests)
+		sh_leave_caller(tp, bpf_get_socket_cookie(ops), kind);
 }
 
 /* The daemon is asked to look at it: it may be one of those to which the proxy forwards. */
@@ -199,9 +222,55 @@ static __always_inline bool sh_takes_from_proxy(struct tcp_sock *tp)
 	struct sh_steer_key key = {.port = sh_local_port(tp), .family = SKC(tp)->skc_family};
 	__u8 remote[SH_ADDR_BYTES] = {};
 
-	key.netns = BPF_CORE_READ(SK(tp), __sk_common.skc_net.net, ns.inum);
+	key.netns = sh_netns_inode(tp);
 	sh_addrs(tp, key.addr, remote);
 	return sh_find_steer(&key) != 0;
+}
+
+/* Who is at the other end of a connection that the proxy has taken in a server's place, by the policy in force. A client of this host
+ * has left a record under the sequence numbers, so that no address is believed. */
+static __always_inline void sh_name_steered(struct sh_policy_head *policy, struct tcp_sock *tp, struct sh_policed *policed)
+{
+	volatile struct sh_steered *who = (void *)bpf_sk_storage_get(&sh_steered, tp, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	struct sock *client = (void *)policed->client_sock;
+
+	if (!who) /* the proxy refuses what is not there */
+		return;
+	who->generation = 0;
+	policed->peer = SH_IDENTITY_ANY;
+	if (policed->elsewhere) {
+		who->from = SH_STEERED_ELSEWHERE;
+		sh_identify_elsewhere(policy, tp, &policed->peer);
+	} else if (client) {
+		who->from = SH_STEERED_LOCAL;
+		if (BPF_CORE_READ(client, __sk_common.skc_cookie.counter) == (__s64)policed->client_cookie)
+			sh_identify(policy, client, &policed->client, &policed->peer);
+	}
+	who->identity = policed->peer;
+	who->generation = policy->generation;
+}
+
+/* Is this the end of a client of another host? Its address was not one of ours when its SYN came. */
+static __noinline int sh_calls_from_here(struct tcp_sock *tp)
+{
+	__u8 local[SH_ADDR_BYTES] = {}, remote[SH_ADDR_BYTES] = {};
+	struct sh_caller_key key = {};
+
+	sh_addrs(tp, local, remote);
+	sh_caller_key_of(&key, remote, sh_remote_port(tp), sh_netns_inode(tp));
+	return bpf_map_lookup_elem(&sh_own_addrs, remote) || bpf_map_lookup_elem(&sh_callers, &key);
+}
+
+/* Takes the record of a client on this host. */
+static __always_inline void sh_take_client(struct sh_policed *policed, struct sh_policy_client *client, const struct sh_isn_key *key)
+{
+	policed->client = client->remote;
+	policed->client_sock = client->sock;
+	policed->client_cookie = client->cookie;
+	if (client->pending)
+		client->taken = 1;
+	else
+		bpf_map_delete_elem(&sh_pol_clients, key);
 }
 
 /* Before the active end learns of the pair. `paired`: the active end's cookie, 0: none is. */
@@ -218,6 +287,10 @@ static __always_inline void sh_govern_passive(struct bpf_sock_ops *ops, struct s
 	if (sh_is_steered(tp)) {
 		policed->active = 1; /* the proxy's own: nobody asks about it any more */
 		policed->state = SH_POLICED_FREE;
+		policed->elsewhere = !client && !sh_calls_from_here(tp);
+		if (client)
+			sh_take_client(policed, client, &key);
+		sh_name_steered(policy, tp, policed);
 		sh_remember(ops, SH_R_STEERED, 0);
 		return;
 	}
@@ -227,16 +300,10 @@ static __always_inline void sh_govern_passive(struct bpf_sock_ops *ops, struct s
 		policed->port = sh_local_port(tp);
 	policed->elsewhere = !client && !sh_is_through_lo(tp);
 	if (client) {
-		policed->client = client->remote;
-		policed->client_sock = client->sock;
-		policed->client_cookie = client->cookie;
 		policed->by_proxy = client->proxy && sh_takes_from_proxy(tp);
 		if (paired && paired == client->cookie && st)
 			policed->client_storage = client->storage;
-		if (client->pending)
-			client->taken = 1;
-		else
-			bpf_map_delete_elem(&sh_pol_clients, &key);
+		sh_take_client(policed, client, &key);
 	}
 	sh_police(policy, tp, policed);
 	if (policed->state == SH_POLICED_FORBIDDEN) {

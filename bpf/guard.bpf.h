@@ -30,10 +30,9 @@ static __noinline int sh_ask_for_guard(__u64 cgroup)
 	return 0;
 }
 
-/* Whether the setsockopt program watches over the socket; asks for it if not. */
-static __always_inline bool sh_is_guarded(struct tcp_sock *tp)
+/* Whether the setsockopt program watches over the sockets of a cgroup; asks for it if not. */
+static __always_inline bool sh_guards_in(__u64 cgroup)
 {
-	__u64 cgroup = sh_cgroup_id(tp);
 	struct sh_guard *guard = bpf_map_lookup_elem(&sh_guards, &cgroup);
 
 	if (guard && guard->guarded)
@@ -41,5 +40,7 @@ static __always_inline bool sh_is_guarded(struct tcp_sock *tp)
 	sh_ask_for_guard(cgroup);
 	return false;
 }
+
+static __always_inline bool sh_is_guarded(struct tcp_sock *tp) { return sh_guards_in(sh_cgroup_id(tp)); }
 
 #endif

@@ -25,8 +25,7 @@ int sh_sock_ops(struct bpf_sock_ops *ops)
 		return 1;
 	switch (ops->op) {
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		if (!sh_govern_connect(ops))
-			on_connect(ops, cfg);
+		sh_start_connect(ops, cfg);
 		break;
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
 		on_listen(ops, cfg);

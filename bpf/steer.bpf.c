@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Which socket a SYN is for: one that comes from elsewhere, for a server whose requests the policy judges, is for the fallback proxy.
+/* Which socket a SYN is for: one for a server whose requests the policy judges is for the fallback proxy, if nobody else can judge them.
+ * That is so where the client is elsewhere, where it will not be enrolled, and where the server's sockets cannot be.
  *
  * Loaded once for each network namespace, because the program is not told in which one it runs. Its maps are those of the other
  * programs. Whatever it leaves alone reaches the server's own listener, where the gate refuses what no verdict covers: here nothing
  * is forbidden, and every doubt ends with the server's listener. */
-#include "identity.bpf.h"
-#include "punt_maps.bpf.h"
-#include "steer_maps.bpf.h"
+#include "govern.bpf.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -17,38 +16,52 @@ const volatile __u32 sh_steer_netns = 0;
 struct sh_look {
 	struct sh_caller_key from;
 	struct sh_steer_key to;
+	struct sh_caller *caller; /* of this host; NULL: the client is elsewhere */
 };
 
 static __always_inline bool sh_read_look(struct bpf_sk_lookup *ctx, struct sh_look *look)
 {
-	look->from.port = bpf_ntohs((__u16)ctx->remote_port);
+	__u16 port = bpf_ntohs((__u16)ctx->remote_port);
+
 	look->to.netns = sh_steer_netns;
 	look->to.port = ctx->local_port;
 	look->to.family = ctx->family;
 	if (ctx->family == AF_INET) {
-		sh_map_v4(look->from.addr, ctx->remote_ip4);
+		__u8 from[SH_ADDR_BYTES] = {};
+
+		sh_map_v4(from, ctx->remote_ip4);
+		sh_caller_key_of(&look->from, from, port, sh_steer_netns);
 		sh_map_v4(look->to.addr, ctx->local_ip4);
 		return ctx->remote_ip4 != 0; /* 0: one of our own programs asks who listens */
 	}
 	__u32 from[4] = {ctx->remote_ip6[0], ctx->remote_ip6[1], ctx->remote_ip6[2], ctx->remote_ip6[3]};
 	__u32 to[4] = {ctx->local_ip6[0], ctx->local_ip6[1], ctx->local_ip6[2], ctx->local_ip6[3]};
 
-	__builtin_memcpy(look->from.addr, from, SH_ADDR_BYTES);
+	sh_caller_key_of(&look->from, (void *)from, port, sh_steer_netns);
 	__builtin_memcpy(look->to.addr, to, SH_ADDR_BYTES);
 	return from[0] | from[1] | from[2] | from[3];
 }
 
-/* A client of this host is judged while it sends, or refused by the gate: its address says nothing about who it is. */
-static __always_inline bool sh_is_from_here(struct sh_look *look)
+/* May the proxy have to do with this client? One of this host must have left a record: its address says nothing about who it is. Behind a
+ * masquerade of this host it is not found under its address, and the gate refuses it. */
+static __always_inline bool sh_is_for_proxy(struct bpf_sk_lookup *ctx, struct sh_look *look)
 {
-	return bpf_map_lookup_elem(&sh_own_addrs, look->from.addr) || bpf_map_lookup_elem(&sh_callers, &look->from);
+	look->caller = bpf_map_lookup_elem(&sh_callers, &look->from);
+	if (look->caller)
+		return look->caller->kind != SH_CALLER_PROXY;
+	return ctx->ingress_ifindex != LOOPBACK_IFINDEX && !bpf_map_lookup_elem(&sh_own_addrs, look->from.addr);
 }
 
 /* Would the proxy reach this server under the address that the client has called? */
 static __always_inline bool sh_is_reachable(struct sh_look *look)
 {
-	__u32 *netns = bpf_map_lookup_elem(&sh_own_addrs, look->to.addr);
+	struct sh_proxy_process *proxy;
+	__u32 zero = 0, *netns;
 
+	proxy = bpf_map_lookup_elem(&sh_proxies, &zero);
+	if (proxy && proxy->netns == sh_steer_netns)
+		return true;
+	netns = bpf_map_lookup_elem(&sh_own_addrs, look->to.addr);
 	return netns && *netns == sh_steer_netns;
 }
 
@@ -63,6 +76,51 @@ static __always_inline bool sh_listens(struct sh_steer *steer, __u32 family)
 	    BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_ipv6only))
 		return false;
 	return BPF_CORE_READ(sk, __sk_common.skc_state) == BPF_TCP_LISTEN;
+}
+
+/* Will what this server accepts be enrolled? As sh_pair_passive() decides when it comes to that. */
+static __noinline int sh_server_reason(struct sh_look *look, struct sh_steer *steer)
+{
+	struct sh_listener_key key = {};
+	struct sh_config *cfg = sh_config();
+	struct sh_who who = {};
+	struct sock *sk;
+	bool known;
+	int reason;
+
+	if (!look || !steer || !cfg)
+		return SH_R_REFUSED;
+	sk = (void *)steer->sock;
+	key.netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, net_cookie);
+	key.port = look->to.port;
+	key.family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	__builtin_memcpy(key.addr, look->to.addr, SH_ADDR_BYTES);
+	who.uid = BPF_CORE_READ(sk, sk_uid.val);
+	known = sh_who_listens_at(&key, &who);
+	if (!known && !cfg->any_program)
+		return SH_R_LISTENER_UNKNOWN;
+	reason = sh_place_reason(cfg, (void *)sk, look->to.addr, look->to.port, who.uid);
+	if (!reason)
+		reason = sh_program_reason(cfg, &who);
+	if (!reason && !sh_guards_in(BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id)))
+		reason = SH_R_UNGUARDED;
+	return reason;
+}
+
+/* The identity of the client, as far as it can be known before it is connected: of the process that called last from its address. The
+ * proxy is told by the sequence numbers. 0: it has gone. */
+static __always_inline __u32 sh_client_of(struct sh_policy_head *policy, struct sh_look *look)
+{
+	struct sh_caller *caller = look->caller;
+	__u32 identity = 0;
+	struct sock *sk;
+
+	if (!caller)
+		return sh_identity_of_address(policy, look->from.addr);
+	sk = (void *)caller->sock;
+	if (BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) == (__s64)caller->cookie)
+		sh_identify(policy, sk, &caller->remote, &identity);
+	return identity;
 }
 
 static __noinline int sh_tell_steered(struct sh_look *look, struct sh_steer *steer, __u32 client, __u32 server)
@@ -113,14 +171,18 @@ int sh_steer(struct bpf_sk_lookup *ctx)
 	struct sh_steer *steer;
 	__u32 client, server;
 
-	if (!policy || !policy->generation || ctx->protocol != IPPROTO_TCP || ctx->ingress_ifindex == LOOPBACK_IFINDEX ||
-	    !sh_port_is_judged(ctx->local_port) || !sh_proxy_lives() || !sh_read_look(ctx, &look))
+	if (!policy || !policy->generation || ctx->protocol != IPPROTO_TCP || !sh_port_is_judged(ctx->local_port) ||
+	    !sh_proxy_lives() || !sh_read_look(ctx, &look))
 		return SK_PASS;
-	if (sh_is_from_here(&look) || !sh_is_reachable(&look))
+	if (!sh_is_for_proxy(ctx, &look) || !sh_is_reachable(&look))
 		return SK_PASS;
-	client = sh_identity_of_address(policy, look.from.addr);
 	steer = sh_find_steer(&look.to);
 	if (!steer || !sh_listens(steer, ctx->family))
+		return SK_PASS;
+	if (look.caller && look.caller->kind == SH_CALLER_JUDGES && !sh_server_reason(&look, steer))
+		return SK_PASS;
+	client = sh_client_of(policy, &look);
+	if (!client)
 		return SK_PASS;
 	server = sh_identity(policy, (void *)steer->sock);
 	sh_policy_ask_both(&asked, policy->generation, client, server, look.to.port);

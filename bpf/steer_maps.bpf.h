@@ -52,8 +52,15 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, SH_CALLERS_MAX);
 	__type(key, struct sh_caller_key);
-	__type(value, __u8);
+	__type(value, struct sh_caller);
 } sh_callers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct sh_steered);
+} sh_steered SEC(".maps");
 
 /* ---- access ---- */
 
@@ -70,6 +77,15 @@ static __always_inline struct sh_steer *sh_find_steer(const struct sh_steer_key 
 		return found;
 	any.family = AF_INET6; /* of both families */
 	return bpf_map_lookup_elem(&sh_steers, &any);
+}
+
+static __always_inline bool sh_is_loopback(const __u8 *addr)
+{
+	const __u32 *words = (const void *)addr;
+
+	if (!words[0] && !words[1] && words[2] == bpf_htonl(0xffff))
+		return (words[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return !words[0] && !words[1] && !words[2] && words[3] == bpf_htonl(1);
 }
 
 /* Only where the current task is the socket's user, as in connect(). */

@@ -56,8 +56,10 @@ Result<void> ProxyLink::greet(const LinkMessage& hello) {
   if (!served) return served;
   greeted_ = true;
   servers_.clear();
-  if (auto admitted = engine->admit_proxy(pid_, keeps); !admitted)
-    log_failure("no client from elsewhere comes to the proxy", admitted.error(), "everything else goes on");
+  auto clients = engine->admit_proxy(pid_, keeps);
+  if (!clients) log_failure("no client comes to the proxy itself", clients.error(), "everything else goes on");
+  if (clients)
+    if (auto sent = send_link_message(proxy_.get(), LinkKind::maps, {}, {clients->get()}); !sent) return sent;
   look_for_servers(true);
   log_info("the proxy is here", {{"channels", keeps ? "kept" : std::to_string(hello.numbers[1])}});
   return {};
@@ -69,7 +71,7 @@ void ProxyLink::look_for_servers(bool scan) {
   const SteeredServers found = engine->steered_servers(scan);
   const std::string error = found.error ? found.error->to_string() : "";
   if (found.error && error != steering_error_)
-    log_failure("cannot steer all clients from elsewhere to the proxy", *found.error, "the others are refused");
+    log_failure("cannot steer all clients to the proxy that it has to judge", *found.error, "the others are refused");
   steering_error_ = error;
   if (!found.scanned) return;
   auto sent = send_servers(found.servers);

@@ -141,15 +141,28 @@ Session::Readiness Session::relate_steered() {
     related_ = nullptr;
     return Readiness::ready;
   }
-  if (!now.policies) return Readiness::never;
+  if (!now.policies) return Readiness::no_policy;
   if (server.generation != now.generation) return Readiness::not_yet;
   if (now.policies == policies_ && server.identity == server_ && related_ != nullptr) return Readiness::ready;
+  related_ = nullptr;
   policies_ = std::move(now.policies);
   server_ = server.identity;
-  const auto found = policies_->relation_to(server_, origin_.server->port(), origin_.client.address);
-  related_ = found ? policies_.get() : nullptr;
-  relation_ = found.value_or(Relation{});
-  return found ? Readiness::ready : Readiness::never;
+  return relate_to(now.generation);
+}
+
+// Of `server_`: the client by the number that the kernel side gives it in this policy, or by its address.
+Session::Readiness Session::relate_to(uint32_t generation) {
+  const auto client = origin_.server->client_of(client_.socket());
+  if (!client || client->from == SH_STEERED_UNKNOWN) return Readiness::no_client;
+  if (client->from == SH_STEERED_LOCAL && client->generation != generation) return Readiness::not_yet;
+  if (client->from == SH_STEERED_LOCAL && client->identity == SH_IDENTITY_ANY) return Readiness::no_client;
+  const uint16_t port = origin_.server->port();
+  const auto found = client->from == SH_STEERED_LOCAL ? policies_->relation(client->identity, server_, port)
+                                                      : policies_->relation_to(server_, port, origin_.client.address);
+  if (!found) return Readiness::no_policy;
+  relation_ = *found;
+  related_ = policies_.get();
+  return Readiness::ready;
 }
 
 // The head is read again when the policy is here: its bytes may move.
@@ -159,8 +172,9 @@ Session::Step Session::refuse_unjudged(Readiness policy) {
     request_.reset();
     return Step::wait;
   }
-  const std::string_view why =
-      policy == Readiness::not_yet ? "the proxy has no policy in time" : "the proxy does not know the policy";
+  const std::string_view why = policy == Readiness::not_yet     ? "the proxy has no policy in time"
+                               : policy == Readiness::no_client ? "the proxy does not know who the client is"
+                                                                : "the proxy does not know the policy";
   begin_record();
   end_record(Outcome::failed, why, 503);
   return answer(503, why, true);

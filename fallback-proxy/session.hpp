@@ -60,10 +60,11 @@ class Session final : public StreamOwner {
   void advance();
   Step step();
   Step read_head();
-  enum class Readiness : uint8_t { ready, not_yet, never };
+  enum class Readiness : uint8_t { ready, not_yet, no_policy, no_client };
   Step take_request();
   Readiness relate();
   Readiness relate_steered();
+  Readiness relate_to(uint32_t generation);
   Step refuse_unjudged(Readiness policy);
   Step begin_exchange(const HeaderRules& rules);
   Step exchange();

@@ -70,8 +70,11 @@ Result<void> ShuntdLink::take(LinkMessage message) {
   switch (message.kind) {
     case LinkKind::hello:
     case LinkKind::gateway:
-    case LinkKind::maps:
       break;
+    case LinkKind::maps:
+      if (message.fds.size() != 1) break;
+      clients_ = std::make_shared<UniqueFd>(std::move(message.fds.front()));
+      return {};
     case LinkKind::keep:
       log_info("shuntd is back: the channels go on");
       told_ = false;
@@ -114,8 +117,9 @@ Result<void> ShuntdLink::take_servers(LinkMessage message) {
   for (const LinkServer& server : *servers) {
     if (server.socket >= 0) {
       const Endpoint listens{server.address, server.port};
-      servers_[server.slot] = std::make_shared<SteeredServer>(std::move(*socket++), listens);
-      log_info("clients from elsewhere come here", {{"server", listens.to_string()}});
+      if (!clients_) return unexpected(EPROTO, "the link to shuntd");
+      servers_[server.slot] = std::make_shared<SteeredServer>(std::move(*socket++), listens, clients_);
+      log_info("clients of a server may come here", {{"server", listens.to_string()}});
     }
     const auto known = servers_.find(server.slot);
     if (known == servers_.end()) return unexpected(EPROTO, "the link to shuntd");

@@ -43,6 +43,7 @@ class ShuntdLink {
   std::shared_ptr<PuntPage> page_;
   std::vector<ChannelSockets> arriving_;                        // until the last one is here
   std::map<uint32_t, std::shared_ptr<SteeredServer>> servers_;  // by slot
+  std::shared_ptr<const UniqueFd> clients_;                     // map: who calls them
   Milliseconds next_try_{0};
   bool told_ = false;  // that it cannot be reached
   std::thread thread_;

@@ -39,6 +39,7 @@ class Stream {
 
   bool connecting() const { return connect_.pending(); }
   bool connected() const { return connected_; }
+  int socket() const { return fd_.get(); }
   int connect_error() const { return connect_error_; }
   bool ended() const { return ended_; }  // the other end sends no more; `in` may still hold bytes
   bool receive_failed() const { return receive_failed_; }

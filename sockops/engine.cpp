@@ -428,7 +428,7 @@ Result<void> Engine::set_outbound(Outbound outbound) {
   return linked_cgroups(state_->paths, "ops").empty() ? Result<void>{} : state_->attach_outbound();
 }
 
-Result<void> Engine::admit_proxy(uint32_t tgid, bool keeps) { return state_->steering->admit(tgid, keeps); }
+Result<UniqueFd> Engine::admit_proxy(uint32_t tgid, bool keeps) { return state_->steering->admit(tgid, keeps); }
 void Engine::end_steering() { state_->steering->end(); }
 
 SteeredServers Engine::steered_servers(bool scan) {

@@ -138,7 +138,7 @@ struct Outbound {
   std::vector<std::string> cgroups;  // whose connections are brought to the gateway: paths below the mount
 };
 
-// A server that clients from elsewhere reach through the fallback proxy.
+// A server that the clients reach through the fallback proxy which nobody else can judge.
 struct SteeredServer {
   uint32_t slot = 0;
   std::array<uint8_t, SH_ADDR_BYTES> address{};  // that it listens on; zero: any
@@ -233,11 +233,12 @@ class Engine {
   Result<void> set_outbound(Outbound outbound);
 
   // Connections of this process are taken for judged by servers that it may forward to, until end_steering(). `keeps`:
-  // it still has what it was handed out; else everything before is void.
-  Result<void> admit_proxy(uint32_t tgid, bool keeps);
+  // it still has what it was handed out; else everything before is void. Returns a map for the proxy to read, by its
+  // own sockets: a struct sh_steered for each that it accepts.
+  Result<UniqueFd> admit_proxy(uint32_t tgid, bool keeps);
   void end_steering();
-  // Looks for servers whose clients from elsewhere are to be steered to the proxy, and has them steered. To be called
-  // once a second or so, which costs little; `scan`: now, because something has changed.
+  // Looks for servers whose clients are to be steered to the proxy, and has them steered. To be called once a second or
+  // so, which costs little; `scan`: now, because something has changed.
   SteeredServers steered_servers(bool scan);
 
   // Events. The ring is read by one reader at a time; `on_event` gets each record, but for those that the engine

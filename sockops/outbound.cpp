@@ -10,18 +10,6 @@
 namespace shunt {
 namespace {
 
-Result<UniqueFd> handle_to(int map, uint32_t flags) {
-  bpf_map_info info = {};
-  uint32_t bytes = sizeof(info);
-  if (bpf_obj_get_info_by_fd(map, &info, &bytes) != 0) return unexpected(errno, "cannot look at the gateway's maps");
-  bpf_get_fd_by_id_opts options = {};
-  options.sz = sizeof(options);
-  options.open_flags = flags;
-  UniqueFd fd(bpf_map_get_fd_by_id_opts(info.id, &options));
-  if (!fd) return unexpected(errno, "cannot open the gateway's maps");
-  return fd;
-}
-
 // The kernel copies it in parts: in between there is no gateway.
 Result<void> write_gateway(const MapFinder& map, const sh_gateway& gateway) {
   const uint32_t zero = 0;
@@ -35,9 +23,9 @@ Result<void> write_gateway(const MapFinder& map, const sh_gateway& gateway) {
 
 Result<GatewayMaps> admit_gateway(const MapFinder& map, uint32_t uid, uint64_t cgroup) {
   GatewayMaps maps;
-  auto remotes = handle_to(map("sh_remotes"), BPF_F_WRONLY);
+  auto remotes = map_for_others(map("sh_remotes"), BPF_F_WRONLY);
   if (!remotes) return unexpected(remotes.error());
-  auto dialled = handle_to(map("sh_dialled"), BPF_F_RDONLY);
+  auto dialled = map_for_others(map("sh_dialled"), BPF_F_RDONLY);
   if (!dialled) return unexpected(dialled.error());
   maps.remotes = std::move(*remotes);
   maps.dialled = std::move(*dialled);

@@ -59,6 +59,18 @@ bool is_crossing_map(const std::string& name) {
   return name == "sh_socks" || name == "sh_isns" || name == "sh_answers";
 }
 
+Result<UniqueFd> map_for_others(int map, uint32_t flags) {
+  bpf_map_info info = {};
+  uint32_t bytes = sizeof(info);
+  if (bpf_obj_get_info_by_fd(map, &info, &bytes) != 0) return unexpected(errno, "cannot look at a map");
+  bpf_get_fd_by_id_opts options = {};
+  options.sz = sizeof(options);
+  options.open_flags = flags;
+  UniqueFd fd(bpf_map_get_fd_by_id_opts(info.id, &options));
+  if (!fd) return unexpected(errno, "cannot open a map for another process");
+  return fd;
+}
+
 std::vector<std::string> list_dir(const std::string& dir) {
   std::vector<std::string> names;
   DIR* handle = opendir(dir.c_str());

@@ -39,6 +39,9 @@ Result<UniqueFd> open_pin(const std::string& path);
 // The pinned map of a generation, wherever it is kept.
 Result<UniqueFd> open_map(const Paths& paths, const Generation& generation, const std::string& name);
 
+// Another descriptor of an open map, for a process that may do less with it: `flags` is BPF_F_RDONLY or BPF_F_WRONLY.
+Result<UniqueFd> map_for_others(int map, uint32_t flags);
+
 // Names of the entries of a folder, without . and .., sorted.
 std::vector<std::string> list_dir(const std::string& dir);
 void remove_dir(const std::string& dir);  // with its entries; not recursive: pins have no subfolders

@@ -157,7 +157,7 @@ void Steering::adopt() {
   });
 }
 
-Result<void> Steering::admit(uint32_t proxy, bool keeps) {
+Result<UniqueFd> Steering::admit(uint32_t proxy, bool keeps) {
   sh_proxy_process process = {};
   process.tgid = proxy;
   process.start_ticks = start_of(proxy);
@@ -165,7 +165,10 @@ Result<void> Steering::admit(uint32_t proxy, bool keeps) {
   if (process.start_ticks == 0 || !own) return unexpected(ESRCH, "the proxy");
   if (!is_seen(*own))
     return unexpected(Error{EINVAL, "the proxy's cgroup is not one of selection.cgroups",
-                            "clients from elsewhere are refused where requests are judged"});
+                            "clients that only it can judge are refused"});
+  auto clients = map_for_others(map_("sh_steered"), BPF_F_RDONLY);
+  if (!clients) return clients;
+  process.netns = own->netns;
   if (keeps)
     adopt();
   else
@@ -174,7 +177,7 @@ Result<void> Steering::admit(uint32_t proxy, bool keeps) {
   if (bpf_map_update_elem(map_("sh_proxies"), &zero, &process, BPF_ANY) != 0)
     return unexpected(errno, "cannot admit the proxy");
   proxy_ = proxy;
-  return {};
+  return clients;
 }
 
 void Steering::end() {
@@ -234,7 +237,7 @@ Result<uint32_t> Steering::free_slot() const {
   while (used.contains(slot)) slot++;
   if (slot < SH_STEERS_MAX) return slot;
   return unexpected(Error{ENOSPC, fmt::format("more than {} servers need the proxy", SH_STEERS_MAX),
-                          "clients from elsewhere do not reach the others"});
+                          "clients that only it can judge do not reach the others"});
 }
 
 Result<void> Steering::attach(uint32_t netns, const std::vector<UniqueFd>& namespaces) {

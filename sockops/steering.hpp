@@ -1,5 +1,6 @@
-// Steering (bpf/abi/steer.h): which servers of this host are reached from elsewhere through the fallback proxy, a
-// listening socket of the proxy for each, and the program that chooses between the two.
+// Steering (bpf/abi/steer.h): which servers of this host are reached through the fallback proxy by clients whose
+// requests nobody else can judge, a listening socket of the proxy for each, and the program that chooses between the
+// two.
 #pragma once
 
 #include <bpf/abi/steer.h>
@@ -23,7 +24,7 @@ class Steering {
       : paths_(paths), generation_(generation), map_(std::move(map)), addresses_(map_("sh_own_addrs")) {}
 
   // As Engine::admit_proxy(), Engine::end_steering() and Engine::steered_servers().
-  Result<void> admit(uint32_t proxy, bool keeps);
+  Result<UniqueFd> admit(uint32_t proxy, bool keeps);
   void end();
   // `told`: an event said that a server has come.
   SteeredServers look(bool now, bool told);

@@ -339,7 +339,7 @@ enum sh_event_kind {
 	SH_EV_FORBIDDEN = 12, /* a policy forbids the connection: the daemon is asked to reset the socket; l7_reason says why */
 	SH_EV_REQUEST_DENIED = 13, /* l7_reason, l7_rule; answered with 403 */
 	SH_EV_REQUEST_PUNTED = 14, /* l7_reason; handed to the proxy, or answered with 503 where there is none */
-	SH_EV_STEERED = 15, /* a connection from elsewhere goes to the fallback proxy */
+	SH_EV_STEERED = 15, /* a connection goes to the fallback proxy */
 	SH_EV_LISTENS = 16, /* on a port where requests are judged: the daemon is asked to look whether it is to be steered */
 };
 

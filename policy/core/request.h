@@ -65,7 +65,7 @@ SH_POLICY_INLINE long sh_policy_resp_ask(struct sh_policy_resp_run *resp, sh_u32
 
 	run->state = resp->behind_name;
 	if (with_key) {
-		run->state = sh_policy_next(run->view, run->set, run->state, run->set->class_of[SH_POLICY_KEY_MARK]);
+		run->state = sh_policy_next(run->view, run->set, run->state, run->set->class_of[(sh_u8)SH_POLICY_KEY_MARK]);
 		sh_policy_controlled(run, key->off, key->len);
 	} else {
 		run->state = sh_policy_symbol(run, run->state, SH_POLICY_SEP);

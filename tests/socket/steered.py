@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Clients from elsewhere: steered to the fallback proxy, which judges and forwards their requests, or refused (root)
+"""Clients that cannot be judged while they send: steered to the fallback proxy, which judges and forwards their requests, or refused (root)
 
 usage: steered.py [--build DIR] [--list] [SCENARIO...]
 
 "Elsewhere" is an address that a network namespace answers for without having it: as far as Shunt can tell, another host behind
-a router. Each scenario has a daemon, cgroups, servers and a proxy of its own. The recorder is a server that writes down every byte
+a router. The others are on this host: a program that is no receiver, of the client or of the server, is a copy of Python by another
+name. Each scenario has a daemon, cgroups, servers and a proxy of its own. The recorder is a server that writes down every byte
 it reads: what it never read was stopped before it.
 """
 
@@ -13,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,10 +115,25 @@ class Elsewhere:
         galaxy.write_policy(POLICY + RULES)
         galaxy.reload()
 
+    def stranger(self):
+        """A program that is no receiver."""
+        program = self.galaxy.lab.folder / "unknown-program"
+        if not program.exists():
+            shutil.copy(os.path.realpath(sys.executable), program)
+        return program
+
+    def begin(self, ship, *steps, program=None, host="127.0.0.1", command=(), source=None):
+        """A client of this host."""
+        command = self.galaxy.client_command(list(steps), host=host, command=command, source=source, program=program or self.stranger())
+        return self.galaxy.lab.start([str(part) for part in command], cgroup=self.galaxy.cgroups[ship])
+
+    def ask(self, ship, *steps, **how):
+        return outcome_of(self.begin(ship, *steps, **how))
+
     def proxy(self, servers=1):
         proxy = self.galaxy.proxy(cgroup=self.gate)
         log = self.galaxy.lab.folder / "proxy.log"
-        eventually(lambda: log.read_text().count("clients from elsewhere come here") >= servers, lambda: log.read_text()[-800:], 20)
+        eventually(lambda: log.read_text().count("clients of a server may come here") >= servers, lambda: log.read_text()[-800:], 20)
         return proxy
 
     def start(self, *steps, source=FAR, host=None):
@@ -333,7 +350,7 @@ def daemon_ends(elsewhere):
     log = galaxy.lab.folder / "proxy.log"
     eventually(lambda: "the channels go on" in log.read_text(), "the proxy comes back")
     expect(statuses_of(elsewhere.client(*TURNS)) == ["200", "403"], "with the next shuntd")
-    expect(log.read_text().count("clients from elsewhere come here") == 1, "the next shuntd did not take over the proxy's sockets")
+    expect(log.read_text().count("clients of a server may come here") == 1, "the next shuntd did not take over the proxy's sockets")
     galaxy.write_policy(POLICY + RULES.replace("method: POST", "method: PUT").replace("request-landing|", "exhaust-port|"))
     galaxy.reload()
     result = elsewhere.client(*TURNS)
@@ -358,6 +375,168 @@ def container(elsewhere):
     expect(galaxy.counters()["connections_steered"] == 1, "it was not steered")
     result = galaxy.client("tiefighter", *(TURNS * 10), host=address)
     expect(statuses_of(result) == ["200"] * 20, f"the empire: {result}")
+
+
+# ---- clients of this host that cannot be judged while they send ----
+
+DENIED = head("POST", "/v1/self-destruct")
+MIXED = [["send", LANDING], ["responses", 1], ["send", DENIED], ["responses", 1], ["send", EXHAUST], ["responses", 1]]
+VISITORS = """
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: visitors}
+spec:
+  endpointSelector: {matchLabels: {class: deathstar}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {org: alliance}}]
+    toPorts:
+    - ports: [{port: "80", protocol: TCP}]
+      rules: {http: [{method: POST, path: /v1/self-destruct}]}
+"""
+
+
+@scenario("a local client that is no receiver: judged by who it is")
+def unknown_client(elsewhere):
+    galaxy = elsewhere.galaxy
+    galaxy.write_policy(POLICY + VISITORS)
+    galaxy.reload()
+    galaxy.recorder()
+    elsewhere.proxy()
+    before = galaxy.counters()
+    clients = [elsewhere.begin(ship, *(MIXED * 20)) for ship in ("tiefighter", "xwing", "tiefighter", "xwing")]
+    for client, wanted in zip(clients, [["200", "403", "200"], ["403", "200", "403"]] * 2):
+        result = outcome_of(client)
+        expect(statuses_of(result) == wanted * 20 and result["error"] is None, f"{statuses_of(result)[:9]} {result['error']}")
+    result = elsewhere.ask("stranger", ["send", LANDING], ["recv", 9])
+    expect(is_refused(result), f"whom no rule names: {result}")
+    lines = galaxy.request_lines()
+    expect(len(lines) == 2 * 20 * 2 + 2 * 20, f"the server read {len(lines)} requests")
+    rows = galaxy.accessed()
+    expect({row["from"] for row in rows} == {"default/tiefighter", "default/xwing"} and {row["listener"] for row in rows} == {"steered"},
+           f"logged: {rows[0]}")
+    after = galaxy.counters()
+    expect(after["connections_steered"] - before["connections_steered"] == 4 and after["requests_allowed"] == before["requests_allowed"],
+           f"counted: {after}")
+    why = elsewhere.begin("tiefighter", ["send", LANDING], ["responses", 1], ["sleep", 2])
+    eventually(lambda: len(galaxy.accessed()) == len(rows) + 1, "one more request")
+    known = json.loads(galaxy.shunt("-o", "json", "why", str(why.pid)))["connections"]
+    expect([row["reason"] for row in known] == ["program-unknown"], f"why: {known}")
+    outcome_of(why)
+
+
+@scenario("a server that is no receiver: whoever calls it, and at whatever address")
+def unknown_server(elsewhere):
+    galaxy = elsewhere.galaxy
+    galaxy.recorder(program=elsewhere.stranger())
+    elsewhere.proxy()
+    places = (("127.0.0.1", ()), (elsewhere.host, ()), (elsewhere.host, elsewhere.inside))
+    for program in (sys.executable, elsewhere.stranger()):
+        for host, command in places:
+            result = elsewhere.ask("tiefighter", *(MIXED * 10), host=host, command=command, program=program)
+            expect(statuses_of(result) == ["200", "403", "200"] * 10 and result["error"] is None,
+                   f"{program} at {host}: {statuses_of(result)[:9]} {result['error']}")
+            result = elsewhere.ask("xwing", ["send", LANDING], ["recv", 3], host=host, command=command, program=program)
+            expect(is_refused(result), f"the alliance by {program} at {host}: {result}")
+    expect(galaxy.counters()["connections_steered"] == 6 and "self-destruct" not in galaxy.read(), f"counted: {galaxy.counters()}")
+    expect(statuses_of(elsewhere.client(*TURNS)) == ["200", "403"], "a client from elsewhere")
+
+
+@scenario("through DNAT, and by a masquerade, which hides who it is")
+def translated(elsewhere):
+    galaxy = elsewhere.galaxy
+    galaxy.recorder()
+    elsewhere.proxy()
+    inside = elsewhere.inside
+
+    def rule(*words):
+        subprocess.run([*inside, "iptables", "-t", "nat", "-A", *words], check=True)
+
+    rule(*f"OUTPUT -p tcp -d 10.96.0.80 --dport 8080 -j DNAT --to {elsewhere.host}:{galaxy.port}".split())
+    command = galaxy.client_command(MIXED, host="10.96.0.80", command=inside, program=elsewhere.stranger())
+    command[command.index(galaxy.port)] = 8080
+    client = galaxy.lab.start([str(part) for part in command], cgroup=galaxy.cgroups["tiefighter"])
+    result = outcome_of(client)
+    expect(statuses_of(result) == ["200", "403", "200"], f"through DNAT: {result}")
+    # The address that the server sees has no record, or somebody else's: nothing is believed of it.
+    rule(*f"POSTROUTING -p tcp --dport {galaxy.port} -j SNAT --to {elsewhere.router}:7000-7100".split())
+    for ship in ("tiefighter", "xwing"):
+        result = elsewhere.ask(ship, ["send", LANDING], ["recv", 9], host=elsewhere.host, command=inside)
+        expect(is_refused(result), f"{ship} behind a masquerade: {result}")
+    expect(galaxy.request_lines() == ["POST /v1/request-landing HTTP/1.1", "PUT /v1/exhaust-port HTTP/1.1"], f"{galaxy.request_lines()}")
+
+
+@scenario("what is allowed as a whole goes to the server itself")
+def as_a_whole(elsewhere):
+    galaxy = elsewhere.galaxy
+    galaxy.write_policy(POLICY + VISITORS.split("      rules:")[0])
+    galaxy.reload()
+    galaxy.recorder()
+    elsewhere.proxy()
+    result = elsewhere.ask("xwing", ["send", DENIED], ["responses", 1])
+    expect(statuses_of(result) == ["200"] and "X-Forwarded-For" not in galaxy.read(), f"{result}")
+    expect(galaxy.counters()["connections_steered"] == 0 and not galaxy.accessed(), "it went to the proxy")
+
+
+@scenario("Multipath TCP and Fast Open")
+def other_sockets(elsewhere):
+    galaxy = elsewhere.galaxy
+    galaxy.recorder()
+    elsewhere.proxy()
+    mptcp = galaxy.client_code.replace("s = socket.create_connection((host, port), timeout=20, source_address=source)",
+                                       "s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262); s.connect((host, port))")
+    fast = mptcp.replace("socket.SOCK_STREAM, 262)", "socket.SOCK_STREAM); s.setsockopt(socket.SOL_TCP, 30, 1)")  # TCP_FASTOPEN_CONNECT
+    for name, code in (("mptcp", mptcp), ("fast open", fast)):
+        galaxy.client_code = code
+        result = elsewhere.ask("tiefighter", *(MIXED * 3), program=sys.executable)
+        expect(statuses_of(result) == ["200", "403", "200"] * 3, f"{name}: {result}")
+    expect(galaxy.counters()["connections_steered"] == 2, f"counted: {galaxy.counters()}")
+
+
+@scenario("another policy for live local connections: each is judged by who it is in that one")
+def another_policy(elsewhere):
+    galaxy = elsewhere.galaxy
+    galaxy.write_policy(POLICY + VISITORS)
+    galaxy.reload()
+    galaxy.recorder()
+    elsewhere.proxy()
+    go = galaxy.lab.folder / "go"
+    steps = [*MIXED, ["until", [str(go), [["sleep", 0.1]]]], *MIXED]
+    places = (("127.0.0.1", ()), (elsewhere.host, elsewhere.inside))
+    clients = [(ship, elsewhere.begin(ship, *steps, host=host, command=command))
+               for ship in ("tiefighter", "xwing") for host, command in places]
+    eventually(lambda: len(galaxy.accessed()) == 12, lambda: f"{len(galaxy.accessed())} requests")
+    # Workloads that come before the others in every order move their numbers; the alliance may now land, and nothing else.
+    more = "".join(f"apiVersion: shunt.dev/v1\nkind: Workload\nmetadata: {{name: a{i}, labels: {{a: a{i}}}}}\n"
+                   f"spec: {{match: {{cgroup: /a{i}}}}}\n---\n" for i in range(5))
+    galaxy.write_policy(more + POLICY + VISITORS.replace("self-destruct", "request-landing"))
+    galaxy.reload()
+    go.touch()
+    for ship, client in clients:
+        result = outcome_of(client)
+        wanted = ["200", "403", "200"] * 2 if ship == "tiefighter" else ["403", "200", "403", "200", "403", "403"]
+        expect(statuses_of(result) == wanted, f"{ship}: {statuses_of(result)} {result['error']}")
+
+
+@scenario("a local client without the proxy, and without shuntd")
+def without(elsewhere):
+    galaxy = elsewhere.galaxy
+    galaxy.recorder()
+    proxy = elsewhere.proxy()
+    galaxy.daemon.kill()
+    galaxy.daemon.wait()
+    expect(statuses_of(elsewhere.ask("tiefighter", *MIXED)) == ["200", "403", "200"], "without shuntd")
+    galaxy.daemon = galaxy.lab.run_daemon(cgroup=elsewhere.own)
+    eventually(lambda: "the channels go on" in (galaxy.lab.folder / "proxy.log").read_text(), "the proxy comes back")
+    expect(statuses_of(elsewhere.ask("tiefighter", *MIXED)) == ["200", "403", "200"], "with the next shuntd")
+    read = galaxy.read()
+    proxy.kill()
+    proxy.wait()
+    for _ in range(5):
+        result = elsewhere.ask("tiefighter", ["send", LANDING], ["recv", 9])
+        expect(is_refused(result), f"without the proxy: {result}")
+    expect(galaxy.read() == read, "the server read what nobody judged")
+    expect(statuses_of(galaxy.client("tiefighter", *MIXED)) == ["200", "403", "200"], "a receiver is judged as ever")
 
 
 if __name__ == "__main__":

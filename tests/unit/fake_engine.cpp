@@ -88,7 +88,7 @@ Result<void> Engine::end_channels() {
   fake_kernel().channels_ended++;
   return {};
 }
-Result<void> Engine::admit_proxy(uint32_t, bool) { return {}; }
+Result<UniqueFd> Engine::admit_proxy(uint32_t, bool) { return UniqueFd(dup(event_signal())); }
 void Engine::end_steering() { fake_kernel().steering_ended++; }
 SteeredServers Engine::steered_servers(bool scan) {
   SteeredServers found;

@@ -183,6 +183,9 @@ TEST_F(DaemonsEnd, HandsOutThePolicyAndThenTheChannels) {
   const auto first = receive_link_message(proxy.get()), second = receive_link_message(proxy.get());
   EXPECT_EQ(first->numbers.size() + second->numbers.size(), 150u);
   EXPECT_EQ(first->fds.size() + second->fds.size(), 300u);
+  const auto clients = receive_link_message(proxy.get());
+  EXPECT_EQ(clients->kind, LinkKind::maps);
+  EXPECT_EQ(clients->fds.size(), 1u);
   link_->policy_changed();
   EXPECT_EQ(receive_link_message(proxy.get())->kind, LinkKind::policy);
 }
@@ -203,7 +206,7 @@ TEST_F(DaemonsEnd, TellsWhichServersAreSteeredAndWhoTheyAre) {
   const UniqueFd proxy = connect();
   ASSERT_TRUE(send_link_message(proxy.get(), LinkKind::hello, {kProxyLinkVersion, 1}, {}));
   turn();
-  for (const LinkKind kind : {LinkKind::policy, LinkKind::page, LinkKind::channels})
+  for (const LinkKind kind : {LinkKind::policy, LinkKind::page, LinkKind::channels, LinkKind::maps})
     ASSERT_EQ(receive_link_message(proxy.get())->kind, kind);
   const auto next = [&](LinkKind kind) {
     auto message = receive_link_message(proxy.get());

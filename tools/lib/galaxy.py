@@ -244,8 +244,8 @@ class Galaxy:
         time.sleep(STATUS_AGE_S)
         return self.lab.status()["counters"]
 
-    def recorder(self, command=()):
-        server = self.lab.serve([*command, sys.executable, "-c", self.recorder_code, self.port, self.log], cgroup=self.cgroups["deathstar"],
+    def recorder(self, command=(), program=sys.executable):
+        server = self.lab.serve([*command, program, "-c", self.recorder_code, self.port, self.log], cgroup=self.cgroups["deathstar"],
                                 log=self.lab.folder / "recorder.log")
         self.lab.wait_for(lambda: "ready" in (self.lab.folder / "recorder.log").read_text(), server,
                           self.lab.folder / "recorder.log", "the recorder")

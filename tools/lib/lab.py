@@ -93,11 +93,13 @@ class Lab:
 
     @staticmethod
     def remove_cgroup(path):
-        """A process that has ended may still be on its way out."""
+        """Whoever is left in there (a client that a failed test did not wait for, a child that outlived its parent) ends with it; that
+        takes a moment."""
         for _ in range(50):
             with contextlib.suppress(OSError):
                 path.rmdir()
                 return
+            (path / "cgroup.kill").write_text("1")
             time.sleep(0.1)
         path.rmdir()
 
