@@ -5,7 +5,7 @@ usage: lying_proxy.py SOCKET
 
 Gives up root, takes channels from shuntd, says "ready", waits until a request has come on one of them, and then sends requests and
 answers on the channels that nobody has bound to it, under wrong epochs, and without a head; asks the kernel for programs and for maps
-by their number. Prints {"tried", "delivered", "refused_calls"}: of the messages none may be delivered, and each call must be refused.
+by their number, and writes into the map that it may read. Prints {"tried", "delivered", "refused_calls"}: of the messages none may be delivered, and each call must be refused.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ import struct
 import sys
 import time
 
-HELLO, CHANNELS, PAGE, VERSION, COUNT = 1, 4, 3, 3, 8
+HELLO, CHANNELS, PAGE, MAPS, VERSION, COUNT = 1, 4, 3, 9, 4, 8
 DATA, INJECT, ANSWER = 1, 3, 4
 BEGIN = 1 << 1
 READY = 1  # as the page says it: one more than the status
@@ -30,14 +30,15 @@ OUTCOMES = 8 + 8 * CHANNELS_MAX
 PAGE_BYTES = OUTCOMES + 4 * CHANNELS_MAX
 EVIL = b"PUT /v1/exhaust-port?evil HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n"
 BPF_CALL = 321
-BPF_COMMANDS = {"a program": 5, "a program by its number": 13, "a map by its number": 14, "the next map": 12}
+WRITE = 2
+BPF_COMMANDS = {"writing who a client is": WRITE, "a program": 5, "a program by its number": 13, "a map by its number": 14, "the next map": 12}
 
 
 def take_channels(link):
-    """(the page, {number: socket}); the other ends stay open, or the channels would end."""
-    page, channels, kept = None, {}, []
+    """(the page, {number: socket}, what stays open, the map); the other ends stay open, or the channels would end."""
+    page, channels, kept, readable = None, {}, [], None
     link.send(struct.pack("=3I", HELLO, VERSION, COUNT))
-    while len(channels) < COUNT:
+    while len(channels) < COUNT or readable is None:
         data, fds, *_ = socket.recv_fds(link, 65536, 253)
         kind, *numbers = struct.unpack(f"={len(data) // 4}I", data)
         if kind == PAGE:
@@ -46,7 +47,9 @@ def take_channels(link):
             for i, number in enumerate(numbers):
                 channels[number] = socket.socket(fileno=fds[2 * i])
                 kept.append(fds[2 * i + 1])
-    return page, channels, kept
+        elif kind == MAPS:
+            readable = fds[0]
+    return page, channels, kept, readable
 
 
 def beat(page):
@@ -65,12 +68,16 @@ def say(page, number, channel, kind, epoch, bytes_):
     return struct.unpack_from("=I", page, OUTCOMES + 4 * number)[0]
 
 
-def refused_calls():
+def refused_calls(readable):
     """Of bpf(): which were refused for want of permission."""
     libc = ctypes.CDLL(None, use_errno=True)
+    own, me = socket.create_server(("127.0.0.1", 0)), ctypes.create_string_buffer(struct.pack("=4I", 1, 256, 2, 0))
+    key = ctypes.create_string_buffer(struct.pack("=i", own.fileno()))
     refused = []
     for name, command in BPF_COMMANDS.items():
         attributes = ctypes.create_string_buffer(144)
+        if command == WRITE:
+            struct.pack_into("=IxxxxQQ", attributes, 0, readable, ctypes.addressof(key), ctypes.addressof(me))
         if libc.syscall(BPF_CALL, command, attributes, 144) < 0 and ctypes.get_errno() == errno.EPERM:
             refused.append(name)
     return refused
@@ -87,7 +94,7 @@ def main():
     become_nobody()
     link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     link.connect(sys.argv[1])
-    page, channels, kept = take_channels(link)
+    page, channels, kept, map_of_clients = take_channels(link)
     beat(page)
     print("ready", flush=True)
     while True:
@@ -114,7 +121,7 @@ def main():
                 channel.send(EVIL, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except OSError:
                 pass
-    print(json.dumps({"tried": tried, "delivered": delivered, "refused_calls": refused_calls(), "kept": len(kept)}), flush=True)
+    print(json.dumps({"tried": tried, "delivered": delivered, "refused_calls": refused_calls(map_of_clients), "kept": len(kept)}), flush=True)
     while True:
         beat(page)
         time.sleep(0.2)

@@ -131,6 +131,41 @@ proxy_is_unprivileged() {
 proxy_is_another_than() { active shunt-proxy && [ "$(proxy_pid)" != "$1" ]; }
 proxy_is_off() { [ "$(systemctl is-enabled shunt-proxy)" = disabled ] && ! active shunt-proxy; }
 
+# With rules on requests: a program that is no receiver goes to the proxy, which reads who it is.
+policy() {
+  cat > /etc/shunt/policy/guest.yaml << 'END'
+apiVersion: shunt.dev/v1
+kind: Workload
+metadata: {name: nginx, labels: {app: nginx}}
+spec: {match: {unit: nginx.service}}
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: guest}
+spec:
+  endpointSelector: {matchLabels: {app: nginx}}
+  ingress:
+  - fromEntities: [host]
+    toPorts:
+    - ports: [{port: "80", protocol: TCP}]
+      rules: {http: [{method: GET, path: /}]}
+END
+  cp /usr/bin/curl /root/unknown-client
+  shunt reload
+}
+unknown_client_gets() { # PATH STATUS
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    status=$(/root/unknown-client -sS -o /dev/null -w '%{http_code}' "http://127.0.0.1$1")
+    [ "$status" = "$2" ] && return
+    sleep 1
+  done
+  echo "got $status"
+  shunt why :80
+  journalctl -u shunt-proxy --no-pager -n 20
+  return 1
+}
+no_policy() { rm /etc/shunt/policy/guest.yaml && shunt reload; }
+
 # Of the gateway: without TLS in this kernel, OpenSSL encrypts.
 gateway_is_configured() {
   shunt ca init mesh.example --ca /root/ca && shunt ca issue spiffe://mesh.example/host/a --ca /root/ca --out /etc/shunt/tls &&
@@ -181,6 +216,10 @@ check "it has no privileges" proxy_is_unprivileged
 check "its unit is hardened" is_hardened shunt-proxy 3
 tail -n 1 /tmp/security
 check "it is reloaded" systemctl reload shunt-proxy
+check "a policy comes" policy
+check "a program that is no receiver gets what is allowed" unknown_client_gets / 200
+check "and nothing else" unknown_client_gets /secret 403
+check "the policy goes" no_policy
 check "the gateway is not started by itself" gateway_is_off
 check "without certificates it says so" gateway_refuses
 check "certificates are made" gateway_is_configured
