@@ -27,7 +27,7 @@ from scenarios import Scenarios, eventually, expect  # noqa: E402
 CURL_CANNOT_CONNECT = 7
 USAGE = 2  # exit code of shuntd
 SCENARIOS = Scenarios("policy", lambda lab, function, options: function(Galaxy(lab, options)), lambda outcome: f"{outcome['seconds']} s",
-                      [("race", float, 5, "seconds of each of the two races of several writers"),
+                      [("race", float, 5, "seconds of each of the three races of several writers"),
                        ("within", float, 5, "seconds in which what a new policy forbids ends; 2 on a host that is not busy")])
 
 
@@ -201,11 +201,12 @@ def dodging(galaxy):
     expect("200" not in result["got"], f"an urgent byte in a request: {result}")
 
 
-@scenario("several threads and processes write one connection at once")
+@scenario("several threads and processes, heirs and strangers, write one connection at once")
 def racing(galaxy):
     galaxy.recorder()
-    for kind in ("threads", "processes"):
-        racer = galaxy.lab.serve([pathlib.Path(__file__).with_name("request_race.py"), galaxy.port, galaxy.options.race, kind],
+    for kind in ("threads", "processes", "passed"):
+        racer = galaxy.lab.serve([pathlib.Path(__file__).with_name("request_race.py"), galaxy.port, galaxy.options.race, kind,
+                                  galaxy.cgroups["stranger"]],
                                  cgroup=galaxy.cgroups["tiefighter"])
         text = racer.communicate(timeout=galaxy.options.race + PATIENCE_S)[0].decode()
         expect(racer.returncode == 0, f"{kind}: {racer.returncode}, {text}")  # how many connections are reset is the machine's affair

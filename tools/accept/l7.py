@@ -74,10 +74,9 @@ def dodging(context):
                          "TCP takes a head in two parts",
                          "whose requests the kernel cannot see does not get through",
                          "bodies: whole, in pieces, and nothing rides behind them", "from another network namespace")
-    yield from scenarios(context, "policy_enforced", "several threads and processes write one connection at once",
-                         options=("--race", "5" if context.quick else "300"), bar="10 minutes, nothing denied is read")
+    yield from scenarios(context, "policy_enforced", "several threads and processes, heirs and strangers, write one connection at once",
+                         options=("--race", "5" if context.quick else "200"), bar="10 minutes, nothing denied is read")
     yield from scenarios(context, "steered")
-    yield missing("racing writers by passed descriptors", "10 minutes", "only threads and heirs of a socket race")
     yield from scenarios(context, "punted", "a proxy that was taken over reaches no connection but those that were handed to it",
                          bar="nothing delivered, no call of bpf()")
 
