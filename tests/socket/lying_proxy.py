@@ -5,7 +5,8 @@ usage: lying_proxy.py SOCKET
 
 Gives up root, takes channels from shuntd, says "ready", waits until a request has come on one of them, and then sends requests and
 answers on the channels that nobody has bound to it, under wrong epochs, and without a head; asks the kernel for programs and for maps
-by their number, and writes into the map that it may read. Prints {"tried", "delivered", "refused_calls"}: of the messages none may be delivered, and each call must be refused.
+by their number, and writes into the map that it may read. Prints {"tried", "delivered", "refused_calls"}: of the messages none may be
+delivered, and each call must be refused.
 """
 
 import ctypes
@@ -31,7 +32,8 @@ PAGE_BYTES = OUTCOMES + 4 * CHANNELS_MAX
 EVIL = b"PUT /v1/exhaust-port?evil HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n"
 BPF_CALL = 321
 WRITE = 2
-BPF_COMMANDS = {"writing who a client is": WRITE, "a program": 5, "a program by its number": 13, "a map by its number": 14, "the next map": 12}
+BPF_COMMANDS = {"writing who a client is": WRITE,
+                "a program": 5, "a program by its number": 13, "a map by its number": 14, "the next map": 12}
 
 
 def take_channels(link):
@@ -121,7 +123,8 @@ def main():
                 channel.send(EVIL, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except OSError:
                 pass
-    print(json.dumps({"tried": tried, "delivered": delivered, "refused_calls": refused_calls(map_of_clients), "kept": len(kept)}), flush=True)
+    print(json.dumps({"tried": tried, "delivered": delivered, "refused_calls": refused_calls(map_of_clients), "kept": len(kept)}),
+          flush=True)
     while True:
         beat(page)
         time.sleep(0.2)

@@ -6,7 +6,8 @@ usage: request_race.py PORT SECONDS threads|processes|passed [CGROUP]
 Two writers send whole requests of R bytes, one message each. A third one sends a head whose body follows in a message of its own, and
 ends with a request of R bytes that is denied. Should a whole request come to the server between that head and its body, the
 server's body is complete R bytes too early, and the denied request is the next thing that it reads. A connection that ends is
-followed by the next one. With `passed` the writers are processes in another cgroup, to which the connection is sent (SCM_RIGHTS). Prints {"connections", "responses"}; what the server took for a request its own log tells.
+followed by the next one. With `passed` the writers are processes in another cgroup, to which the connection is sent
+(SCM_RIGHTS). Prints {"connections", "responses"}; what the server took for a request its own log tells.
 """
 
 import contextlib
