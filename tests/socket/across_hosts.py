@@ -166,6 +166,25 @@ def renumbered(lab):
     expect(mesh.request("tiefighter", "POST", "/v1/request-landing") == (0, "200"), "with the daemon dead nothing passes")
 
 
+@scenario("a workload on another host and a server that is no receiver: by the proxy, as who it is")
+def unknown_server(lab):
+    mesh = Arrivals(lab)
+    hosts = mesh.hosts
+    gate = hosts.whole_host()[1]
+    hosts.recorder(program=hosts.unknown_program())
+    hosts.proxy_of(gate)
+    for method, path, more, wanted in (("POST", "/v1/request-landing", (), "200"), ("PUT", "/v1/exhaust-port", (), "403"),
+                                       ("PUT", "/v1/exhaust-port", ("-H", "X-Has-Force: true"), "200"), ("GET", "/", (), "403")):
+        outcome = mesh.request("tiefighter", method, path, *more)
+        expect(outcome == (0, wanted), f"{method} {path} {more}: {outcome}\n{mesh.log()}")
+    code, text = mesh.request("xwing", "POST", "/v1/request-landing")
+    expect(code != 0, f"the alliance: {code} {text}")
+    code, _, text = hosts.curl("stranger", "POST", "/v1/request-landing")
+    expect(code == CURL_CANNOT_CONNECT, f"a process of this host: curl ended with {code}: {text}")
+    expect({row["from"] for row in hosts.accessed()} == {"default/tiefighter"} and len(hosts.request_lines()) == 2,
+           f"logged: {hosts.accessed()}")
+
+
 # ---- the other way ----
 
 class Departures:

@@ -8,10 +8,8 @@ recorder is a server that writes down every byte it reads: what it never read wa
 """
 
 import json
-import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -238,8 +236,7 @@ def in_parts(galaxy):
 @scenario("whose requests the kernel cannot see does not get through")
 def unseen(galaxy):
     galaxy.recorder()
-    program = galaxy.lab.folder / "unknown-program"
-    shutil.copy(os.path.realpath(sys.executable), program)
+    program = galaxy.unknown_program()
     code, text = galaxy.run("tiefighter", galaxy.client_command([["send", LANDING], ["recv", 5]], program=program))
     expect(code == 0 and "200 OK" not in text, f"a program that is no receiver: {code} {text}")
     expect(not galaxy.read(), "the server read a request that nobody judged")
@@ -428,8 +425,7 @@ def grace(galaxy):
 
 @scenario("requests that nobody can judge, on a connection from before there were any rules on them: reset, or grace")
 def unjudged(galaxy):
-    program = galaxy.lab.folder / "unknown-program"
-    shutil.copy(os.path.realpath(sys.executable), program)
+    program = galaxy.unknown_program()
     galaxy.recorder()
     begin, rest = POLICY.split("      rules:\n")[0], POLICY.split("---\n", 1)[1]
     for existing, check in (("reset", lambda idlers, since: check_ended(galaxy, idlers, since, 5, "by reset")),

@@ -14,7 +14,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -103,11 +102,8 @@ class Elsewhere:
     """The deathstar with a proxy, and clients of other hosts."""
 
     def __init__(self, lab):
-        self.gate = lab.make_cgroup(lab.with_shunt / "gate")
-        # As on a whole host, Shunt sees the sockets that the daemon makes for the proxy.
-        self.own = lab.make_cgroup(lab.with_shunt / "daemon")
         galaxy = self.galaxy = Galaxy(lab)
-        (self.own / "cgroup.procs").write_text(str(galaxy.daemon.pid))
+        self.own, self.gate = galaxy.whole_host()
         self.inside, self.host, self.router, self.device = galaxy.namespace()
         for network in (FAR, STRANGE, TRUSTED, REDIS):  # the routes go with the device
             subprocess.run(["ip", "route", "add", network, "via", self.router, "dev", self.device], check=True)
@@ -115,26 +111,17 @@ class Elsewhere:
         galaxy.write_policy(POLICY + RULES)
         galaxy.reload()
 
-    def stranger(self):
-        """A program that is no receiver."""
-        program = self.galaxy.lab.folder / "unknown-program"
-        if not program.exists():
-            shutil.copy(os.path.realpath(sys.executable), program)
-        return program
-
     def begin(self, ship, *steps, program=None, host="127.0.0.1", command=(), source=None):
         """A client of this host."""
-        command = self.galaxy.client_command(list(steps), host=host, command=command, source=source, program=program or self.stranger())
+        command = self.galaxy.client_command(list(steps), host=host, command=command, source=source,
+                                             program=program or self.galaxy.unknown_program())
         return self.galaxy.lab.start([str(part) for part in command], cgroup=self.galaxy.cgroups[ship])
 
     def ask(self, ship, *steps, **how):
         return outcome_of(self.begin(ship, *steps, **how))
 
     def proxy(self, servers=1):
-        proxy = self.galaxy.proxy(cgroup=self.gate)
-        log = self.galaxy.lab.folder / "proxy.log"
-        eventually(lambda: log.read_text().count("clients of a server may come here") >= servers, lambda: log.read_text()[-800:], 20)
-        return proxy
+        return self.galaxy.proxy_of(self.gate, servers)
 
     def start(self, *steps, source=FAR, host=None):
         command = self.galaxy.client_command(list(steps), host=host or self.host, command=self.inside, source=source)
@@ -428,10 +415,10 @@ def unknown_client(elsewhere):
 @scenario("a server that is no receiver: whoever calls it, and at whatever address")
 def unknown_server(elsewhere):
     galaxy = elsewhere.galaxy
-    galaxy.recorder(program=elsewhere.stranger())
+    galaxy.recorder(program=galaxy.unknown_program())
     elsewhere.proxy()
     places = (("127.0.0.1", ()), (elsewhere.host, ()), (elsewhere.host, elsewhere.inside))
-    for program in (sys.executable, elsewhere.stranger()):
+    for program in (sys.executable, galaxy.unknown_program()):
         for host, command in places:
             result = elsewhere.ask("tiefighter", *(MIXED * 10), host=host, command=command, program=program)
             expect(statuses_of(result) == ["200", "403", "200"] * 10 and result["error"] is None,
@@ -440,6 +427,22 @@ def unknown_server(elsewhere):
             expect(is_refused(result), f"the alliance by {program} at {host}: {result}")
     expect(galaxy.counters()["connections_steered"] == 6 and "self-destruct" not in galaxy.read(), f"counted: {galaxy.counters()}")
     expect(statuses_of(elsewhere.client(*TURNS)) == ["200", "403"], "a client from elsewhere")
+
+
+@scenario("such a server in another network namespace")
+def unknown_container(elsewhere):
+    galaxy = elsewhere.galaxy
+    inside, _, address, _ = galaxy.namespace(78)
+    galaxy.recorder(command=inside, program=galaxy.unknown_program())
+    elsewhere.proxy()
+    for program in (sys.executable, galaxy.unknown_program()):
+        for command in ((), inside):
+            result = elsewhere.ask("tiefighter", *(MIXED * 5), host=address, command=command, program=program)
+            expect(statuses_of(result) == ["200", "403", "200"] * 5, f"{program} {command}: {result}")
+    # On a loopback that the proxy does not have it would be another server.
+    result = elsewhere.ask("tiefighter", ["send", LANDING], ["recv", 9], command=inside)
+    expect(is_refused(result), f"on its loopback: {result}")
+    expect(galaxy.counters()["connections_steered"] == 4, f"counted: {galaxy.counters()}")
 
 
 @scenario("through DNAT, and by a masquerade, which hides who it is")
@@ -453,7 +456,7 @@ def translated(elsewhere):
         subprocess.run([*inside, "iptables", "-t", "nat", "-A", *words], check=True)
 
     rule(*f"OUTPUT -p tcp -d 10.96.0.80 --dport 8080 -j DNAT --to {elsewhere.host}:{galaxy.port}".split())
-    command = galaxy.client_command(MIXED, host="10.96.0.80", command=inside, program=elsewhere.stranger())
+    command = galaxy.client_command(MIXED, host="10.96.0.80", command=inside, program=galaxy.unknown_program())
     command[command.index(galaxy.port)] = 8080
     client = galaxy.lab.start([str(part) for part in command], cgroup=galaxy.cgroups["tiefighter"])
     result = outcome_of(client)

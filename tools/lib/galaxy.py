@@ -12,6 +12,7 @@ import time
 import urllib.request
 
 from lab import LabError, cgroup_mount, free_port, nginx_conf
+from scenarios import eventually
 
 PATIENCE_S = 60
 STATUS_AGE_S = 0.6
@@ -278,6 +279,26 @@ class Galaxy:
         proxy = self.lab.serve([self.lab.build / "fallback-proxy/shunt-proxy", "-c", config], log=log, cgroup=cgroup or self.lab.without)
         self.lab.wait_for(lambda: "channels are here" in log.read_text(), proxy, log, "shunt-proxy")
         return proxy
+
+    def whole_host(self):
+        """As where Shunt sees everything: the sockets that the daemon makes for the proxy, and the proxy. The cgroups of the two."""
+        own, gate = (self.lab.make_cgroup(self.lab.with_shunt / name) for name in ("daemon", "gate"))
+        (own / "cgroup.procs").write_text(str(self.daemon.pid))
+        return own, gate
+
+    def proxy_of(self, gate, servers=1, **more):
+        """The proxy in that cgroup; returns when the clients of so many servers may come to it."""
+        proxy = self.proxy(cgroup=gate, **more)
+        log = self.lab.folder / "proxy.log"
+        eventually(lambda: log.read_text().count("clients of a server may come here") >= servers, lambda: log.read_text()[-800:], 20)
+        return proxy
+
+    def unknown_program(self):
+        """Python by a name that is on no list: no receiver."""
+        program = self.lab.folder / "unknown-program"
+        if not program.exists():
+            shutil.copy(os.path.realpath(sys.executable), program)
+        return program
 
     def accessed(self):
         """The proxy's access log."""
