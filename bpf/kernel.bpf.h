@@ -65,7 +65,7 @@ static __always_inline void sh_map_v4(__u8 *to, __u32 addr_be)
 	__builtin_memcpy(to, words, sizeof(words));
 }
 
-/* Local and remote address as v4-mapped IPv6, in network order. */
+/* Local and remote address as v4-mapped IPv6, in network order: SH_ADDR_BYTES each. */
 static __always_inline void sh_addrs(struct tcp_sock *tp, __u8 *local, __u8 *remote)
 {
 	if (SKC(tp)->skc_family == AF_INET) {
@@ -73,8 +73,8 @@ static __always_inline void sh_addrs(struct tcp_sock *tp, __u8 *local, __u8 *rem
 		sh_map_v4(remote, SKC(tp)->skc_daddr);
 		return;
 	}
-	BPF_CORE_READ_INTO(local, tp, inet_conn.icsk_inet.sk.__sk_common.skc_v6_rcv_saddr);
-	BPF_CORE_READ_INTO(remote, tp, inet_conn.icsk_inet.sk.__sk_common.skc_v6_daddr);
+	bpf_core_read(local, SH_ADDR_BYTES, &SKC(tp)->skc_v6_rcv_saddr);
+	bpf_core_read(remote, SH_ADDR_BYTES, &SKC(tp)->skc_v6_daddr);
 }
 
 static __always_inline __u16 sh_local_port(struct tcp_sock *tp) { return SKC(tp)->skc_num; }

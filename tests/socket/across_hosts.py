@@ -19,7 +19,7 @@ sys.dont_write_bytecode = True
 from galaxy import POLICY  # noqa: E402
 from lab import free_port  # noqa: E402
 from scenarios import Scenarios, eventually, expect  # noqa: E402
-from two_hosts import HERE, HERE6, HOOK_PORT, MESH_PORT, THERE, THERE6, USER, TwoHosts  # noqa: E402
+from two_hosts import HERE, HOOK_PORT, MESH_PORT, THERE, USER, TwoHosts  # noqa: E402
 
 CURL_CANNOT_CONNECT = 7
 SERVICE, SERVICE6 = "10.96.77.7", "fd00:96:77::7"  # nobody has these addresses

@@ -469,6 +469,34 @@ def translated(elsewhere):
     expect(galaxy.request_lines() == ["POST /v1/request-landing HTTP/1.1", "PUT /v1/exhaust-port HTTP/1.1"], f"{galaxy.request_lines()}")
 
 
+# A socket that is not yet listening: asyncio makes it non-blocking first.
+BOTH = """
+import socket
+def both(port):
+    s = socket.socket(socket.AF_INET6)
+    s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    s.bind(("::", port))
+    return s
+"""
+
+
+@scenario("IPv6, and a listener of both families")
+def both_families(elsewhere):
+    galaxy = elsewhere.galaxy
+    galaxy.recorder_code = BOTH + galaxy.recorder_code.replace('"0.0.0.0", int(sys.argv[1])', "sock=both(int(sys.argv[1]))")
+    galaxy.recorder()
+    elsewhere.proxy()
+    eventually(lambda: galaxy.client("tiefighter", *MIXED, host="::1") and galaxy.counters()["requests_denied"], "its cgroup is guarded")
+    for host in ("::1", "127.0.0.1", "::ffff:127.0.0.1"):
+        for program, steered in ((galaxy.unknown_program(), 1), (sys.executable, 0)):
+            before = galaxy.counters()["connections_steered"]
+            result = elsewhere.ask("tiefighter", *(MIXED * 3), host=host, program=program)
+            expect(statuses_of(result) == ["200", "403", "200"] * 3, f"{program} at {host}: {result}")
+            expect(galaxy.counters()["connections_steered"] - before == steered, f"{program} at {host}: steered or not")
+        result = elsewhere.ask("xwing", ["send", LANDING], ["recv", 9], host=host)
+        expect(is_refused(result), f"whom no rule names, at {host}: {result}")  # reset: not left to time out
+
+
 @scenario("what is allowed as a whole goes to the server itself")
 def as_a_whole(elsewhere):
     galaxy = elsewhere.galaxy

@@ -18,6 +18,24 @@ using Clock = std::chrono::steady_clock;
 
 constexpr size_t kBulkBytes = 300000;
 
+// As the kernel side has it: v4-mapped, network order.
+std::string address_of(const sockaddr_in6& name) {
+  if (name.sin6_family == AF_INET6) return {reinterpret_cast<const char*>(&name.sin6_addr), SH_ADDR_BYTES};
+  const auto& v4 = reinterpret_cast<const sockaddr_in&>(name).sin_addr;
+  return std::string(10, '\0') + "\xff\xff" + std::string(reinterpret_cast<const char*>(&v4), sizeof(v4));
+}
+
+// Selection, profiles, policies and resets go by these.
+void expect_own_addresses(const sh_sock& kept, int socket) {
+  sockaddr_in6 local{}, remote{};
+  socklen_t bytes = sizeof(local);
+  ASSERT_EQ(getsockname(socket, reinterpret_cast<sockaddr*>(&local), &bytes), 0);
+  bytes = sizeof(remote);
+  ASSERT_EQ(getpeername(socket, reinterpret_cast<sockaddr*>(&remote), &bytes), 0);
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(kept.local_addr), SH_ADDR_BYTES), address_of(local));
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(kept.remote_addr), SH_ADDR_BYTES), address_of(remote));
+}
+
 // Both directions on the shortcut, then enough bytes to spill and come back.
 void expect_accelerated(Accelerated& shortcut, const Connection& connection) {
   ASSERT_TRUE(shortcut.make_fast(connection)) << describe(shortcut.row(connection.client.get())) << "\n"
@@ -25,6 +43,8 @@ void expect_accelerated(Accelerated& shortcut, const Connection& connection) {
   const auto client = shortcut.row(connection.client.get()), server = shortcut.row(connection.server.get());
   EXPECT_EQ(client->raw.sock.peer_cookie, socket_cookie(connection.server.get()));
   EXPECT_EQ(server->raw.sock.peer_cookie, socket_cookie(connection.client.get()));
+  expect_own_addresses(client->raw.sock, connection.client.get());
+  expect_own_addresses(server->raw.sock, connection.server.get());
   for (const bool upload : {true, false}) {
     const int from = upload ? connection.client.get() : connection.server.get();
     const int to = upload ? connection.server.get() : connection.client.get();
