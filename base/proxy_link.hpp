@@ -7,8 +7,8 @@
 //   shuntd -> proxy   channels  their numbers; with two descriptors for each, the two ends of its connection
 //   shuntd -> proxy   policy    its generation; with a sealed memfd of a PolicyBundle, if its texts are known
 //   shuntd -> proxy   maps      with a descriptor: to read who is at the other end of a steered connection
-//   shuntd -> proxy   steer     servers whose clients come to a listening socket of the proxy, those that it has to
-//   judge shuntd -> proxy   unsteer   slots of servers that are not steered any more
+//   shuntd -> proxy   steer     servers of which clients come to a listening socket of the proxy
+//   shuntd -> proxy   unsteer   slots of servers that are not steered any more
 //
 // The policy comes again whenever it changes, and after it the servers, with their numbers in it.
 //

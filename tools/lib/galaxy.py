@@ -265,7 +265,7 @@ class Galaxy:
 
     def proxy(self, more="", access_log=True, cgroup=None):
         """The fallback proxy on punt channels; returns when requests can be handed to it. In a cgroup that Shunt sees it also gets
-        clients from elsewhere."""
+        the clients that nobody else can judge."""
         config, log = self.lab.folder / "proxy.yaml", self.lab.folder / "proxy.log"
         access = self.lab.folder / "access.log"
         access.touch()
