@@ -28,6 +28,8 @@ from scenarios import Scenarios, eventually, expect  # noqa: E402
 
 FAR, STRANGE, TRUSTED = "203.0.113.5", "192.0.2.9", "198.51.100.7"  # by rules on requests; by no rule; as a whole
 REDIS = "198.51.100.9"  # by rules on what the proxy does not speak
+# The same by IPv6; the strangers differ from those in the second, the sixth and the last byte.
+FAR6, TRUSTED6, STRANGE6 = "2001:db8:5::5", "2001:db8:7::7", ("20fe:db8:5::5", "2001:db8:6::5", "2001:db8:7::8")
 BODY_BYTES = 10 << 20
 SLOW_BYTES = 200 << 20
 HELD_BYTES_MAX = 30 << 20  # by sockets and the proxy, of a response that nobody reads
@@ -81,14 +83,14 @@ metadata: {{name: elsewhere}}
 spec:
   endpointSelector: {{matchLabels: {{class: deathstar}}}}
   ingress:
-  - fromCIDR: [203.0.113.0/24, 198.18.77.2/32]
+  - fromCIDR: [203.0.113.0/24, 198.18.77.2/32, "2001:db8:5::/48"]
     toPorts:
     - ports: [{{port: "80", protocol: TCP}}]
       rules:
         http:
         - {{method: POST, path: "/v1/(request-landing|cargo)"}}
         - {{method: GET, path: /v1/cargo}}
-  - fromCIDR: [{TRUSTED}/32]
+  - fromCIDR: [{TRUSTED}/32, "{TRUSTED6}/128"]
     toPorts:
     - ports: [{{port: "80", protocol: TCP}}]
   - fromCIDR: [{REDIS}/32]
@@ -105,11 +107,15 @@ class Elsewhere:
         galaxy = self.galaxy = Galaxy(lab)
         self.own, self.gate = galaxy.whole_host()
         self.inside, self.host, self.router, self.device = galaxy.namespace()
-        for network in (FAR, STRANGE, TRUSTED, REDIS):  # the routes go with the device
-            subprocess.run(["ip", "route", "add", network, "via", self.router, "dev", self.device], check=True)
-            subprocess.run(["ip", "-n", self.inside[-1], "route", "add", "local", network, "dev", "lo"], check=True)
+        for address in (FAR, STRANGE, TRUSTED, REDIS):
+            self.route(address, self.router)
         galaxy.write_policy(POLICY + RULES)
         galaxy.reload()
+
+    def route(self, address, router):
+        """An address behind the namespace, which answers for it. Both routes go with their devices."""
+        subprocess.run(["ip", "route", "add", address, "via", router, "dev", self.device], check=True)
+        subprocess.run(["ip", "-n", self.inside[-1], "route", "add", "local", address, "dev", "lo"], check=True)
 
     def begin(self, ship, *steps, program=None, host="127.0.0.1", command=(), source=None):
         """A client of this host."""
@@ -497,6 +503,36 @@ def both_families(elsewhere):
         expect(is_refused(result), f"whom no rule names, at {host}: {result}")  # reset: not left to time out
 
 
+@scenario("other hosts by IPv6: networks decide by all of their bytes")
+def far_by_ipv6(elsewhere):
+    galaxy = elsewhere.galaxy
+    galaxy.recorder_code = BOTH + galaxy.recorder_code.replace('"0.0.0.0", int(sys.argv[1])', "sock=both(int(sys.argv[1]))")
+    galaxy.recorder()
+    elsewhere.proxy()
+    host, router = "fd00:77::1", "fd00:77::2"
+    subprocess.run(["ip", "addr", "add", f"{host}/64", "dev", elsewhere.device, "nodad"], check=True)
+    inside = ["ip", "-n", elsewhere.inside[-1]]
+    device = json.loads(subprocess.check_output([*inside, "-j", "addr", "show", "to", "198.18.77.2"]))[0]["ifname"]
+    subprocess.run([*inside, "addr", "add", f"{router}/64", "dev", device, "nodad"], check=True)
+    subprocess.run([*inside, "route", "add", "default", "via", host], check=True)
+    subprocess.run([*elsewhere.inside, "sysctl", "-qw", "net.ipv6.ip_nonlocal_bind=1"], check=True)  # for IPv4 the routes are enough
+    for address in (FAR6, TRUSTED6, *STRANGE6):
+        elsewhere.route(address, router)
+    result = elsewhere.client(*TURNS, source=FAR6, host=host)
+    expect(statuses_of(result) == ["200", "403"], f"whom rules name: {result}")
+    rows = galaxy.accessed()
+    expect([row["verdict"] for row in rows] == ["forwarded", "denied"] and
+           all(row["client"].startswith(f"[{FAR6}]:") and row["from"].startswith("2001:db8:5::/48") for row in rows), f"logged: {rows}")
+    expect(galaxy.read().count(f"X-Forwarded-For: {FAR6}\r\n") == 1, f"the server read {galaxy.read()}")
+    result = elsewhere.client(*TURNS, source=TRUSTED6, host=host)
+    expect(statuses_of(result) == ["200", "200"] and len(galaxy.accessed()) == 2, f"who is allowed as a whole: {result}")
+    read = galaxy.read()
+    for stranger in STRANGE6:
+        result = elsewhere.client(["send", LANDING], ["recv", 9], source=stranger, host=host)
+        expect(is_refused(result) and galaxy.read() == read, f"{stranger}, whom no rule names: {result}")
+    expect(galaxy.counters()["connections_steered"] == 1, f"counted: {galaxy.counters()}")
+
+
 @scenario("what is allowed as a whole goes to the server itself")
 def as_a_whole(elsewhere):
     galaxy = elsewhere.galaxy
@@ -514,7 +550,7 @@ def other_sockets(elsewhere):
     galaxy = elsewhere.galaxy
     galaxy.recorder()
     elsewhere.proxy()
-    mptcp = galaxy.client_code.replace("s = socket.create_connection((host, port), timeout=20, source_address=source)",
+    mptcp = galaxy.client_code.replace("s = socket.create_connection((host, port), timeout=patience, source_address=source)",
                                        "s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262); s.connect((host, port))")
     fast = mptcp.replace("socket.SOCK_STREAM, 262)", "socket.SOCK_STREAM); s.setsockopt(socket.SOL_TCP, 30, 1)")  # TCP_FASTOPEN_CONNECT
     for name, code in (("mptcp", mptcp), ("fast open", fast)):

@@ -327,6 +327,24 @@ TEST(Selection, ExcludedCidrStaysPlain) {
   expect_accelerated(shortcut, connect_pair());
 }
 
+// Of the two networks only the fourth byte differs.
+TEST(Selection, ExcludedCidrOfIpv6StaysPlain) {
+  Settings settings = plain_settings();
+  settings.selection.cidrs.exclude = {Cidr{.addr = {0x20, 0x01, 0x0d, 0xb8}, .prefix_bits = 32}};
+  Accelerated shortcut(settings);
+  const InCgroup inside(shortcut.cgroup());
+  const NetNs pod;
+  for (const char* address : {"2001:db8::1", "2001:db7::1"})
+    pod.must_run(std::string("ip addr add ") + address + "/128 dev lo nodad");
+  const Connection excluded =
+      connect_between(pod, pod, endpoint("2001:db8::1", 8000), {.address = "2001:db8::1", .port = 8000});
+  ASSERT_TRUE(ping_pong(excluded, 20));
+  EXPECT_FALSE(shortcut.is_fast(excluded));
+  EXPECT_GT(shortcut.reason_count(SH_R_CIDR), 0u);
+  expect_accelerated(
+      shortcut, connect_between(pod, pod, endpoint("2001:db7::1", 8000), {.address = "2001:db7::1", .port = 8000}));
+}
+
 // ---- firewalls and connection tracking ----
 
 // What did not arrive of a ping and its pong: empty if both did.

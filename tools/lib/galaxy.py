@@ -12,9 +12,9 @@ import time
 import urllib.request
 
 from lab import LabError, cgroup_mount, free_port, nginx_conf
-from scenarios import eventually
+from scenarios import SLOWER, eventually
 
-PATIENCE_S = 60
+PATIENCE_S = 60 * SLOWER
 STATUS_AGE_S = 0.6
 POLICIES = pathlib.Path(__file__).resolve().parents[2] / "tests/vectors/policy"
 POLICY = (POLICIES / "starwars_l7.yaml").read_text()
@@ -79,6 +79,7 @@ CLIENT = """
 import json, os, re, socket, sys, time
 host, port, steps = sys.argv[1], int(sys.argv[2]), json.load(open(sys.argv[3]))
 source = (sys.argv[4], 0) if sys.argv[4:] else None
+patience = 20 * int(os.environ.get("SHUNT_TESTS_SLOWER", "1"))
 got, error = b"", None
 def whole(data):
     n = 0
@@ -123,7 +124,7 @@ def run(steps):
                     break
                 got += more
 try:
-    s = socket.create_connection((host, port), timeout=20, source_address=source)
+    s = socket.create_connection((host, port), timeout=patience, source_address=source)
     run(steps)
 except OSError as e:
     error = type(e).__name__ + ": " + str(e)

@@ -4,6 +4,7 @@ What holds is said with expect() and eventually(). The outcome is TAP, or a JSON
 
 import argparse
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -13,7 +14,8 @@ import time
 from lab import Lab, LabError
 
 BUILD = pathlib.Path(__file__).resolve().parents[2] / "build"
-PATIENCE_S = 120
+SLOWER = int(os.environ.get("SHUNT_TESTS_SLOWER", "1"))  # how many times longer than usual a sanitized program may take
+PATIENCE_S = 120 * SLOWER
 
 
 class Broken(Exception):
