@@ -26,6 +26,7 @@ std::string format_access(LogFormat format, std::string_view time, const AccessR
                                                                  {"reason", record.reason},
                                                                  {"rule", record.rule},
                                                                  {"judged", record.judged},
+                                                                 {"mismatched_headers", record.mismatched},
                                                                  {"upstream", record.upstream}};
   if (format == LogFormat::json) {
     nlohmann::ordered_json line;

@@ -19,6 +19,7 @@ struct AccessRecord {
   std::string_view reason;   // a policy's, or why the request or its server failed
   std::string rule;
   std::string_view judged;  // simple: as the kernel does; else why not
+  std::string mismatched;   // headers that were not as rules say, which say what to do then
   std::string upstream;
   uint64_t request_bytes = 0;  // of the bodies
   uint64_t response_bytes = 0;

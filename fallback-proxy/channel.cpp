@@ -200,6 +200,7 @@ Channel::Step Channel::read_head() {
   const HeadState found = request_.read(in_.bytes());
   if (found == HeadState::incomplete) return Step::wait;
   began_ = std::chrono::steady_clock::now();
+  verdict_ = {};
   method_ = request_.method();
   to_head_ = method_ == "HEAD";
   if (found == HeadState::refused) {
@@ -240,8 +241,8 @@ Channel::Step Channel::take_request() {
   }
   if (too_long) return refuse(413, "the body of a request that the proxy forwards is limited", true);
   promised_ = !request_.expects_continue();
-  out_.reserve(request_head_bytes_max(request_, {}));
-  write_request_head(out_, request_, {}, {.same_connection = true, .expect = false});
+  out_.reserve(request_head_bytes_max(request_, verdict_.rewrites));
+  write_request_head(out_, request_, verdict_.rewrites, {.same_connection = true, .expect = false});
   taken_ = request_.head_bytes();
   in_.consume(taken_);
   state_ = State::body;
@@ -463,7 +464,8 @@ void Channel::tick() {
 void Channel::record(Outcome outcome, std::string_view reason, int status) {
   home_.counters().count(Source::channel, outcome, status, body_.bytes(), 0);
   AccessLog& log = home_.access_log();
-  if (!log.enabled() || (outcome == Outcome::forwarded && !log.sampled())) return;
+  const bool always = outcome != Outcome::forwarded || !verdict_.mismatched.empty();
+  if (!log.enabled() || (!always && !log.sampled())) return;
   AccessRecord record;
   Endpoint client;
   std::copy(std::begin(first_.client_addr), std::end(first_.client_addr), client.address.begin());
@@ -477,6 +479,7 @@ void Channel::record(Outcome outcome, std::string_view reason, int status) {
   record.verdict = outcome_name(outcome);
   record.reason = reason;
   record.judged = judged_;
+  record.mismatched = verdict_.mismatched;
   record.request_bytes = body_.bytes();
   if (relation_) {
     record.from = policies_->title(relation_->client);

@@ -21,6 +21,25 @@ pcre2_match_context* limits() {
   return made;
 }
 
+bool is_met(const policy::HeaderCondition& condition, const policy::HttpRequest& request) {
+  return std::any_of(request.headers.begin(), request.headers.end(), [&](const auto& header) {
+    return same_name(header.first, condition.name) && (!condition.value || header.second == *condition.value);
+  });
+}
+
+// As one more step behind those that are in the list already.
+void append(HeaderRules& rules, const policy::HeaderRewrite& rewrite) {
+  using Action = policy::HeaderRewrite::Action;
+  if (rewrite.action == Action::log) return;
+  const NameValue pair{rewrite.written, rewrite.wanted.value.value_or("")};
+  if (rewrite.action == Action::add) return rules.add.push_back(pair);
+  const auto has_name = [&](const NameValue& other) { return same_name(other.name, pair.name); };
+  std::erase_if(rules.set, has_name);
+  std::erase_if(rules.add, has_name);
+  if (rewrite.action == Action::replace) return rules.set.push_back(pair);
+  rules.remove.push_back(pair.name);
+}
+
 }  // namespace
 
 Pattern::Pattern(const std::string& expression) : expression_(policy::compile_regex(expression)) {
@@ -58,10 +77,7 @@ std::optional<bool> RuleJudge::matches(const std::string& expression, const std:
 
 std::optional<bool> RuleJudge::matches(const policy::HttpRule& rule, const policy::HttpRequest& request) {
   for (const policy::HeaderCondition& condition : rule.headers) {
-    const bool met = std::any_of(request.headers.begin(), request.headers.end(), [&](const auto& header) {
-      return same_name(header.first, condition.name) && (!condition.value || header.second == *condition.value);
-    });
-    if (!met) return false;
+    if (!is_met(condition, request)) return false;
   }
   bool unclear = false;
   const std::pair<const std::string*, const std::string*> fields[] = {
@@ -74,17 +90,29 @@ std::optional<bool> RuleJudge::matches(const policy::HttpRule& rule, const polic
   return unclear ? std::nullopt : std::optional(true);
 }
 
+void RuleJudge::rewrite(const policy::HttpRule& rule, const policy::HttpRequest& request, OneByOne& result) {
+  for (const policy::HeaderRewrite& rewrite : rule.rewrites) {
+    if (is_met(rewrite.wanted, request)) continue;
+    append(result.rewrites, rewrite);
+    std::vector<std::string>& names = result.mismatched;
+    if (std::find(names.begin(), names.end(), rewrite.wanted.name) == names.end()) names.push_back(rewrite.wanted.name);
+  }
+}
+
 OneByOne RuleJudge::judge(const policy::Entry& entry, const policy::HttpRequest& request) {
   OneByOne result;
   policy::HttpRequest joined = request;
   join_headers(joined);
   for (size_t i = 0; i < entry.origins.size(); i++) {
-    if (entry.origins[i].http == nullptr) continue;
-    const std::optional<bool> found = matches(*entry.origins[i].http, joined);
-    result.unclear |= !found;
+    const policy::HttpRule* rule = entry.origins[i].http;
+    // Behind the first one only those that write headers have a say.
+    if (rule == nullptr || (result.rule >= 0 && rule->rewrites.empty())) continue;
+    const std::optional<bool> found = matches(*rule, joined);
+    if (!found && !rule->rewrites.empty()) return {.unclear = true};
+    result.unclear |= !found && result.rule < 0;
     if (!found || !*found) continue;
-    result.rule = static_cast<int>(i);
-    break;
+    if (result.rule < 0) result.rule = static_cast<int>(i);
+    rewrite(*rule, joined, result);
   }
   return result;
 }

@@ -92,6 +92,7 @@ Session::Step Session::read_head() {
   const HeadState found = request_.read(client_.in.bytes());
   if (found == HeadState::complete) return take_request();
   if (found == HeadState::refused) {
+    verdict_ = {};
     begin_record();
     end_record(Outcome::refused, request_.refusal().why, request_.refusal().status);
     minor_ = 1;
@@ -192,8 +193,9 @@ Session::Step Session::take_request() {
   keep_alive_ = request_.keep_alive();
   expects_continue_ = request_.expects_continue();
   head_answered_ = cut_request_ = close_delimited_ = upstream_keeps_ = false;
-  if (!verdict_.allowed || home_.access_log().sampled()) begin_record();
-  if (verdict_.allowed) return begin_exchange(header_rules());
+  if (!verdict_.allowed || !verdict_.mismatched.empty() || home_.access_log().sampled()) begin_record();
+  if (verdict_.allowed && verdict_.rewrites.empty()) return begin_exchange(header_rules());
+  if (verdict_.allowed) return begin_exchange(merged(verdict_.rewrites, header_rules()));
   end_record(Outcome::denied, policy::reason_name(verdict_.reason), 403);
   // A client that waits for 100 may send the body or not after this: nobody could tell where the next request begins.
   const bool known_end =
@@ -513,6 +515,7 @@ void Session::end_record(Outcome outcome, std::string_view reason, int status) {
     record_.from = related_->title(relation_.client);
     record_.to = related_->title(relation_.server);
     record_.rule = related_->rule_text(verdict_);
+    record_.mismatched = verdict_.mismatched;
   }
   record_.status = status;
   record_.verdict = outcome_name(outcome);

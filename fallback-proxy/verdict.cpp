@@ -1,3 +1,4 @@
+#include <fallback-proxy/heads.hpp>
 #include <fallback-proxy/verdict.hpp>
 
 namespace shunt::proxy {
@@ -123,7 +124,11 @@ void Policies::ask(Relation& relation, uint16_t port) const {
 Verdict Policies::judge(const Relation& relation, const RequestReader& request, std::string_view bytes) const {
   const Verdict egress = judge_side(SH_POLICY_EGRESS, relation.egress, request, bytes);
   if (!egress.allowed) return egress;
-  return judge_side(SH_POLICY_INGRESS, relation.ingress, request, bytes);
+  Verdict ingress = judge_side(SH_POLICY_INGRESS, relation.ingress, request, bytes);
+  if (!egress.rewrites.empty()) ingress.rewrites = merged(egress.rewrites, ingress.rewrites);
+  if (!egress.mismatched.empty())
+    ingress.mismatched = egress.mismatched + (ingress.mismatched.empty() ? "" : ", ") + ingress.mismatched;
+  return ingress;
 }
 
 Verdict Policies::judge_side(sh_policy_direction direction, const Relation::Side& side, const RequestReader& request,
@@ -155,11 +160,15 @@ void Policies::judge_rules(const policy::Entry& entry, const RequestReader& requ
     result = policy::match_normal(*entry.automaton, text);
   }
   if (result.verdict != SH_POLICY_PUNT) return settle(entry, result, verdict);
-  const OneByOne found = rules_->judge(entry, text);
+  OneByOne found = rules_->judge(entry, text);
   verdict.by_proxy = true;
   verdict.allowed = found.rule >= 0;
   verdict.rule = found.rule;
   verdict.reason = verdict.allowed ? SH_POLICY_R_RULE : found.unclear ? SH_POLICY_R_EXPRESSION : SH_POLICY_R_NO_REQUEST;
+  if (!verdict.allowed) return;
+  verdict.rewrites = std::move(found.rewrites);
+  for (const std::string& name : found.mismatched)
+    verdict.mismatched += (verdict.mismatched.empty() ? "" : ", ") + name;
 }
 
 const std::string& Policies::title(uint32_t identity) const { return tables_.identity(identity)->title; }

@@ -21,6 +21,8 @@ struct Verdict {
   const policy::Entry* entry = nullptr;               // that decided; there may be none
   int rule = -1;                                      // of the entry's origins; -1: all of them, or none
   bool by_proxy = false;                              // the automaton did not tell
+  HeaderRules rewrites;                               // what rules want of the headers before the request goes on
+  std::string mismatched;                             // the headers that were not as rules say, for the log
 };
 
 // The two ends of a connection, looked up once.

@@ -85,10 +85,12 @@ struct Conditions {
 
   explicit Conditions(const std::vector<const HttpRule*>& rules) {
     std::set<HeaderCondition> all;
+    const auto add = [&](const HeaderCondition& condition) {
+      if (all.size() < SH_POLICY_CONDITIONS_MAX) all.insert(condition);
+    };
     for (const HttpRule* rule : rules) {
-      for (const HeaderCondition& condition : rule->headers) {
-        if (all.size() < SH_POLICY_CONDITIONS_MAX) all.insert(condition);
-      }
+      for (const HeaderCondition& condition : rule->headers) add(condition);
+      for (const HeaderRewrite& rewrite : rule->rewrites) add(rewrite.wanted);
     }
     list.assign(all.begin(), all.end());
     for (const HeaderCondition& condition : list) names.emplace(condition.name, names.size() + 1);
@@ -270,6 +272,15 @@ std::vector<RuleInput> make_inputs(const std::vector<const HttpRule*>& rules, co
       if (!bit && inputs[i].refused.empty())
         inputs[i].refused = "more than 32 different header conditions for one port";
     }
+    for (const HeaderRewrite& rewrite : rules[i]->rewrites) {
+      if (const auto bit = conditions.bit(rewrite.wanted)) {
+        inputs[i].rewrites |= 1U << *bit;
+      } else {
+        inputs[i].always_rewrites = true;
+      }
+    }
+    // Where it is not known whether it matches, nobody else may let the request pass as it is.
+    inputs[i].always_rewrites |= !rules[i]->rewrites.empty() && !inputs[i].refused.empty();
   }
   return inputs;
 }
@@ -315,6 +326,7 @@ std::shared_ptr<const Automaton> build(std::vector<RuleInput> inputs, const Cond
       RuleInput& input = inputs[order[done]];
       if (input.refused.empty())
         refuse(input, 1, approximate(*input.fields[1]), "an automaton that would be too large");
+      input.always_rewrites |= input.rewrites != 0;
     }
     fits = attempt(inputs, conditions, limits, *result);
   }

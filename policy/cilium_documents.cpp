@@ -413,20 +413,48 @@ HttpRule DocumentReader::read_http_rule(const Node& node) {
   return rule;
 }
 
-void DocumentReader::add_header(const Node& node, std::string name, std::optional<std::string> value, HttpRule& rule) {
-  name = lower_case(std::move(name));
-  if (name == ":path" || name == ":method" || name == ":authority" || name == "host") {
-    return yaml_.problem(node, in_quotes(name) + " is not matched as a header",
-                         "use path:, method: or host: of the rule");
-  }
-  if (!is_token(name)) return yaml_.problem(node, in_quotes(name) + " is not the name of a header");
+std::optional<HeaderCondition> DocumentReader::header_condition(const Node& node, const std::string& written,
+                                                                std::optional<std::string> value) {
+  const std::string name = lower_case(written);
+  const auto problem = [&](const std::string& what, const std::string& remedy) {
+    yaml_.problem(node, what, remedy);
+    return std::nullopt;
+  };
+  if (name == ":path" || name == ":method" || name == ":authority" || name == "host")
+    return problem(in_quotes(name) + " is not matched as a header", "use path:, method: or host: of the rule");
+  if (!is_token(name)) return problem(in_quotes(name) + " is not the name of a header", "");
   if (value && (value->front() == ' ' || value->back() == ' ' ||
                 std::any_of(value->begin(), value->end(), is_control_character))) {
-    return yaml_.problem(node, "no header has the value " + in_quotes(*value),
-                         "values neither begin nor end with a space, and have no control characters");
+    return problem("no header has the value " + in_quotes(*value),
+                   "values neither begin nor end with a space, and have no control characters");
   }
-  if (value && value->size() > kExpressionBytesMax) return yaml_.problem(node, "the value of the header is too long");
-  rule.headers.push_back({std::move(name), std::move(value)});
+  if (value && value->size() > kExpressionBytesMax) return problem("the value of the header is too long", "");
+  return HeaderCondition{name, std::move(value)};
+}
+
+void DocumentReader::add_header(const Node& node, const std::string& name, std::optional<std::string> value,
+                                HttpRule& rule) {
+  if (auto condition = header_condition(node, name, std::move(value))) rule.headers.push_back(std::move(*condition));
+}
+
+// What frames a message or concerns one connection alone is nobody's to write.
+void DocumentReader::add_rewrite(const Node& node, const std::string& name, std::optional<std::string> value,
+                                 HeaderRewrite::Action action, HttpRule& rule) {
+  constexpr std::string_view kOwn[] = {
+      "connection", "content-length",    "expect",  "http2-settings", "keep-alive",
+      "te",         "transfer-encoding", "upgrade", "trailer",        "proxy-connection"};
+  const bool writes = action != HeaderRewrite::Action::log;
+  std::string folded = lower_case(name);
+  std::replace(folded.begin(), folded.end(), '_', '-');
+  if (writes && std::find(std::begin(kOwn), std::end(kOwn), folded) != std::end(kOwn)) {
+    return yaml_.problem(node, in_quotes(name) + " says where a request ends, or concerns one connection alone",
+                         "it cannot be written here; choose another header");
+  }
+  if (writes && !value) {
+    return yaml_.problem(node, "a header that is written on a mismatch needs a value", "add value: TEXT");
+  }
+  auto condition = header_condition(node, name, std::move(value));
+  if (condition) rule.rewrites.push_back({std::move(*condition), action, name});
 }
 
 void DocumentReader::read_header(const Node& node, HttpRule& rule) {
@@ -442,30 +470,36 @@ void DocumentReader::read_header(const Node& node, HttpRule& rule) {
       return yaml_.problem(node, in_quotes(*text) + " has a colon and no value",
                            "write 'Name: value', or the name alone");
     }
-    return add_header(node, std::move(name), std::nullopt, rule);
+    return add_header(node, name, std::nullopt, rule);
   }
   while (name.ends_with(':')) name.pop_back();
   std::string value = text->substr(space + 1);
   if (value.empty())
     return yaml_.problem(node, in_quotes(*text) + " has no value", "write the name alone for any value");
-  add_header(node, std::move(name), std::move(value), rule);
+  add_header(node, name, std::move(value), rule);
 }
 
 void DocumentReader::read_header_match(const Node& node, HttpRule& rule) {
+  using Action = HeaderRewrite::Action;
   std::string name;
   std::optional<std::string> value;
-  yaml_.mapping(
-      node, {{"name", [&](const Node& item) { name = yaml_.scalar(item).value_or(""); }},
-             {"value",
-              [&](const Node& item) {
-                value = yaml_.scalar(item);
-                if (value && value->empty()) value.reset();
-              }},
-             unsupported("mismatch", "headers are not rewritten here: remove it, and a mismatch refuses the request"),
-             unsupported("secret", "write the value, or remove the condition")});
+  std::optional<Action> action;
+  const auto read_mismatch = [&](const Node& item) {
+    yaml_.choice<std::optional<Action>>(
+        action, item,
+        {{"LOG", Action::log}, {"ADD", Action::add}, {"REPLACE", Action::replace}, {"DELETE", Action::remove}});
+  };
+  yaml_.mapping(node, {{"name", [&](const Node& item) { name = yaml_.scalar(item).value_or(""); }},
+                       {"value",
+                        [&](const Node& item) {
+                          value = yaml_.scalar(item);
+                          if (value && value->empty()) value.reset();
+                        }},
+                       {"mismatch", read_mismatch},
+                       unsupported("secret", "write the value, or remove the condition")});
   if (!node.IsMap()) return;
   if (name.empty()) return yaml_.problem(node, "a header condition needs a name", "add name: HEADER");
-  add_header(node, std::move(name), std::move(value), rule);
+  action ? add_rewrite(node, name, std::move(value), *action, rule) : add_header(node, name, std::move(value), rule);
 }
 
 }  // namespace shunt::policy

@@ -81,6 +81,10 @@ std::string key_of(const HttpRule& rule) {
   for (const HeaderCondition& condition : rule.headers) {
     key += condition.name + (condition.value ? '=' + *condition.value : std::string("?")) + '\0';
   }
+  for (const HeaderRewrite& rewrite : rule.rewrites) {
+    key += std::string("rewrite") + static_cast<char>('0' + static_cast<int>(rewrite.action)) + rewrite.written +
+           (rewrite.wanted.value ? '=' + *rewrite.wanted.value : std::string("?")) + '\0';
+  }
   return key;
 }
 

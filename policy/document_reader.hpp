@@ -62,7 +62,11 @@ class DocumentReader {
   HttpRule read_http_rule(const Node& node);
   void read_header(const Node& node, HttpRule& rule);
   void read_header_match(const Node& node, HttpRule& rule);
-  void add_header(const Node& node, std::string name, std::optional<std::string> value, HttpRule& rule);
+  std::optional<HeaderCondition> header_condition(const Node& node, const std::string& written,
+                                                  std::optional<std::string> value);
+  void add_header(const Node& node, const std::string& name, std::optional<std::string> value, HttpRule& rule);
+  void add_rewrite(const Node& node, const std::string& name, std::optional<std::string> value,
+                   HeaderRewrite::Action action, HttpRule& rule);
   void read_expression(const Node& node, std::string& target);
 
   // Shared.

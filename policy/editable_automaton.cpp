@@ -10,8 +10,10 @@ constexpr size_t kEditsMax = 64;       // rules that come or go at once
 constexpr uint32_t kSpareShare = 16;   // of all rows
 constexpr uint32_t kNoRule = UINT32_MAX;
 // What a rule may give.
-constexpr std::pair<sh_u8, sh_u8> kOutcomes[] = {
-    {SH_POLICY_ALLOW, 0}, {SH_POLICY_PUNT, SH_POLICY_R_ODD}, {SH_POLICY_PUNT, SH_POLICY_R_EXPRESSION}};
+constexpr std::pair<sh_u8, sh_u8> kOutcomes[] = {{SH_POLICY_ALLOW, 0},
+                                                 {SH_POLICY_PUNT, SH_POLICY_R_ODD},
+                                                 {SH_POLICY_PUNT, SH_POLICY_R_EXPRESSION},
+                                                 {SH_POLICY_PUNT, SH_POLICY_R_REWRITE}};
 
 }  // namespace
 

@@ -77,16 +77,34 @@ struct HeaderCondition {
   auto operator<=>(const HeaderCondition&) const = default;
 };
 
+// A header that need not be as the condition says: where it is not, the proxy is told, and writes it before the request
+// goes on (`mismatch` of Cilium's headerMatches).
+struct HeaderRewrite {
+  enum class Action {
+    log,      // only the access log tells
+    add,      // one more header of that name
+    replace,  // in place of all of that name
+    remove,   // all of that name
+  };
+  HeaderCondition wanted;
+  Action action = Action::log;
+  std::string written;  // the name as the document spells it
+
+  auto operator<=>(const HeaderRewrite&) const = default;
+};
+
 // The expressions match the whole of their field. Empty: anything.
 struct HttpRule {
   std::string method;
   std::string path;
   std::string host;
   std::vector<HeaderCondition> headers;  // sorted, without duplicates; all must hold
+  std::vector<HeaderRewrite> rewrites;   // in the document's order; of every rule that matches, not of the first alone
   Place place;
 
   bool same(const HttpRule& other) const {
-    return method == other.method && path == other.path && host == other.host && headers == other.headers;
+    return method == other.method && path == other.path && host == other.host && headers == other.headers &&
+           rewrites == other.rewrites;
   }
 };
 

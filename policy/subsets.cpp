@@ -14,7 +14,8 @@ constexpr size_t kWide = 64;  // threads
 bool RuleInput::same(const RuleInput& other) const {
   return std::equal(std::begin(fields), std::end(fields), std::begin(other.fields)) &&
          std::equal(std::begin(constrains), std::end(constrains), std::begin(other.constrains)) &&
-         conditions == other.conditions && refused == other.refused;
+         conditions == other.conditions && rewrites == other.rewrites && always_rewrites == other.always_rewrites &&
+         refused == other.refused;
 }
 
 size_t Subsets::ThreadsHash::operator()(const Threads& threads) const {
@@ -102,7 +103,9 @@ uint32_t Subsets::thread(uint32_t rule, uint8_t field, Maybe maybe, int32_t posi
 }
 
 uint32_t Subsets::enter(uint32_t rule, uint8_t field, Maybe maybe) {
-  if (!rules_[rule].input.refused.empty()) maybe = kRefused;
+  const RuleInput& input = rules_[rule].input;
+  if (!input.refused.empty()) maybe = kRefused;
+  if (input.always_rewrites) maybe = kRewrite;
   return thread(rule, field, maybe, field == kFields ? 0 : kStart);
 }
 
@@ -196,11 +199,15 @@ void Subsets::push_bits(const Thread& from) {
   if (read == conditions_) return;
   const uint32_t next = thread(from.rule, from.field, from.maybe, from.position + 1);
   push(classes_.count() + SH_POLICY_ONE, next);
-  if ((rules_[from.rule].input.conditions >> read & 1) == 0) push(classes_.count() + SH_POLICY_ZERO, next);
+  const RuleInput& input = rules_[from.rule].input;
+  if ((input.conditions >> read & 1) != 0) return;
+  const bool rewrites = (input.rewrites >> read & 1) != 0;
+  push(classes_.count() + SH_POLICY_ZERO, rewrites ? thread(from.rule, from.field, kRewrite, from.position + 1) : next);
 }
 
 // What cannot change the verdict any more, because an earlier rule matches whenever it does, makes no states. In the
-// last field that is one at the same place of the same expression.
+// last field that is one at the same place of the same expression. A rule that writes headers is heard beside an
+// earlier one that allows.
 void Subsets::prune(Threads& threads) const {
   const auto order = [&](uint32_t number) {
     return std::pair(rules_[threads_[number].rule].order, threads_[number].maybe);
@@ -209,6 +216,7 @@ void Subsets::prune(Threads& threads) const {
   struct Kept {
     uint32_t open;  // the conditions still to come
     bool certain;
+    bool may_rewrite, rewrites;
   };
   std::map<std::pair<const Expression*, int32_t>, std::vector<Kept>> stronger;  // by what is still to be read
   Threads kept;
@@ -217,9 +225,12 @@ void Subsets::prune(Threads& threads) const {
     const RuleInput& input = rules_[thread.rule].input;
     const bool bits = thread.field == kFields;
     const uint32_t past = !bits ? ~0U : thread.position >= 32 ? 0 : ~0U << thread.position;
-    const Kept one{input.conditions & past, thread.maybe == kCertain};
+    const bool rewrites = thread.maybe == kRewrite;
+    const Kept one{input.conditions & past, thread.maybe == kCertain, rewrites || (input.rewrites & past) != 0,
+                   rewrites};
     const auto covers = [&](const Kept& other) {
-      return (other.open & ~one.open) == 0 && (other.certain || !one.certain);
+      if ((other.open & ~one.open) != 0) return false;
+      return other.rewrites || (!one.may_rewrite && (other.certain || !one.certain));
     };
     std::vector<Kept>& alike = stronger[{bits ? nullptr : input.fields[thread.field].get(), thread.position}];
     if (std::any_of(alike.begin(), alike.end(), covers)) continue;
@@ -231,7 +242,10 @@ void Subsets::prune(Threads& threads) const {
 }
 
 Outcome Subsets::outcome(uint32_t state) const {
-  const auto order = [&](const Thread& t) { return std::tuple(t.maybe != kCertain, rules_[t.rule].order, t.maybe); };
+  const auto order = [&](const Thread& t) {
+    const int rank = t.maybe == kRewrite ? 0 : t.maybe == kCertain ? 1 : 2;
+    return std::tuple(rank, rules_[t.rule].order, t.maybe);
+  };
   const Thread* best = nullptr;
   if (states_[state]->empty() || threads_[states_[state]->front()].field != kFields) return {};
   for (const uint32_t number : *states_[state]) {
@@ -241,7 +255,9 @@ Outcome Subsets::outcome(uint32_t state) const {
   }
   if (best == nullptr) return {};
   if (best->maybe == kCertain) return {best->rule, SH_POLICY_ALLOW, 0};
-  const sh_u8 reason = best->maybe == kOdd ? SH_POLICY_R_ODD : SH_POLICY_R_EXPRESSION;
+  const sh_u8 reason = best->maybe == kRewrite ? SH_POLICY_R_REWRITE
+                       : best->maybe == kOdd   ? SH_POLICY_R_ODD
+                                               : SH_POLICY_R_EXPRESSION;
   return {best->rule, SH_POLICY_PUNT, reason};
 }
 

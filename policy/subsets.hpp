@@ -24,6 +24,8 @@ struct RuleInput {
   std::shared_ptr<const Expression> fields[kFields];
   bool constrains[kFields] = {};
   uint32_t conditions = 0;  // bits that must be set
+  uint32_t rewrites = 0;    // bits that should be: the proxy writes what is missing, whatever other rules say
+  bool always_rewrites = false;
   std::string refused;
   size_t loops = 0;  // positions that may repeat before something else: what makes automata large
 
@@ -68,8 +70,8 @@ class Subsets {
   size_t threads() const { return threads_in_use_; }  // of all subsets
 
  private:
-  enum Maybe : uint8_t { kCertain, kOdd, kRefused, kMaybes };
-  using ClassLists = std::vector<std::vector<uint8_t>>;  // of each position of an expression
+  enum Maybe : uint8_t { kCertain, kOdd, kRefused, kRewrite, kMaybes };  // kRewrite: it matches, or may, and writes
+  using ClassLists = std::vector<std::vector<uint8_t>>;                  // of each position of an expression
 
   struct Rule {
     RuleInput input;

@@ -66,7 +66,8 @@ enum sh_policy_verdict {
 	X(EXPRESSION, "expression", "an expression of the rule could not be compiled")                                     \
 	X(HEADER_TWICE, "header-twice", "a header that rules look at is there more than once")                             \
 	X(TABLES, "tables", "the tables are incomplete")                                                                   \
-	X(PROTOCOLS, "protocols", "rules of different protocols meet in one connection")
+	X(PROTOCOLS, "protocols", "rules of different protocols meet in one connection")                                   \
+	X(REWRITE, "header-rewrite", "a header that the rule has written is not as it says")
 
 enum sh_policy_reason {
 #define SH_POLICY_REASON_ENUM(id, name, text) SH_POLICY_R_##id,

@@ -157,6 +157,51 @@ def pipelined(galaxy):
     expect("exhaust" not in galaxy.read(), "a denied request reached the server")
 
 
+WRITTEN = """        - method: GET
+          path: /v1/.*
+          headerMatches:
+          - {name: X-Fleet, value: death squadron, mismatch: REPLACE}
+        - method: GET
+          path: /v1/cargo
+          headerMatches:
+          - {name: X-Hold, value: "4", mismatch: ADD}
+          - {name: X-Origin, value: endor, mismatch: DELETE}
+        - {method: GET, path: /v1/seen, headerMatches: [{name: X-Seen, mismatch: LOG}]}
+"""
+
+
+def get(path, *headers):
+    return "".join(f"{line}\r\n" for line in (f"GET {path} HTTP/1.1", "Host: deathstar", *headers)) + "\r\n"
+
+
+@scenario("headers that rules have written: replaced, added, deleted, logged; what is right stays in the kernel")
+def written(galaxy):
+    galaxy.recorder()
+    proxy = galaxy.proxy()
+    galaxy.write_policy(POLICY.replace("        http:\n", "        http:\n" + WRITTEN, 1))
+    galaxy.reload()
+    right = get("/v1/cargo", "X-Fleet: death squadron", "x-hold: 4", "X-Origin: endor")
+    wrong = get("/v1/cargo", "X-Fleet: rebels", "X-Hold: 5", "X-Origin: hoth", "x-fleet: more", "X-Left: alone")
+    result = galaxy.client("tiefighter", *[["send", right], ["responses", 1]] * 20)
+    expect(statuses_of(result) == ["200"] * 20 and galaxy.read() == right * 20, f"as rules say: {result}")
+    expect(galaxy.counters()["requests_to_proxy"] == 0 and not galaxy.accessed(), "what is right went to the proxy")
+    result = galaxy.client("tiefighter", ["send", right + wrong + right], ["responses", 3], ["send", LANDING], ["responses", 1])
+    expect(statuses_of(result) == ["200"] * 4, f"not as rules say: {result}")
+    changed = get("/v1/cargo", "X-Hold: 5", "X-Left: alone", "X-Fleet: death squadron", "X-Hold: 4")
+    expect(galaxy.read() == right * 20 + right + changed + right + LANDING, f"the server read {galaxy.read()[len(right) * 20:]}")
+    told = [row["mismatched_headers"] for row in galaxy.accessed() if "mismatched_headers" in row]
+    expect(told == ["x-fleet, x-hold, x-origin"], f"logged: {galaxy.accessed()}")
+    result = galaxy.client("tiefighter", ["send", get("/v1/seen", "X-Fleet: death squadron")], ["responses", 1])
+    expect(statuses_of(result) == ["200"] and galaxy.read().endswith(get("/v1/seen", "X-Fleet: death squadron")), f"logged alone: {result}")
+    expect(galaxy.accessed()[-1]["mismatched_headers"] == "x-seen" and galaxy.accessed()[-1]["verdict"] == "forwarded",
+           f"logged: {galaxy.accessed()[-1]}")
+    # Allowed by another rule, but not without the proxy.
+    galaxy.lab.stop(proxy)
+    eventually(lambda: statuses_of(galaxy.client("tiefighter", ["send", wrong], ["responses", 1])) == ["503"], "nobody writes them")
+    result = galaxy.client("tiefighter", ["send", right], ["responses", 1])
+    expect(statuses_of(result) == ["200"], f"what is right needs no proxy: {result}")
+
+
 @scenario("bodies: to the limit, beyond it, and large responses")
 def bodies(galaxy):
     galaxy.recorder()

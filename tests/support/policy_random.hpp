@@ -66,7 +66,13 @@ inline std::string http_rule(Random& random) {
   if (!random.one_in(4)) add("path: '" + random.of(kPaths) + "'");
   if (random.one_in(4)) add("host: '" + random.of({"h", "[a-h]+[.]x", ".*"}) + "'");
   if (random.one_in(3)) add("headers: ['" + random.of({"X-A", "X-A: 1", "X-A: 12", "X-B: yes"}) + "']");
-  if (random.one_in(6)) add("headerMatches: [{name: X-B, value: 'no way'}]");
+  std::string matches;
+  if (random.one_in(6)) matches = "{name: X-B, value: 'no way'}";
+  if (random.one_in(6)) {
+    matches += (matches.empty() ? "{" : ", {") + random.of({"name: X-A, value: '1'", "name: X-B, value: 'yes'"}) +
+               ", mismatch: " + random.of({"LOG", "ADD", "REPLACE", "DELETE"}) + "}";
+  }
+  if (!matches.empty()) add("headerMatches: [" + matches + "]");
   return "{" + rule + "}";
 }
 

@@ -55,6 +55,13 @@ Match match_field(const std::string& expression, const std::string& text, bool o
   return full_match(expression, text) ? Match::yes : Match::no;
 }
 
+bool is_met(const HeaderCondition& condition, const HttpRequest& one) {
+  return std::any_of(one.headers.begin(), one.headers.end(), [&](const auto& header) {
+    return strcasecmp(header.first.c_str(), condition.name.c_str()) == 0 &&
+           (!condition.value || *condition.value == header.second);
+  });
+}
+
 Match match_rule(const HttpRule& rule, const HttpRequest& one) {
   Match all =
       std::min({match_field(rule.method, one.method, false), match_field(rule.path, one.path, is_odd_path(one.path)),
@@ -62,24 +69,33 @@ Match match_rule(const HttpRule& rule, const HttpRequest& one) {
   // A rule with an expression that is not compiled never matches surely.
   if (kRefused.count(rule.path) != 0) all = std::min(all, Match::maybe);
   for (const HeaderCondition& condition : rule.headers) {
-    const bool met = std::any_of(one.headers.begin(), one.headers.end(), [&](const auto& header) {
-      return strcasecmp(header.first.c_str(), condition.name.c_str()) == 0 &&
-             (!condition.value || *condition.value == header.second);
-    });
-    if (!met) return Match::no;
+    if (!is_met(condition, one)) return Match::no;
   }
   return all;
 }
 
+// The proxy is to write headers of this request, or might have to.
+bool writes(const HttpRule& rule, const HttpRequest& one) {
+  if (rule.rewrites.empty() || match_rule(rule, one) == Match::no) return false;
+  return kRefused.count(rule.path) != 0 ||
+         std::any_of(rule.rewrites.begin(), rule.rewrites.end(),
+                     [&](const HeaderRewrite& rewrite) { return !is_met(rewrite.wanted, one); });
+}
+
 Judgement judge(const std::vector<const HttpRule*>& rules, const HttpRequest& one) {
+  const auto is_there_twice = [&](const HeaderCondition& condition) {
+    return std::count_if(one.headers.begin(), one.headers.end(), [&](const auto& header) {
+             return strcasecmp(header.first.c_str(), condition.name.c_str()) == 0;
+           }) > 1;
+  };
   for (const HttpRule* rule : rules) {
-    for (const HeaderCondition& condition : rule->headers) {
-      const auto times = std::count_if(one.headers.begin(), one.headers.end(), [&](const auto& header) {
-        return strcasecmp(header.first.c_str(), condition.name.c_str()) == 0;
-      });
-      if (times > 1) return {SH_POLICY_PUNT, nullptr};
-    }
+    const bool twice = std::any_of(rule->headers.begin(), rule->headers.end(), is_there_twice) ||
+                       std::any_of(rule->rewrites.begin(), rule->rewrites.end(),
+                                   [&](const HeaderRewrite& rewrite) { return is_there_twice(rewrite.wanted); });
+    if (twice) return {SH_POLICY_PUNT, nullptr};
   }
+  if (std::any_of(rules.begin(), rules.end(), [&](const HttpRule* rule) { return writes(*rule, one); }))
+    return {SH_POLICY_PUNT, nullptr};
   Judgement judgement;
   for (const HttpRule* rule : rules) {
     const Match match = match_rule(*rule, one);

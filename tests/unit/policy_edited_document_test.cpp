@@ -31,6 +31,9 @@ std::string words(const Document& document) {
         out << http.method << '|' << http.path << '|' << http.host;
         for (const HeaderCondition& header : http.headers)
           out << '|' << header.name << '=' << header.value.value_or("?");
+        for (const HeaderRewrite& rewrite : http.rewrites)
+          out << '|' << static_cast<int>(rewrite.action) << rewrite.written << '='
+              << rewrite.wanted.value.value_or("?");
         at(http.place);
       }
       for (const RedisRule& redis : rule.redis) {

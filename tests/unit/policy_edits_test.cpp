@@ -24,12 +24,13 @@ HttpRule random_rule(Random& random) {
   if (random.one_in(8)) rule.path.clear();
   if (random.one_in(4)) rule.host = random.of({"h", "[a-h]+[.]x", ".*", "q\\1"});
   if (random.one_in(4)) rule.headers = {kHeaders[random.below(static_cast<uint32_t>(kHeaders.size()))]};
+  if (random.one_in(8)) rule.rewrites = {{kHeaders[random.below(static_cast<uint32_t>(kHeaders.size()))], {}, {}}};
   return rule;
 }
 
 // The first has all conditions of headers there are, and stays.
 Rules random_rules(Random& random, size_t count) {
-  Rules rules = {{"GET", "/headers", "", kHeaders, {}}};
+  Rules rules = {{"GET", "/headers", "", kHeaders, {}, {}}};
   while (rules.size() < count) rules.push_back(random_rule(random));
   return rules;
 }

@@ -98,7 +98,7 @@ TEST_F(PolicyRequest, HasShortcutsThatAreTrue) {
 
 // A host that no rule looks at is not read.
 TEST_F(PolicyRequest, DoesNotReadAFieldThatNoRuleLooksAt) {
-  const policy::HttpRule rule = {"GET", "/a", "", {}, {}};
+  const policy::HttpRule rule = {"GET", "/a", "", {}, {}, {}};
   policy::ExpressionCache expressions;
   automaton_ = policy::build_automaton({&rule}, expressions);
   const sh_policy_set& set = automaton_->set;
@@ -118,7 +118,7 @@ TEST_F(PolicyRequest, DoesNotReadAFieldThatNoRuleLooksAt) {
 
 // A dot does not match a line's end, which no parser lets through; `explain` is asked about any text.
 TEST_F(PolicyRequest, ControlCharactersAreReadNevertheless) {
-  const policy::HttpRule rule = {"", "", "h.*", {}, {}};
+  const policy::HttpRule rule = {"", "", "h.*", {}, {}, {}};
   policy::ExpressionCache expressions;
   automaton_ = policy::build_automaton({&rule}, expressions);
   EXPECT_EQ(policy::match(*automaton_, {"GET", "/", "hxy", {}}).verdict, SH_POLICY_ALLOW);
