@@ -156,9 +156,12 @@ TEST_F(DaemonTest, SighupReloads) {
   ASSERT_FALSE(start());
   configure("spill: {messages: 55}\n");
   kill(getpid(), SIGHUP);
-  for (int i = 0; i < 100 && fake_kernel().applied.back().spill_messages != 55; i++)
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  EXPECT_EQ(fake_kernel().applied.back().spill_messages, 55u);
+  const auto spill_messages = [] {
+    const std::lock_guard guard(fake_kernel().lock);
+    return fake_kernel().applied.back().spill_messages;
+  };
+  for (int i = 0; i < 100 && spill_messages() != 55; i++) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(spill_messages(), 55u);
 }
 
 // One reload serves all that ask while another runs: it may have read what they changed already.

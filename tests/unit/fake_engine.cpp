@@ -37,6 +37,7 @@ Engine::~Engine() = default;
 Result<std::unique_ptr<Engine>> Engine::open(const Paths&, const ProbeReport&, const Settings& settings) {
   FakeKernel& kernel = fake_kernel();
   if (kernel.open_error) return unexpected(*kernel.open_error);
+  const std::lock_guard guard(kernel.lock);
   kernel.applied.push_back(settings);
   return std::unique_ptr<Engine>(new Engine(std::make_unique<State>()));
 }
@@ -44,6 +45,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const Paths&, const ProbeReport&, c
 Result<void> Engine::apply(const Settings& settings) {
   FakeKernel& kernel = fake_kernel();
   if (kernel.apply_error) return unexpected(*kernel.apply_error);
+  const std::lock_guard guard(kernel.lock);
   kernel.applied.push_back(settings);
   return {};
 }

@@ -10,7 +10,8 @@
 namespace shunt {
 
 struct FakeKernel {
-  std::mutex lock;  // of `status`, which a drain's thread changes, and of what a sweep's thread reads and writes
+  // Of `status`, which a drain's thread changes, of what a sweep's thread reads and writes, and of `applied`.
+  std::mutex lock;
   std::vector<sh_live> live;
   std::vector<sh_event> ended;
   Status status;
@@ -38,7 +39,7 @@ struct FakeKernel {
   std::vector<Steered> steered;
   uint32_t steering_ended = 0;
   PolicyReport policy;  // generation 0: none
-  size_t policies_put = 0;
+  std::atomic<size_t> policies_put = 0;
   std::vector<uint64_t> hits;
   PolicyRows policy_rows;
   std::function<std::unique_ptr<PolicyTables>()> tables;
