@@ -363,11 +363,11 @@ Channel::Step Channel::answer() {
   if (*sent != SH_PUNT_READY) {
     std::string_view why;
     if (*sent == SH_PUNT_UNPROVED) why = ended_ == epoch_ ? kServerGoneText : kOrderText;
-    if (!why.empty()) record(Outcome::failed, why, 0);
+    if (!why.empty()) record_end(why, 0);
     break_off(why);
     return Step::wait;
   }
-  if (answer_flags_ != 0) record(Outcome::failed, kServerGoneText, 502);
+  if (answer_flags_ != 0) record_end(kServerGoneText, 502);
   out_.clear();
   state_ = closes_ || ended_ == epoch_ ? State::hang_up : State::discard;
   since_ = home_.now();
@@ -463,6 +463,16 @@ void Channel::tick() {
 
 void Channel::record(Outcome outcome, std::string_view reason, int status) {
   home_.counters().count(Source::channel, outcome, status, body_.bytes(), 0);
+  log(outcome, reason, status);
+}
+
+// A request that was forwarded or refused before has been counted; what became of it then has a line of its own.
+void Channel::record_end(std::string_view reason, int status) {
+  if ((answer_flags_ & SH_PUNT_IN_HAND) != 0) return record(Outcome::failed, reason, status);
+  log(Outcome::failed, reason, status);
+}
+
+void Channel::log(Outcome outcome, std::string_view reason, int status) {
   AccessLog& log = home_.access_log();
   const bool always = outcome != Outcome::forwarded || !verdict_.mismatched.empty();
   if (!log.enabled() || (!always && !log.sampled())) return;

@@ -123,6 +123,8 @@ class Channel final : private Operation {
   void finish(size_t bytes);
   Milliseconds since(Milliseconds moment) const { return home_.now() - moment; }
   void record(Outcome outcome, std::string_view reason, int status);
+  void record_end(std::string_view reason, int status);
+  void log(Outcome outcome, std::string_view reason, int status);
 
   ChannelHome& home_;
   ChannelSockets sockets_;

@@ -508,6 +508,8 @@ def server_leaves(galaxy):
     expect(not (folder / "one-too-many").exists(), "a request was sent over another connection")
     told, reset = (sum(test(plan) for plan in plans.values()) for test in (lambda plan: "502" in plan[2], lambda plan: plan[3] == RESET))
     expect((counters["server_ends_told"], counters["server_ends_reset"]) == (told, reset), f"not {told} and {reset}: {counters}")
+    counted = {series: value for series, value in galaxy.proxy_metrics().items() if series.startswith("shunt_proxy_requests_total")}
+    expect(sum(counted.values()) == len(plans), f"a request counts once, {len(plans)} in all: {counted}")
 
 
 if __name__ == "__main__":
