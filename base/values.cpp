@@ -117,19 +117,22 @@ Result<std::string> parse_absolute_path(const std::string& text) {
   return text.size() > 1 && text.back() == '/' ? text.substr(0, text.size() - 1) : text;
 }
 
-Result<std::string> read_config_text(const std::string& file) {
+Result<std::string> read_config_text(const std::string& file, size_t bytes_max) {
   std::error_code code;
   const auto status = std::filesystem::status(file, code);
   if (code) return unexpected(code.value(), "cannot read");
   if (!std::filesystem::is_regular_file(status)) return invalid("not a regular file", "");
   std::ifstream stream(file, std::ios::binary);
   if (!stream) return unexpected(errno, "cannot read");
-  constexpr size_t kFileBytesMax = 1 << 20;
-  std::string text(kFileBytesMax + 1, '\0');
-  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
+  std::string text;
+  char part[16 << 10];
+  do {
+    stream.read(part, sizeof(part));
+    text.append(part, static_cast<size_t>(stream.gcount()));
+  } while (stream && text.size() <= bytes_max);
   if (stream.bad()) return unexpected(EIO, "cannot read");
-  text.resize(static_cast<size_t>(stream.gcount()));
-  if (text.size() > kFileBytesMax) return invalid("larger than 1 MiB", "this is no configuration of shunt");
+  if (text.size() > bytes_max)
+    return invalid("larger than " + std::to_string(bytes_max >> 20) + " MiB", "this is no configuration of shunt");
   return text;
 }
 

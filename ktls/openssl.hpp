@@ -23,11 +23,13 @@ struct FreedBy {
 };
 
 inline void free_certificates(STACK_OF(X509) * certificates) { sk_X509_pop_free(certificates, X509_free); }
+inline void free_revocation_lists(STACK_OF(X509_CRL) * lists) { sk_X509_CRL_pop_free(lists, X509_CRL_free); }
 
 using SslContext = std::unique_ptr<SSL_CTX, FreedBy<SSL_CTX_free>>;
 using SslSession = std::unique_ptr<SSL, FreedBy<SSL_free>>;
 using Certificate = std::unique_ptr<X509, FreedBy<X509_free>>;
 using Certificates = std::unique_ptr<STACK_OF(X509), FreedBy<free_certificates>>;
+using RevocationLists = std::unique_ptr<STACK_OF(X509_CRL), FreedBy<free_revocation_lists>>;
 using PrivateKey = std::unique_ptr<EVP_PKEY, FreedBy<EVP_PKEY_free>>;
 using Bio = std::unique_ptr<BIO, FreedBy<BIO_free_all>>;
 

@@ -66,8 +66,6 @@ class ConfigReader {
 
  private:
   void read_root(const Node& root) {
-    constexpr const char* kLater = "this gateway cannot do that yet; remove it";
-    const auto nothing = [](const Node&) {};
     reader_.mapping(
         root,
         {{"user", [this](const Node& node) { reader_.set(config_.user, node, parse_user_name); }},
@@ -87,8 +85,9 @@ class ConfigReader {
          {"access_log", [this](const Node& node) { read_access_log(node); }},
          {"timeouts", [this](const Node& node) { read_timeouts(node); }},
          {"limits", [this](const Node& node) { read_limits(node); }},
-         {"revocation", nothing, kLater},
-         {"max_connection_age", nothing, kLater}});
+         {"revocation", [this](const Node& node) { read_revocation(node); }},
+         {"max_connection_age",
+          [this](const Node& node) { reader_.set(config_.max_connection_age, node, parse_timeout); }}});
   }
 
   void check_root(const Node& root) {
@@ -133,9 +132,15 @@ class ConfigReader {
   void read_trust(const Node& section) {
     TrustedDomain domain;
     reader_.mapping(section, {{"domain", [&](const Node& node) { reader_.set(domain.name, node, parse_trust_domain); }},
-                              {"bundle", [&](const Node& node) { reader_.set(domain.bundle, node, parse_file); }}});
+                              {"bundle", [&](const Node& node) { reader_.set(domain.bundle, node, parse_file); }},
+                              {"crl", [&](const Node& node) { reader_.set(domain.crl, node, parse_file); }}});
     require_keys(section, "a trusted domain", "domain", "bundle");
     config_.trust.push_back(std::move(domain));
+  }
+
+  void read_revocation(const Node& section) {
+    reader_.mapping(section, {{"deny", [&](const Node& node) { reader_.set(config_.deny, node, parse_file); }}});
+    require_keys(section, "revocation", "deny");
   }
 
   void read_service(const Node& section) {

@@ -29,6 +29,7 @@ enum class KtlsUse {
 struct TrustedDomain {
   std::string name;
   std::string bundle;  // PEM file
+  std::string crl;     // PEM file: what its CAs have revoked; empty: nobody asks
 };
 
 // A service of this host: what comes for it from the mesh goes to `server`.
@@ -71,7 +72,9 @@ struct Config {
   std::string certificate;
   std::string key;
   std::vector<TrustedDomain> trust;
-  std::vector<Endpoint> listen;  // for the mesh
+  std::string deny;                    // file: SPIFFE IDs that are not taken, one a line; empty: none
+  Milliseconds max_connection_age{0};  // 0: as long as they last
+  std::vector<Endpoint> listen;        // for the mesh
   std::vector<LocalService> services;
   std::vector<RemoteService> directory;
   std::vector<Endpoint> hooks;                    // listeners for what is dialled: one for each family at most

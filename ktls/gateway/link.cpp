@@ -100,6 +100,9 @@ void Link::on_event(bool mesh, uint32_t events) {
 }
 
 void Link::tick() {
+  const Milliseconds age_max = home_.shared().config.max_connection_age;
+  if (state_ == State::pumping && age_max.count() != 0 && home_.now() - began_ >= age_max)
+    return give_up(refusal(Reason::too_old));
   if (state_ == State::pumping || state_ == State::done || home_.now() < deadline_) return;
   switch (state_) {
     case State::dialling:

@@ -18,7 +18,8 @@ namespace shunt::gateway {
   X(peer_left, "peer-left", "the peer went away within the handshake")                               \
   X(handshake_failed, "handshake-failed", "the handshake failed otherwise")                          \
   X(no_ktls, "no-ktls", "the session cannot be given to the kernel, and ktls is required")           \
-  X(revoked, "revoked", "the bundles do not vouch for the peer any more")                            \
+  X(revoked, "revoked", "bundles, lists of revoked certificates or the deny list have changed")      \
+  X(too_old, "max-connection-age", "the connection was open for max_connection_age")                 \
   X(server_unreachable, "server-unreachable", "the local server takes no connection")                \
   X(gateway_unreachable, "gateway-unreachable", "the gateway of the other host takes no connection") \
   X(unclaimed, "unclaimed", "the kernel does not take for whom the connection stands")               \

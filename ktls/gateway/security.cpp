@@ -3,18 +3,54 @@
 #include <base/values.hpp>
 #include <ktls/gateway/handshake.hpp>
 #include <ktls/gateway/security.hpp>
+#include <sstream>
 
 namespace shunt::gateway {
 namespace {
 
+constexpr size_t kListBytesMax = size_t{64} << 20;  // of large CAs
+
+Result<std::string> text_of(const std::string& file) {
+  auto text = read_config_text(file, kListBytesMax);
+  if (!text) return unexpected(Error{text.error().code, file + ": " + text.error().message, text.error().remedy});
+  return text;
+}
+
+// One a line; what begins with '#' is passed over.
+Result<std::vector<SpiffeId>> read_denied(const std::string& file) {
+  const auto text = text_of(file);
+  if (!text) return unexpected(text.error());
+  std::vector<SpiffeId> denied;
+  std::istringstream lines(*text);
+  int number = 0;
+  for (std::string line; std::getline(lines, line);) {
+    number++;
+    if (line.ends_with('\r')) line.pop_back();
+    if (line.empty() || line.starts_with('#')) continue;
+    auto id = parse_workload_id(line);
+    if (!id)
+      return unexpected(
+          Error{EINVAL, file + ":" + std::to_string(number) + ": " + id.error().message, id.error().remedy});
+    denied.push_back(std::move(*id));
+  }
+  return denied;
+}
+
 Result<std::shared_ptr<const TrustBundles>> load_trust(const Config& config) {
   auto trust = std::make_shared<TrustBundles>();
   for (const TrustedDomain& domain : config.trust) {
-    const auto text = read_config_text(domain.bundle);
-    if (!text)
-      return unexpected(Error{text.error().code, domain.bundle + ": " + text.error().message, text.error().remedy});
-    const auto added = trust->add(domain.name, *text, domain.bundle);
+    const auto bundle = text_of(domain.bundle);
+    auto added = bundle ? trust->add(domain.name, *bundle, domain.bundle) : unexpected(bundle.error());
+    if (added && !domain.crl.empty()) {
+      const auto lists = text_of(domain.crl);
+      added = lists ? trust->add_revocations(domain.name, *lists, domain.crl) : unexpected(lists.error());
+    }
     if (!added) return unexpected(added.error());
+  }
+  if (!config.deny.empty()) {
+    auto denied = read_denied(config.deny);
+    if (!denied) return unexpected(denied.error());
+    trust->deny(std::move(*denied));
   }
   return std::shared_ptr<const TrustBundles>(std::move(trust));
 }
@@ -53,7 +89,11 @@ Result<std::shared_ptr<const Security>> load_security(const Config& config, cons
 }
 
 WatchedFiles::WatchedFiles(const Config& config) : files_{config.certificate, config.key} {
-  for (const TrustedDomain& domain : config.trust) files_.push_back(domain.bundle);
+  for (const TrustedDomain& domain : config.trust) {
+    files_.push_back(domain.bundle);
+    if (!domain.crl.empty()) files_.push_back(domain.crl);
+  }
+  if (!config.deny.empty()) files_.push_back(config.deny);
   last_ = signature();
 }
 

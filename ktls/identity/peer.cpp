@@ -57,9 +57,28 @@ PeerReason reason_of(int verify_error) {
     case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
     case X509_V_ERR_CERT_SIGNATURE_FAILURE:
       return PeerReason::wrong_ca;
+    case X509_V_ERR_CERT_REVOKED:
+      return PeerReason::certificate_revoked;
+    case X509_V_ERR_UNABLE_TO_GET_CRL:
+    case X509_V_ERR_CRL_HAS_EXPIRED:
+    case X509_V_ERR_CRL_NOT_YET_VALID:
+      return PeerReason::no_revocation_list;
     default:
       return PeerReason::bad_chain;
   }
+}
+
+// A CA need not say what it has revoked of other CAs; and one that is trusted by itself, in the middle of its chain,
+// has nobody above it here who could say it with a signature.
+int pass_over_missing_lists(int ok, X509_STORE_CTX* context) {
+  const int error = X509_STORE_CTX_get_error(context), depth = X509_STORE_CTX_get_error_depth(context);
+  const bool is_anchor = depth + 1 == sk_X509_num(X509_STORE_CTX_get0_chain(context));
+  const bool unsaid =
+      error == X509_V_ERR_UNABLE_TO_GET_CRL ||
+      (is_anchor && (error == X509_V_ERR_UNABLE_TO_GET_CRL_ISSUER || error == X509_V_ERR_CRL_SIGNATURE_FAILURE));
+  if (ok == 1 || depth == 0 || !unsaid) return ok;
+  X509_STORE_CTX_set_error(context, X509_V_OK);
+  return 1;
 }
 
 int check_index() {
@@ -89,26 +108,44 @@ Result<SpiffeId, PeerRefusal> identity_of(X509* leaf) {
 Result<void> TrustBundles::add(const std::string& trust_domain, const std::string& pem, const std::string& file) {
   const auto certificates = certificates_of_pem(pem, file);
   if (!certificates) return unexpected(certificates.error());
-  auto& store = stores_[trust_domain];
-  if (!store) store.reset(X509_STORE_new());
+  Domain& domain = domains_[trust_domain];
   for (int i = 0; i < sk_X509_num(certificates->get()); i++) {
     X509* certificate = sk_X509_value(certificates->get(), i);
     if (X509_check_ca(certificate) != 1)
       return unexpected(Error{EINVAL, file + ": certificate " + std::to_string(i + 1) + " is not that of a CA",
                               "a bundle holds the certificates of CAs alone"});
-    if (!store || X509_STORE_add_cert(store.get(), certificate) != 1) return unexpected(openssl_error(file));
+    if (!domain.store || X509_STORE_add_cert(domain.store.get(), certificate) != 1)
+      return unexpected(openssl_error(file));
   }
   return {};
 }
 
+Result<void> TrustBundles::add_revocations(const std::string& trust_domain, const std::string& pem,
+                                           const std::string& file) {
+  const auto lists = revocation_lists_of_pem(pem, file);
+  if (!lists) return unexpected(lists.error());
+  Domain& domain = domains_[trust_domain];
+  for (int i = 0; i < sk_X509_CRL_num(lists->get()); i++) {
+    if (!domain.store || X509_STORE_add_crl(domain.store.get(), sk_X509_CRL_value(lists->get(), i)) != 1)
+      return unexpected(openssl_error(file));
+  }
+  domain.has_revocations = true;
+  return {};
+}
+
+void TrustBundles::deny(std::vector<SpiffeId> identities) {
+  for (const SpiffeId& id : identities) denied_.insert(id.text());
+}
+
 Result<SpiffeId, PeerRefusal> TrustBundles::verify(X509* leaf, STACK_OF(X509) * chain, PeerRole role,
-                                                   std::optional<time_t> at) const {
+                                                   Moment moment) const {
   auto id = identity_of(leaf);
   if (!id) return id;
-  const auto store = stores_.find(id->trust_domain());
-  if (store == stores_.end()) return refused(PeerReason::unknown_trust_domain, id->text());
+  const auto domain = domains_.find(id->trust_domain());
+  if (domain == domains_.end()) return refused(PeerReason::unknown_trust_domain, id->text());
+  if (denied_.contains(id->text())) return refused(PeerReason::denied_identity, id->text());
   const std::unique_ptr<X509_STORE_CTX, FreedBy<X509_STORE_CTX_free>> context(X509_STORE_CTX_new());
-  if (!context || X509_STORE_CTX_init(context.get(), store->second.get(), leaf, chain) != 1)
+  if (!context || X509_STORE_CTX_init(context.get(), domain->second.store.get(), leaf, chain) != 1)
     return refused(PeerReason::bad_chain, openssl_error("OpenSSL").message);
   X509_VERIFY_PARAM* rules = X509_STORE_CTX_get0_param(context.get());
   // An intermediate CA in the bundle is trusted like a root: it is there on purpose.
@@ -116,7 +153,11 @@ Result<SpiffeId, PeerRefusal> TrustBundles::verify(X509* leaf, STACK_OF(X509) * 
   X509_VERIFY_PARAM_set_purpose(rules, role == PeerRole::client ? X509_PURPOSE_SSL_CLIENT : X509_PURPOSE_SSL_SERVER);
   X509_VERIFY_PARAM_set_depth(rules, kChainDepthMax);
   X509_VERIFY_PARAM_set_auth_level(rules, kSecurityLevel);
-  if (at) X509_VERIFY_PARAM_set_time(rules, *at);
+  if (moment == Moment::connection) X509_VERIFY_PARAM_set_flags(rules, X509_V_FLAG_NO_CHECK_TIME);
+  if (domain->second.has_revocations) {
+    X509_VERIFY_PARAM_set_flags(rules, X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL);
+    X509_STORE_CTX_set_verify_cb(context.get(), pass_over_missing_lists);
+  }
   if (X509_verify_cert(context.get()) == 1) return id;
   const int error = X509_STORE_CTX_get_error(context.get());
   ERR_clear_error();
@@ -128,11 +169,10 @@ Result<SpiffeId, PeerRefusal> TrustBundles::verify(X509* leaf, STACK_OF(X509) * 
 PresentedPeer::PresentedPeer(SSL* ssl)
     : leaf_(SSL_get1_peer_certificate(ssl)),
       chain_(X509_chain_up_ref(SSL_get_peer_cert_chain(ssl))),
-      role_(SSL_is_server(ssl) ? TrustBundles::PeerRole::client : TrustBundles::PeerRole::server),
-      at_(time(nullptr)) {}
+      role_(SSL_is_server(ssl) ? TrustBundles::PeerRole::client : TrustBundles::PeerRole::server) {}
 
 Result<SpiffeId, PeerRefusal> PresentedPeer::verify(const TrustBundles& trust) const {
-  return trust.verify(leaf_.get(), chain_.get(), role_, at_);
+  return trust.verify(leaf_.get(), chain_.get(), role_, TrustBundles::Moment::connection);
 }
 
 // ---- at a handshake ----

@@ -9,12 +9,12 @@
 #pragma once
 
 #include <base/spiffe_id.hpp>
-#include <ctime>
 #include <ktls/identity/reasons.hpp>
 #include <ktls/openssl.hpp>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 namespace shunt {
@@ -30,23 +30,38 @@ struct PeerRefusal {
 // The SPIFFE ID of a leaf certificate, if it keeps the rules of an X.509-SVID. Nobody has vouched for it yet.
 Result<SpiffeId, PeerRefusal> identity_of(X509* leaf);
 
-// The CAs of trust domains. A CA vouches for the identities of its own domain only.
+// The CAs of trust domains. A CA vouches for the identities of its own domain only, and takes back what it has signed.
 class TrustBundles {
  public:
   // The certificates of a PEM text, in addition to what is there. `file` is for the messages.
   Result<void> add(const std::string& trust_domain, const std::string& pem, const std::string& file);
 
+  // The lists of revoked certificates of a PEM text. From then on the domain's leaves are taken only if a current list
+  // of their CA does not name them; what is above them counts if there is a list of its CA.
+  Result<void> add_revocations(const std::string& trust_domain, const std::string& pem, const std::string& file);
+
+  // Nobody vouches for them any more.
+  void deny(std::vector<SpiffeId> identities);
+
   enum class PeerRole { client, server };
-  // `chain` (may be null): further certificates that the peer sent. Throughout `at`, if it is given; else now.
+  enum class Moment {
+    handshake,   // what has expired, or is not valid yet, is refused
+    connection,  // of a peer that was taken before: time alone refuses nobody
+  };
+  // `chain` (may be null): further certificates that the peer sent.
   Result<SpiffeId, PeerRefusal> verify(X509* leaf, STACK_OF(X509) * chain, PeerRole role,
-                                       std::optional<time_t> at = {}) const;
+                                       Moment moment = Moment::handshake) const;
 
  private:
-  std::map<std::string, std::unique_ptr<X509_STORE, FreedBy<X509_STORE_free>>, std::less<>> stores_;
+  struct Domain {
+    std::unique_ptr<X509_STORE, FreedBy<X509_STORE_free>> store{X509_STORE_new()};
+    bool has_revocations = false;
+  };
+  std::map<std::string, Domain, std::less<>> domains_;
+  std::set<std::string, std::less<>> denied_;
 };
 
-// What a peer presented in a handshake, to be judged again when bundles change: by them, as of the time of the
-// handshake.
+// What a peer presented in a handshake, to be judged again when bundles or lists change.
 class PresentedPeer {
  public:
   explicit PresentedPeer(SSL* ssl);  // after its handshake
@@ -56,7 +71,6 @@ class PresentedPeer {
   Certificate leaf_;
   Certificates chain_;
   TrustBundles::PeerRole role_;
-  time_t at_;
 };
 
 // Peers must present a certificate, and each SSL a PeerCheck.

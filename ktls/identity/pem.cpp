@@ -31,6 +31,24 @@ Result<Certificates> certificates_of_pem(const std::string& pem, const std::stri
   return certificates;
 }
 
+Result<RevocationLists> revocation_lists_of_pem(const std::string& pem, const std::string& file) {
+  RevocationLists lists(sk_X509_CRL_new_null());
+  const Bio bio = reader_of(pem);
+  if (!bio || !lists) return unexpected(openssl_error(file));
+  while (X509_CRL* list = PEM_read_bio_X509_CRL(bio.get(), nullptr, no_passphrase, nullptr)) {
+    if (sk_X509_CRL_push(lists.get(), list) > 0) continue;
+    X509_CRL_free(list);
+    return unexpected(openssl_error(file));
+  }
+  const bool at_end = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+  if (!at_end) return unexpected(openssl_error(file + ": a list of revoked certificates cannot be read"));
+  ERR_clear_error();
+  if (sk_X509_CRL_num(lists.get()) == 0)
+    return unexpected(Error{EINVAL, file + ": there is no list of revoked certificates in it",
+                            "it is to begin with -----BEGIN X509 CRL-----"});
+  return lists;
+}
+
 Result<PrivateKey> key_of_pem(const std::string& pem, const std::string& file) {
   const Bio bio = reader_of(pem);
   PrivateKey key(bio ? PEM_read_bio_PrivateKey(bio.get(), nullptr, no_passphrase, nullptr) : nullptr);

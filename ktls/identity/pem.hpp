@@ -12,6 +12,9 @@ namespace shunt {
 // All certificates of a text, at least one, in their order. Other blocks are passed over. `file` is for the messages.
 Result<Certificates> certificates_of_pem(const std::string& pem, const std::string& file);
 
+// Likewise the lists of revoked certificates (RFC 5280, 5).
+Result<RevocationLists> revocation_lists_of_pem(const std::string& pem, const std::string& file);
+
 // The private key of a text; without a passphrase.
 Result<PrivateKey> key_of_pem(const std::string& pem, const std::string& file);
 

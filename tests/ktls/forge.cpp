@@ -1,5 +1,7 @@
 #include "ktls/forge.hpp"
 
+#include <openssl/pem.h>
+
 #include <ktls/identity/pem.hpp>
 
 #include "support/sandbox.hpp"
@@ -46,6 +48,29 @@ Forged forge(const ForgePlan& plan, const Forged* issuer) {
   extend(certificate, above, NID_subject_alt_name, plan.alternative_names);
   require(X509_sign(certificate, issuer ? issuer->key.get() : forged.key.get(), EVP_sha256()) > 0, "sign");
   return forged;
+}
+
+std::string revocation_list(const Forged& ca, const std::vector<const Forged*>& revoked, long starts_days,
+                            long ends_days) {
+  const std::unique_ptr<X509_CRL, FreedBy<X509_CRL_free>> list(X509_CRL_new());
+  const std::unique_ptr<ASN1_TIME, FreedBy<ASN1_TIME_free>> time(X509_gmtime_adj(nullptr, starts_days * kDaySeconds));
+  require(list && time, "make a list of revoked certificates");
+  X509_CRL_set_version(list.get(), X509_CRL_VERSION_2);
+  X509_CRL_set_issuer_name(list.get(), X509_get_subject_name(ca.certificate.get()));
+  X509_CRL_set1_lastUpdate(list.get(), time.get());
+  for (const Forged* forged : revoked) {
+    X509_REVOKED* entry = X509_REVOKED_new();
+    X509_REVOKED_set_serialNumber(entry, X509_get_serialNumber(forged->certificate.get()));
+    X509_REVOKED_set_revocationDate(entry, time.get());
+    X509_CRL_add0_revoked(list.get(), entry);
+  }
+  X509_gmtime_adj(time.get(), ends_days * kDaySeconds);
+  X509_CRL_set1_nextUpdate(list.get(), time.get());
+  X509_CRL_sort(list.get());
+  require(X509_CRL_sign(list.get(), ca.key.get(), EVP_sha256()) > 0, "sign a list");
+  const Bio bio(BIO_new(BIO_s_mem()));
+  require(bio && PEM_write_bio_X509_CRL(bio.get(), list.get()) == 1, "write a list");
+  return std::string(bytes_of(bio.get()));
 }
 
 std::string pem_of(const Forged& forged) {

@@ -3,6 +3,7 @@
 
 #include <ktls/openssl.hpp>
 #include <string>
+#include <vector>
 
 namespace shunt::test {
 
@@ -28,5 +29,9 @@ ForgePlan ca_plan(const std::string& name);
 Forged forge(const ForgePlan& plan, const Forged* issuer = nullptr);  // null: signed by itself
 
 std::string pem_of(const Forged& forged);
+
+// The list of what a CA has revoked, in PEM. Days from now.
+std::string revocation_list(const Forged& ca, const std::vector<const Forged*>& revoked, long starts_days = -1,
+                            long ends_days = 30);
 
 }  // namespace shunt::test

@@ -87,9 +87,14 @@ class Peers : public testing::Test {
  protected:
   void SetUp() override { ASSERT_TRUE(trust_->add("mesh.example", pem_of(ca_), "ca.pem")); }
 
-  std::string verdict(const Forged& leaf, PeerRole role = PeerRole::client, std::optional<time_t> at = {}) const {
-    const auto id = trust_->verify(leaf.certificate.get(), nullptr, role, at);
+  std::string verdict(const Forged& leaf, PeerRole role = PeerRole::client,
+                      TrustBundles::Moment moment = TrustBundles::Moment::handshake,
+                      STACK_OF(X509) * chain = nullptr) const {
+    const auto id = trust_->verify(leaf.certificate.get(), chain, role, moment);
     return id ? id->text() : id.error().name();
+  }
+  std::string live(const Forged& leaf) const {
+    return verdict(leaf, PeerRole::client, TrustBundles::Moment::connection);
   }
   std::string verdict_of(const ForgePlan& plan, PeerRole role = PeerRole::client) const {
     return verdict(forge(plan, &ca_), role);
@@ -156,12 +161,67 @@ TEST_F(Peers, MayPresentIntermediateCertificates) {
   EXPECT_TRUE(trust_->verify(leaf.certificate.get(), chain.get(), PeerRole::client));
 }
 
-TEST_F(Peers, AreJudgedByTheTime) {
-  const Forged leaf = forge({.starts_days = -1, .ends_days = 5}, &ca_);
-  const time_t now = time(nullptr);
-  EXPECT_EQ(verdict(leaf, PeerRole::client, now), "spiffe://mesh.example/a");
-  EXPECT_EQ(verdict(leaf, PeerRole::client, now + 6 * 86400), "expired");
-  EXPECT_EQ(verdict(leaf, PeerRole::client, now - 2 * 86400), "not-yet-valid");
+TEST_F(Peers, TimeAloneEndsNoConnection) {
+  const Forged old = forge({.starts_days = -5, .ends_days = -1}, &ca_);
+  EXPECT_EQ(verdict(old), "expired");
+  EXPECT_EQ(live(old), "spiffe://mesh.example/a");
+  EXPECT_EQ(live(forge({})), "wrong-ca");
+}
+
+TEST_F(Peers, AreRevokedByTheirCa) {
+  const Forged good = forge({}, &ca_), bad = forge({}, &ca_);
+  ASSERT_TRUE(trust_->add_revocations("mesh.example", revocation_list(ca_, {&bad}), "crl.pem"));
+  EXPECT_EQ(verdict(good), "spiffe://mesh.example/a");
+  EXPECT_EQ(verdict(bad), "certificate-revoked");
+  EXPECT_EQ(live(bad), "certificate-revoked");
+  EXPECT_EQ(live(good), "spiffe://mesh.example/a");
+}
+
+TEST_F(Peers, AreNotTakenWithoutACurrentListOfTheirCa) {
+  const Forged leaf = forge({}, &ca_), other = forge(ca_plan("another CA"));
+  ASSERT_TRUE(trust_->add("mesh.example", pem_of(other), "ca.pem"));
+  ASSERT_TRUE(trust_->add_revocations("mesh.example", revocation_list(other, {}), "crl.pem"));
+  EXPECT_EQ(verdict(leaf), "no-revocation-list");
+  ASSERT_TRUE(trust_->add_revocations("mesh.example", revocation_list(ca_, {}, -9, -1), "crl.pem"));
+  EXPECT_EQ(verdict(leaf), "no-revocation-list");
+  EXPECT_EQ(live(leaf), "spiffe://mesh.example/a");  // a list that grows old ends no connection
+  ASSERT_TRUE(trust_->add_revocations("mesh.example", revocation_list(ca_, {}), "crl.pem"));
+  EXPECT_EQ(verdict(leaf), "spiffe://mesh.example/a");
+}
+
+TEST_F(Peers, AreRevokedWithTheCaAboveThem) {
+  const Forged middle = forge(ca_plan("middle"), &ca_), leaf = forge({}, &middle);
+  const Certificates chain = chain_of(middle);
+  const auto judged = [&] { return verdict(leaf, PeerRole::client, TrustBundles::Moment::handshake, chain.get()); };
+  // In the peer's chain, and then in the bundle too.
+  for (const bool trusted : {false, true}) {
+    trust_ = std::make_shared<TrustBundles>();
+    ASSERT_TRUE(trust_->add("mesh.example", pem_of(ca_) + (trusted ? pem_of(middle) : ""), "ca.pem"));
+    ASSERT_TRUE(trust_->add_revocations("mesh.example", revocation_list(middle, {}), "crl.pem"));
+    EXPECT_EQ(judged(), "spiffe://mesh.example/a") << trusted;  // of what is above it nobody has a list
+    ASSERT_TRUE(trust_->add_revocations("mesh.example", revocation_list(ca_, {}), "crl.pem"));
+    EXPECT_EQ(judged(), "spiffe://mesh.example/a") << trusted;
+    ASSERT_TRUE(trust_->add_revocations("mesh.example", revocation_list(ca_, {&middle}, 0), "crl.pem"));
+    EXPECT_EQ(judged(), "certificate-revoked") << trusted;
+  }
+}
+
+TEST_F(Peers, AreDeniedByName) {
+  const auto id = SpiffeId::parse("spiffe://mesh.example/a");
+  ASSERT_TRUE(id);
+  trust_->deny({*id});
+  EXPECT_EQ(verdict_of({}), "denied-identity");
+  EXPECT_EQ(live(forge({}, &ca_)), "denied-identity");
+  EXPECT_EQ(verdict_of({.alternative_names = "URI:spiffe://mesh.example/ab"}), "spiffe://mesh.example/ab");
+}
+
+TEST_F(Peers, ListsAreThoseOfTheirCas) {
+  const Forged leaf = forge({}, &ca_), impostor = forge(ca_plan("CA"));
+  ASSERT_TRUE(trust_->add_revocations("mesh.example", revocation_list(impostor, {}), "crl.pem"));
+  EXPECT_EQ(verdict(leaf), "bad-chain");  // of that name, and by another key
+  EXPECT_FALSE(trust_->add_revocations("mesh.example", "", "empty.pem"));
+  EXPECT_FALSE(trust_->add_revocations("mesh.example", pem_of(ca_), "ca.pem"));
+  EXPECT_FALSE(trust_->add_revocations("mesh.example", revocation_list(ca_, {}).substr(0, 150), "cut.pem"));
 }
 
 TEST_F(Peers, ABundleHoldsCasAlone) {

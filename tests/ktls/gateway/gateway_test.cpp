@@ -240,6 +240,63 @@ TEST_F(GatewayTest, ABundleWithoutTheirCaEndsLiveConnections) {
   expect_working();
 }
 
+TEST_F(GatewayTest, ListsEndLiveConnections) {
+  mesh_ = std::make_unique<Mesh>();
+  echo_ = mesh_->listen_b(kEchoPort);
+  const std::string crl = mesh_->files_b.folder + "/crl.pem", deny = mesh_->files_b.folder + "/deny";
+  const Forged first = mesh_->leaf("a", mesh_->ca), second = mesh_->leaf("a", mesh_->ca);
+  mesh_->files_a.write(first, pem_of(mesh_->ca));
+  ASSERT_TRUE(write_text(crl, revocation_list(mesh_->ca, {})) && write_text(deny, "# nobody\n\n"));
+  mesh_->start_b();
+  mesh_->start_a();
+  const auto ends_within_ten_seconds = [&](const std::string& file, const std::string& text, const char* reason) {
+    const Connection live = connect();
+    ASSERT_TRUE(ping_pong(live, 1));
+    const auto began = std::chrono::steady_clock::now();
+    ASSERT_TRUE(write_text(file, text));
+    EXPECT_EQ(ending_of(live.client.get()), ECONNRESET);
+    EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(10));
+    EXPECT_TRUE(mesh_->b->says({"msg=failed", "reason=revoked", reason})) << mesh_->b->log();
+    EXPECT_EQ(mesh_->ending_at_a(kEchoPort), ECONNRESET);
+    EXPECT_TRUE(mesh_->b->says({"msg=refused", std::string("reason=") + reason})) << mesh_->b->log();
+  };
+  const auto rotates = [&](Gateway& gateway, const std::function<void()>& change) {
+    const size_t before = gateway.log().rfind("msg=rotated");
+    change();
+    ASSERT_TRUE(eventually([&] { return gateway.log().rfind("msg=rotated") != before; }, kPatience)) << gateway.log();
+  };
+  ends_within_ten_seconds(crl, revocation_list(mesh_->ca, {&first}), "certificate-revoked");
+  rotates(*mesh_->a, [&] { mesh_->files_a.write(second, pem_of(mesh_->ca)); });
+  expect_working();
+  // A line that cannot be read leaves the list that was there in force.
+  const Connection live = connect();
+  ASSERT_TRUE(write_text(deny, "spiffe://mesh.example/a\nnobody\n"));
+  EXPECT_TRUE(mesh_->b->says({"cannot rotate", "deny:2"})) << mesh_->b->log();
+  EXPECT_TRUE(ping_pong(live, 1));
+  rotates(*mesh_->b, [&] { ASSERT_TRUE(write_text(deny, "spiffe://mesh.example/another\n")); });
+  EXPECT_TRUE(ping_pong(live, 1));
+  ends_within_ten_seconds(deny, "spiffe://mesh.example/a\n", "denied-identity");
+}
+
+TEST_F(GatewayTest, ConnectionsHaveAnAge) {
+  mesh_ = std::make_unique<Mesh>("max_connection_age: 3s\n");
+  echo_ = mesh_->listen_b(kEchoPort);
+  mesh_->start_b();
+  mesh_->start_a();
+  const auto began = std::chrono::steady_clock::now();
+  const Connection live = connect();
+  EXPECT_TRUE(ping_pong(live, 1));
+  EXPECT_EQ(ending_of(live.client.get()), ECONNRESET);
+  const auto took = std::chrono::steady_clock::now() - began;
+  EXPECT_GE(took, std::chrono::milliseconds(2900));
+  EXPECT_LT(took, std::chrono::seconds(10));
+  const auto said = [](const Gateway& gateway) {
+    return gateway.log().find("reason=max-connection-age") != std::string::npos;
+  };
+  EXPECT_TRUE(eventually([&] { return said(*mesh_->a) || said(*mesh_->b); }, kPatience));
+  expect_working();
+}
+
 TEST_F(GatewayTest, WhatDoesNotFitTogetherIsNotTaken) {
   start();
   ASSERT_TRUE(write_text(mesh_->files_b.folder + "/certificate.pem", pem_of(mesh_->leaf("b", mesh_->ca))));
@@ -511,7 +568,9 @@ TEST_F(GatewayTest, WrongConfigurationsAreNamed) {
   check_service(", address: '10.96.0.7:80', strict: no", "");
   check_service("", "cannot find the service");
   check_service(", address: '[fd00::1]:80'", "nobody takes what is dialled at [fd00::1]:80");
-  check("revocation: {}\n", "revocation");
+  check("revocation: {}\n", "needs deny");
+  check("max_connection_age: 0s\n", "no time");
+  check("max_connection_age: 1h\n", "");
   check("kltls: off\n", "kltls");
   check("threads: 0\n", "not a whole number");
   check("limits: {handshakes: 0}\n", "not a whole number");

@@ -115,9 +115,12 @@ Forged Mesh::leaf(const std::string& id, const Forged& issuer) const {
 }
 
 std::string Mesh::config_head(const HostFiles& files) const {
+  const auto has = [&](const char* name) { return access((files.folder + name).c_str(), F_OK) == 0; };
   return "user: " + std::string(kUser) + "\nktls: " + ktls_use() + "\nstatus: " + files.folder + "/status.sock\n" +
          "identity: {certificate: " + files.folder + "/certificate.pem, key: " + files.folder + "/key.pem}\n" +
-         "trust: [{domain: mesh.example, bundle: " + files.folder + "/bundle.pem}]\n" + more_;
+         "trust: [{domain: mesh.example, bundle: " + files.folder + "/bundle.pem" +
+         (has("/crl.pem") ? ", crl: " + files.folder + "/crl.pem" : "") + "}]\n" +
+         (has("/deny") ? "revocation: {deny: " + files.folder + "/deny}\n" : "") + more_;
 }
 
 void Mesh::start_a() {

@@ -23,7 +23,8 @@ inline constexpr uint16_t kNobodyPort = 7003;  // a service whose server is not 
 // "off" on kernels without kTLS; the guests say "required" (SHUNT_TEST_KTLS).
 std::string ktls_use();
 
-// Certificates of one host in a folder of its own, for the user of the gateway.
+// Certificates of one host in a folder of its own, for the user of the gateway; crl.pem and deny, if a test has put
+// them there before the gateway starts.
 struct HostFiles {
   std::string folder;
   void write(const Forged& leaf, const std::string& bundle) const;  // moves each into place
