@@ -455,6 +455,38 @@ TEST_F(GatewayTest, CurlGetsFilesOfNginx) {
   EXPECT_TRUE(read_text(site / "two") == body);
 }
 
+TEST_F(GatewayTest, RedisIsAskedThroughIt) {
+  start();
+  const std::string port = std::to_string(kWebPort);
+  Child redis = Child::exec({"redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"},
+                            mesh_->folder / "redis", mesh_->ns_b.fd());
+  mesh_->await_listener_b(kWebPort);
+  const auto ask = [&](std::vector<std::string> command) {
+    command.insert(command.begin(), {"redis-cli", "-p", port});
+    return run_command(command, mesh_->ns_a.fd(), kPatience).output;
+  };
+  std::string value;  // an argument: without a zero
+  while (value.size() < 80'000) value += kMarker;
+  EXPECT_EQ(ask({"SET", "cargo", value}), "OK\n") << read_text(mesh_->folder / "redis") << mesh_->a->log();
+  EXPECT_EQ(ask({"GET", "cargo"}), value + "\n");
+  EXPECT_EQ(ask({"STRLEN", "cargo"}), std::to_string(value.size()) + "\n");
+}
+
+TEST_F(GatewayTest, H2loadLoadsNghttpd) {
+  start();
+  const TempDir site;
+  ASSERT_TRUE(write_text(site / "body", marked(8, 20'000)));
+  const std::string port = std::to_string(kWebPort);
+  Child server =
+      Child::exec({"nghttpd", "--no-tls", "-a", "127.0.0.1", "-d", site.path(), port}, site / "log", mesh_->ns_b.fd());
+  mesh_->await_listener_b(kWebPort);
+  const CommandResult result =
+      run_command({"h2load", "-n", "2000", "-c", "20", "-m", "10", "-t", "2", "http://127.0.0.1:" + port + "/body"},
+                  mesh_->ns_a.fd(), kPatience);
+  EXPECT_NE(result.output.find("2000 succeeded, 0 failed, 0 errored, 0 timeout"), std::string::npos)
+      << result.output << read_text(site / "log") << mesh_->b->log();
+}
+
 // ---- the process ----
 
 TEST_F(GatewayTest, SaysWhoEncrypts) {
