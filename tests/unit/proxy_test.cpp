@@ -226,6 +226,15 @@ const std::map<std::string, bool> kDecidedHere = {
     {"tiefighter deathstar:80 POST /v1/%72equest-landing", true},
     {"world api:80 GET /twice/aa", true},
     {"world api:80 PUT /not/x", true},
+    {"web api:80 GET /public/x", true},
+    {"web api:80 GET /public/x - X-Tier: other", true},
+    {"web api:80 GET /private", true},
+    {"web api:80 GET /private - X-Tier: web | X-Tier: web", true},
+    {"web api:80 GET /public/../x - X-Tier: web", true},
+    {"web api:80 GET /public/../x", true},
+    {"web api:80 GET /public/seen - X-Tier: web | X-Token: secret", true},
+    {"web api:80 GET /twice/aa - X-Tier: web", true},
+    {"web api:80 GET /twice/aa - X-Tier: web | X-Old: keep", true},
 };
 
 struct Expectation {
