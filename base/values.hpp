@@ -32,7 +32,7 @@ Result<ListenAddress> parse_listen_address(std::string_view text);
 
 Result<std::string> parse_absolute_path(const std::string& text);  // without ..; a slash at its end is cut
 
-// The text of one regular file of at most 1 MiB.
+// The text of one regular file of at most so many bytes.
 Result<std::string> read_config_text(const std::string& file, size_t bytes_max = size_t{1} << 20);
 
 }  // namespace shunt

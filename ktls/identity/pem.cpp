@@ -11,42 +11,40 @@ Bio reader_of(const std::string& text) { return Bio(BIO_new_mem_buf(text.data(),
 // Nobody is there to be asked.
 int no_passphrase(char*, int, int, void*) { return -1; }
 
+// All objects of a kind, at least one: `read` gives the next, `push` keeps it, `release` is for one that cannot be
+// kept.
+template <typename Stack, typename Read, typename Push, typename Release>
+Result<Stack> all_of_pem(Stack stack, const std::string& pem, const std::string& file, const char* what,
+                         const char* label, Read read, Push push, Release release) {
+  const Bio bio = reader_of(pem);
+  if (!bio || !stack) return unexpected(openssl_error(file));
+  bool any = false;
+  while (auto* object = read(bio.get(), nullptr, no_passphrase, nullptr)) {
+    any = true;
+    if (push(stack.get(), object) > 0) continue;
+    release(object);
+    return unexpected(openssl_error(file));
+  }
+  const bool at_end = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+  if (!at_end) return unexpected(openssl_error(file + ": a " + what + " cannot be read"));
+  ERR_clear_error();
+  if (any) return stack;
+  return unexpected(Error{EINVAL, file + ": there is no " + what + " in it",
+                          std::string("it is to begin with -----BEGIN ") + label + "-----"});
+}
+
 }  // namespace
 
 Result<Certificates> certificates_of_pem(const std::string& pem, const std::string& file) {
-  Certificates certificates(sk_X509_new_null());
-  const Bio bio = reader_of(pem);
-  if (!bio || !certificates) return unexpected(openssl_error(file));
-  while (X509* certificate = PEM_read_bio_X509(bio.get(), nullptr, no_passphrase, nullptr)) {
-    if (sk_X509_push(certificates.get(), certificate) > 0) continue;
-    X509_free(certificate);
-    return unexpected(openssl_error(file));
-  }
-  const bool at_end = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
-  if (!at_end) return unexpected(openssl_error(file + ": a certificate cannot be read"));
-  ERR_clear_error();
-  if (sk_X509_num(certificates.get()) == 0)
-    return unexpected(
-        Error{EINVAL, file + ": there is no certificate in it", "it is to begin with -----BEGIN CERTIFICATE-----"});
-  return certificates;
+  const auto push = [](STACK_OF(X509) * stack, X509 * one) { return sk_X509_push(stack, one); };
+  return all_of_pem(Certificates(sk_X509_new_null()), pem, file, "certificate", "CERTIFICATE", PEM_read_bio_X509, push,
+                    X509_free);
 }
 
 Result<RevocationLists> revocation_lists_of_pem(const std::string& pem, const std::string& file) {
-  RevocationLists lists(sk_X509_CRL_new_null());
-  const Bio bio = reader_of(pem);
-  if (!bio || !lists) return unexpected(openssl_error(file));
-  while (X509_CRL* list = PEM_read_bio_X509_CRL(bio.get(), nullptr, no_passphrase, nullptr)) {
-    if (sk_X509_CRL_push(lists.get(), list) > 0) continue;
-    X509_CRL_free(list);
-    return unexpected(openssl_error(file));
-  }
-  const bool at_end = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
-  if (!at_end) return unexpected(openssl_error(file + ": a list of revoked certificates cannot be read"));
-  ERR_clear_error();
-  if (sk_X509_CRL_num(lists.get()) == 0)
-    return unexpected(Error{EINVAL, file + ": there is no list of revoked certificates in it",
-                            "it is to begin with -----BEGIN X509 CRL-----"});
-  return lists;
+  const auto push = [](STACK_OF(X509_CRL) * stack, X509_CRL * one) { return sk_X509_CRL_push(stack, one); };
+  return all_of_pem(RevocationLists(sk_X509_CRL_new_null()), pem, file, "list of revoked certificates", "X509 CRL",
+                    PEM_read_bio_X509_CRL, push, X509_CRL_free);
 }
 
 Result<PrivateKey> key_of_pem(const std::string& pem, const std::string& file) {

@@ -486,12 +486,17 @@ def both(port):
 """
 
 
-@scenario("IPv6, and a listener of both families")
-def both_families(elsewhere):
+def record_both_families(elsewhere):
     galaxy = elsewhere.galaxy
     galaxy.recorder_code = BOTH + galaxy.recorder_code.replace('"0.0.0.0", int(sys.argv[1])', "sock=both(int(sys.argv[1]))")
     galaxy.recorder()
     elsewhere.proxy()
+
+
+@scenario("IPv6, and a listener of both families")
+def both_families(elsewhere):
+    galaxy = elsewhere.galaxy
+    record_both_families(elsewhere)
     eventually(lambda: galaxy.client("tiefighter", *MIXED, host="::1") and galaxy.counters()["requests_denied"], "its cgroup is guarded")
     for host in ("::1", "127.0.0.1", "::ffff:127.0.0.1"):
         for program, steered in ((galaxy.unknown_program(), 1), (sys.executable, 0)):
@@ -506,9 +511,7 @@ def both_families(elsewhere):
 @scenario("other hosts by IPv6: networks decide by all of their bytes")
 def far_by_ipv6(elsewhere):
     galaxy = elsewhere.galaxy
-    galaxy.recorder_code = BOTH + galaxy.recorder_code.replace('"0.0.0.0", int(sys.argv[1])', "sock=both(int(sys.argv[1]))")
-    galaxy.recorder()
-    elsewhere.proxy()
+    record_both_families(elsewhere)
     host, router = "fd00:77::1", "fd00:77::2"
     subprocess.run(["ip", "addr", "add", f"{host}/64", "dev", elsewhere.device, "nodad"], check=True)
     inside = ["ip", "-n", elsewhere.inside[-1]]
