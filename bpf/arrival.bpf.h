@@ -36,21 +36,11 @@ static __always_inline bool sh_cut(struct __sk_buff *skb, __u32 bytes)
 	return !bytes;
 }
 
-/* Runs under the socket's lock. If bytes cannot be cut nothing more is delivered: a stall can be seen, wrong bytes cannot. */
-static __always_inline int sh_arrive(struct __sk_buff *skb)
+/* If bytes cannot be cut nothing more is delivered: a stall can be seen, wrong bytes cannot. */
+static __always_inline int sh_new_bytes(struct __sk_buff *skb, struct sh_arrival *arrival, __u32 first, __u32 end)
 {
-	struct sh_arrival fresh = {}, *arrival;
-	__u64 cookie = bpf_get_socket_cookie(skb);
-	__u32 first = 0, end = 0, old;
+	__u32 old = arrival->end_seq - first;
 
-	sh_sequence(skb, &first, &end);
-	arrival = bpf_map_lookup_elem(&sh_arrivals, &cookie);
-	if (!arrival) { /* enrolled by the generation before, while the programs were exchanged */
-		fresh.end_seq = end;
-		bpf_map_update_elem(&sh_arrivals, &cookie, &fresh, BPF_NOEXIST);
-		return SK_PASS;
-	}
-	old = arrival->end_seq - first;
 	if (arrival->broken)
 		return SK_DROP;
 	if ((__s32)old > 0) {
@@ -68,6 +58,30 @@ static __always_inline int sh_arrive(struct __sk_buff *skb)
 	}
 	arrival->end_seq = end;
 	return SK_PASS;
+}
+
+/* Runs under the socket's lock. An end that has closed its half is in TCP_CLOSE when it is shown the packet with the other one's end
+ * (tcp_fin() comes before tcp_data_ready()): nothing follows, so what is remembered goes with it. */
+static __always_inline int sh_arrive(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	bool last = sk && sk->state == BPF_TCP_CLOSE;
+	__u64 cookie = bpf_get_socket_cookie(skb);
+	struct sh_arrival fresh = {}, *arrival;
+	__u32 first = 0, end = 0;
+	int verdict = SK_PASS;
+
+	sh_sequence(skb, &first, &end);
+	arrival = bpf_map_lookup_elem(&sh_arrivals, &cookie);
+	if (arrival)
+		verdict = sh_new_bytes(skb, arrival, first, end);
+	if (last) {
+		bpf_map_delete_elem(&sh_arrivals, &cookie);
+	} else if (!arrival) { /* enrolled by the generation before, while the programs were exchanged */
+		fresh.end_seq = end;
+		bpf_map_update_elem(&sh_arrivals, &cookie, &fresh, BPF_NOEXIST);
+	}
+	return verdict;
 }
 
 #endif

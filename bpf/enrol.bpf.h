@@ -467,6 +467,16 @@ static __always_inline void on_fin(struct bpf_sock_ops *ops)
 		sh_emit_sock(st, SH_EV_ABANDONED, SH_R_PEER_GONE);
 }
 
+/* Has the peer's FIN closed a socket whose verdict is still attached (not one that is being closed here, too)? Then the verdict is run
+ * once more, for the packet with the FIN. */
+static __always_inline bool sh_ended_by_fin(struct tcp_sock *tp, __u32 state_before)
+{
+	struct sk_psock *psock = sh_psock(SK(tp));
+
+	return state_before == BPF_TCP_FIN_WAIT2 && sh_has_flag(tp, bpf_core_enum_value(enum sock_flags, SOCK_DONE)) && psock &&
+	       BPF_CORE_READ(psock, saved_data_ready);
+}
+
 static __always_inline void on_close(struct bpf_sock_ops *ops, struct sh_config *cfg)
 {
 	struct tcp_sock *tp = sh_tcp_sock(ops);
@@ -496,7 +506,8 @@ static __always_inline void on_close(struct bpf_sock_ops *ops, struct sh_config 
 	sh_tell(cfg, st, SH_EV_CLOSED, 0);
 	st->shared.cookie = 0; /* the peer sees that this end is gone */
 	st->flags &= ~(SH_SOCK_IN_MAP | SH_SOCK_LEFT);
-	bpf_map_delete_elem(&sh_arrivals, &cookie);
+	if (!sh_ended_by_fin(tp, ops->args[0]))
+		bpf_map_delete_elem(&sh_arrivals, &cookie);
 	sh_leave_channel(st, cookie);
 	if (!st->peer_cookie)
 		bpf_map_delete_elem(&sh_answers, &cookie);

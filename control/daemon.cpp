@@ -552,8 +552,9 @@ void Daemon::on_drain_signal() {
   drain_.reset();
   snapshot_time_ = {};
   if (report) {
-    log_info("turned off",
-             {{"sockets_left", std::to_string(report->left)}, {"sockets_kept", std::to_string(report->kept.size())}});
+    log_info("turned off", {{"sockets_left", std::to_string(report->left)},
+                            {"sockets_kept", std::to_string(report->kept.size())},
+                            {"sockets_closed", std::to_string(report->closed)}});
     control_->off_finished(drain_document(*report));
   } else {
     log_failure("cannot turn off", report.error(), "the programs stay as they are");

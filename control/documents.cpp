@@ -151,7 +151,10 @@ Json probe_document(const ProbeReport& report) {
 Json drain_document(const DrainReport& report) {
   Json kept = Json::array();
   for (const Row& row : report.kept) kept.push_back(row_document(row));
-  return Json{{"sockets_left", report.left}, {"sockets_kept", report.kept.size()}, {"kept", kept}};
+  return Json{{"sockets_left", report.left},
+              {"sockets_kept", report.kept.size()},
+              {"sockets_closed", report.closed},
+              {"kept", kept}};
 }
 
 Json status_document(const Snapshot& snapshot) {

@@ -341,7 +341,10 @@ std::string render_trace(const Json& trace, const Style& style) {
 
 std::string render_drain(const Json& report, bool removed, const Style& style) {
   std::string text = fmt::format("{} sockets went back to TCP", human_count(number_of(report, "sockets_left")));
-  const uint64_t kept = number_of(report, "sockets_kept");
+  const uint64_t kept = number_of(report, "sockets_kept"), closed = number_of(report, "sockets_closed");
+  if (closed)
+    text += fmt::format("; {} that both ends have closed stay until their programs close them", human_count(closed));
+  if (kept == 0 && closed) return text + "\n";
   if (kept == 0) return text + (removed ? "; nothing is left behind\n" : "; shunt is off\n");
   text += style.yellow(fmt::format("; {} keep their program until they close, because their reader does not read:",
                                    human_count(kept))) +

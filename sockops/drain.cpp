@@ -1,4 +1,5 @@
 // Taking live sockets out of the map, and removing what is pinned.
+#include <bpf/abi/punt.h>
 #include <bpf/bpf.h>
 #include <fmt/format.h>
 
@@ -12,6 +13,7 @@
 #include <sockops/policy_loader.hpp>
 #include <sockops/read.hpp>
 #include <thread>
+#include <unordered_set>
 
 namespace shunt {
 namespace {
@@ -48,6 +50,41 @@ Result<std::vector<Row>> rows_in_map(const Paths& paths, const std::vector<Uniqu
   for (auto& row : *rows)
     if (row.raw.tail.in_map) in_map.push_back(std::move(row));
   return in_map;
+}
+
+// Adds the sockets that the proxy was given; they go with it.
+Result<void> add_channels(const Paths& paths, const Generation& generation, std::unordered_set<uint64_t>& cookies) {
+  auto channels = open_map(paths, generation, "sh_channels");
+  if (!channels && channels.error().code == ENOENT) return {};
+  if (!channels) return unexpected(channels.error());
+  for (uint32_t index = 0; index < SH_CHANNELS_MAX; index++) {
+    sh_channel channel{};
+    if (bpf_map_lookup_elem(channels->get(), &index, &channel) == 0 && channel.cookie) cookies.insert(channel.cookie);
+  }
+  return {};
+}
+
+// No iterator over TCP's sockets shows one that both ends have closed, though its program may have bytes to read and it
+// is in the map.
+Result<uint32_t> closed_in_map(const Paths& paths, const std::vector<Row>& live) {
+  std::unordered_set<uint64_t> known;
+  for (const Row& row : live) known.insert(row.raw.sock.shared.cookie);
+  const auto pinned = generations(paths);
+  for (const Generation& generation : pinned)
+    if (auto added = add_channels(paths, generation, known); !added) return unexpected(added.error());
+  if (pinned.empty()) return 0;
+  auto sockets = open_map(paths, pinned.back(), "sh_socks");  // that of all generations
+  if (!sockets && sockets.error().code == ENOENT) return 0;
+  if (!sockets) return unexpected(sockets.error());
+  uint32_t closed = 0;
+  uint64_t cookie = 0, next = 0;
+  int more = bpf_map_get_next_key(sockets->get(), nullptr, &next);
+  for (uint32_t n = 0; more == 0 && n < SH_SOCKETS_MAX; n++) {
+    cookie = next;
+    closed += !known.contains(cookie);
+    more = bpf_map_get_next_key(sockets->get(), &cookie, &next);
+  }
+  return closed;
 }
 
 // Sockets that stay in the map for a while are no longer enrolled anew: judged requests could not be seen. So a policy
@@ -96,6 +133,9 @@ Result<DrainReport> drain_pinned(const Paths& wanted, std::chrono::milliseconds 
     if (report.kept.empty() || Clock::now() >= end) break;
     std::this_thread::sleep_for(kDrainStep);
   }
+  auto closed = closed_in_map(*paths, report.kept);
+  if (!closed) return unexpected(closed.error());
+  report.closed = *closed;
   detach_all_links(*paths);
   for (const auto& generation : generations(*paths)) detach_guards(generation);
   if (auto off = set_modes(*paths, SH_MODE_OFF); !off) return unexpected(off.error());

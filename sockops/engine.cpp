@@ -156,6 +156,7 @@ struct Engine::State {
   Result<void> load();
   Result<void> pin_programs() const;
   Result<void> wire_socket_map() const;
+  Result<void> tie_socket_map() const;
   Result<void> install(const Settings& wanted) const {
     return install_settings(paths, probe, wanted, [this](const std::string& name) { return map(name); });
   }
@@ -243,6 +244,7 @@ Result<void> Engine::State::wire_socket_map() const {
     if (int err = bpf_map_update_elem(map("sh_msg_progs"), &slot, &fd, BPF_ANY); err != 0)
       return unexpected(err, "cannot put the sk_msg programs in force");
   }
+  if (auto tied = tie_socket_map(); !tied) return tied;
   int sockets = map("sh_socks");
   int entry = bpf_program__fd(skeleton->progs.sh_msg_entry);
   if (int err = bpf_prog_attach(entry, sockets, BPF_SK_MSG_VERDICT, 0); err != 0)
@@ -254,6 +256,16 @@ Result<void> Engine::State::wire_socket_map() const {
   }
   if (int err = bpf_prog_attach(pass, sockets, BPF_SK_SKB_STREAM_VERDICT, 0); err != 0)
     return unexpected(err, "cannot attach the verdict program to the socket map");
+  return {};
+}
+
+// The map must outlive its sockets: when it goes, the kernel takes the last ones out, and what they have not read is
+// lost. A socket holds its programs; those hold the map only if they use it, and the dispatcher's table is emptied with
+// its last pin.
+Result<void> Engine::State::tie_socket_map() const {
+  for (const bpf_program* program : {skeleton->progs.sh_msg_entry, skeleton->progs.sh_pass})
+    if (int err = bpf_prog_bind_map(bpf_program__fd(program), map("sh_socks"), nullptr); err != 0)
+      return unexpected(err, "cannot tie the socket map to its programs");
   return {};
 }
 

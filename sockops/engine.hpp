@@ -161,6 +161,7 @@ struct ProfileRow {
 struct DrainReport {
   uint32_t left = 0;      // sockets taken out of the map
   std::vector<Row> kept;  // sockets that could not be taken out: somebody is inside a call, or bytes are unread
+  uint32_t closed = 0;    // sockets that TCP has closed, which stay in the map until their programs close them, too
   bool clean() const { return kept.empty(); }
 };
 

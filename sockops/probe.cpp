@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,6 +17,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "kernel_faults.hpp"
 #include "probe_trials.hpp"
 
 namespace shunt {
@@ -283,6 +285,9 @@ void run_on_host(const std::string& wanted_root, std::vector<ProbeItem>& items) 
   items.push_back(make_item("initial-namespaces", check_namespaces()));
   items.push_back(make_item("cgroup2-mount", check_cgroup_mount(root)));
   items.push_back(make_item("btf", check_btf()));
+  utsname name{};
+  uname(&name);
+  items.push_back(make_item("kernel-faults", check_kernel_faults(name.release, name.version)));
   for (const ProbeItem& item : items) {
     if (item.verdict == ProbeVerdict::fatal) return;
   }

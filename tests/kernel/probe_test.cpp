@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <set>
+#include <sockops/kernel_faults.hpp>
 
 #include "support/accelerated.hpp"
 
@@ -20,6 +21,31 @@ size_t descriptors() {
   size_t count = 0;
   for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) ++count;
   return count;
+}
+
+TEST(Probe, KernelFaultsAreToldByTheVersion) {
+  struct Case {
+    const char* release;
+    const char* version;
+    bool mended;
+  };
+  constexpr const char* kOther = "#1 SMP PREEMPT_DYNAMIC";
+  const Case cases[] = {{"6.18.45", kOther, true},
+                        {"6.18.44-fc-v782", kOther, false},
+                        {"6.1.0-44-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.183-1 (2026-09-02)", true},
+                        {"6.1.0-43-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.182-1 (2026-08-01)", false},
+                        {"6.12.200", kOther, true},
+                        {"6.13.200", kOther, false},  // of a line that was not mended
+                        {"7.1.8", kOther, false},
+                        {"7.2-rc7", kOther, true},
+                        {"10.0.1", kOther, true},
+                        {"6.8.0-64-generic", "#67-Ubuntu SMP", false},
+                        {"", "", false}};
+  for (const Case& one : cases) {
+    const Finding finding = check_kernel_faults(one.release, one.version);
+    EXPECT_EQ(finding.verdict == ProbeVerdict::ok, one.mended) << one.release << " " << one.version;
+    EXPECT_EQ(finding.meaning.empty(), one.mended) << one.release;
+  }
 }
 
 TEST(Probe, SaysWhatItFound) {

@@ -122,6 +122,27 @@ TEST(SocketMap, SocketsThatLeaveMakeRoom) {
   EXPECT_TRUE(shortcut.make_fast(connect_pair()));
 }
 
+// An end that has closed its half is told the other one's end after TCP has closed the socket.
+TEST(SocketMap, HalfClosedConnectionsLeaveNothing) {
+  Accelerated shortcut;
+  const InCgroup inside(shortcut.cgroup());
+  for (int i = 0; i < 2 * SH_SOCKETS_MAX; ++i) {
+    const Connection connection = connect_pair();
+    const int first = i % 2 ? connection.server.get() : connection.client.get();
+    const int second = i % 2 ? connection.client.get() : connection.server.get();
+    ASSERT_TRUE(ping_pong(connection, 2));
+    ASSERT_EQ(shutdown(first, SHUT_WR), 0);
+    ASSERT_EQ(receive_to_eof(second), "");
+    send_all(second, "rest");
+    ASSERT_EQ(shutdown(second, SHUT_WR), 0);
+    ASSERT_EQ(receive_to_eof(first), "rest");
+  }
+  EXPECT_TRUE(eventually([&] { return sockets_in_map(shortcut) == 0; })) << sockets_in_map(shortcut);
+  EXPECT_TRUE(eventually([&] { return shortcut.entries("sh_arrivals") == 0; })) << shortcut.entries("sh_arrivals");
+  EXPECT_EQ(shortcut.reason_count(SH_R_MAP_FULL), 0u);
+  EXPECT_TRUE(shortcut.make_fast(connect_pair()));
+}
+
 // Everything that the traffic checker does, where most connections find the map full and some do not.
 TEST(SocketMap, CheckedTrafficAtTheLimitIsExact) {
   constexpr int kConnections = 2000;

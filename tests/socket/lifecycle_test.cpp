@@ -245,6 +245,33 @@ TEST(Lifecycle, AnUnreadQueueSurvivesTheDrain) {
   EXPECT_TRUE(ping_pong(connection, 10));
 }
 
+// What is left of Shunt when nothing pins it and no process of its runs: the sockets that hold its programs.
+TEST(Lifecycle, UnreadBytesOutliveAllElse) {
+  Accelerated shortcut;
+  const InCgroup inside(shortcut.cgroup());
+  const Connection open = connect_pair(), closed = connect_pair();
+  ASSERT_TRUE(shortcut.make_fast(open));
+  ASSERT_TRUE(shortcut.make_fast(closed));
+  const std::string unread = pattern(1, 5000);
+  send_all(open.client.get(), unread);
+  ASSERT_EQ(shutdown(closed.server.get(), SHUT_WR), 0);
+  ASSERT_EQ(receive_to_eof(closed.client.get()), "");
+  send_all(closed.client.get(), unread);
+  ASSERT_EQ(shutdown(closed.client.get(), SHUT_WR), 0);  // the server's socket is in TCP_CLOSE now
+  shortcut.destroy_engine();
+  const auto drained = drain_pinned(shortcut.paths(), milliseconds(500), false);
+  ASSERT_TRUE(gives(drained, "drain_pinned"));
+  ASSERT_EQ(drained->kept.size(), 1u);
+  EXPECT_EQ(drained->kept[0].raw.sock.shared.cookie, socket_cookie(open.server.get()));
+  EXPECT_EQ(drained->closed, 2u);  // the client's, too
+  EXPECT_EQ(pins(shortcut), 0u);
+  std::this_thread::sleep_for(seconds(2));  // the kernel frees a map after a grace period
+  send_all(open.client.get(), unread);
+  EXPECT_TRUE(receive_exactly(open.server.get(), 10000) == unread + unread);
+  EXPECT_TRUE(receive_to_eof(closed.server.get()) == unread);
+  EXPECT_TRUE(ping_pong(open, 10));
+}
+
 // Connections that are older than the attachment, or were drained, are plain TCP: FIONREAD counts.
 TEST(Lifecycle, ADrainedConnectionIsPlainTcp) {
   Accelerated shortcut;

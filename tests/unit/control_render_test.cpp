@@ -78,6 +78,9 @@ TEST(Render, KeptSocketsAreListed) {
   DrainReport report;
   report.left = 2;
   EXPECT_EQ(render_drain(drain_document(report), false, kPlain), "2 sockets went back to TCP; shunt is off\n");
+  report.closed = 1;
+  EXPECT_EQ(render_drain(drain_document(report), true, kPlain),
+            "2 sockets went back to TCP; 1 that both ends have closed stay until their programs close them\n");
   report.kept.emplace_back();
   EXPECT_NE(render_drain(drain_document(report), false, kPlain).find("LOCAL"), std::string::npos);
 }
