@@ -24,6 +24,8 @@ struct CaArguments {
   std::string spiffe_id;
   std::string out = ".";
   unsigned days = kCertificateDaysDefault;
+  unsigned list_days = kListDaysDefault;
+  std::vector<std::string> revoked;  // files
 };
 
 class Cli {
@@ -46,6 +48,7 @@ class Cli {
   ExitCode policy_import(const std::vector<std::string>& files, bool replace);
   ExitCode ca_init(const CaArguments& arguments) const;
   ExitCode ca_issue(const CaArguments& arguments) const;
+  ExitCode ca_revoke(const CaArguments& arguments) const;
 
  private:
   // What to do with a request: a daemon answers, or nobody does and the pins are read.
@@ -53,6 +56,7 @@ class Cli {
                const std::function<bool(const Json&)>& on_line = {});
   Result<ControlClient> connect();
   Reply ask_daemon(Command command);
+  ExitCode refuse_certificate(const Error& error) const;
   ExitCode show_issued(const Result<Issued>& issued) const;
   ExitCode imported(const Json& what, const Reply& reloaded);
   ExitCode fail(ExitCode exit, const Error& error) const;

@@ -121,7 +121,11 @@ void add_ca(CLI::App& app, Arguments& arguments, std::vector<std::pair<CLI::App*
   issue->add_option("--out", ca.out, "the folder for the files")->capture_default_str();
   issue->add_option("--days", ca.days, "how long it is valid")->check(days)->capture_default_str();
   commands.emplace_back(issue, [&ca](Cli& cli) { return cli.ca_issue(ca); });
-  for (CLI::App* command : {init, issue})
+  auto* revoke = group->add_subcommand("revoke", "make the list of revoked certificates, or add to it");
+  revoke->add_option("certificates", ca.revoked, "files of certificates; without one the list is only renewed");
+  revoke->add_option("--days", ca.list_days, "how long the list is valid")->check(days)->capture_default_str();
+  commands.emplace_back(revoke, [&ca](Cli& cli) { return cli.ca_revoke(ca); });
+  for (CLI::App* command : {init, issue, revoke})
     command->add_option("--ca", ca.folder, "the folder of the CA")->capture_default_str();
 }
 

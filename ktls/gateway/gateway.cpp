@@ -101,7 +101,8 @@ void rotate(Shared& shared) {
   if (!fresh) return log_failure("cannot rotate the certificates", fresh.error(), "the old ones stay in use");
   shared.security.set(*fresh);
   shared.counters.rotations++;
-  log_info("rotated", {{"identity", (*fresh)->id.text()}, {"expires", (*fresh)->expires}});
+  log_info("rotated",
+           {{"identity", (*fresh)->id.text()}, {"expires", (*fresh)->expires}, {"serial", (*fresh)->serial}});
 }
 
 // Without them everything else goes on.
@@ -145,6 +146,7 @@ void log_ready(const Shared& shared, size_t threads) {
   log_info("ready", {{"mode", shared.mode()},
                      {"identity", security->id.text()},
                      {"expires", security->expires},
+                     {"serial", security->serial},
                      {"services", std::to_string(shared.config.services.size())},
                      {"directory", std::to_string(shared.config.directory.size())},
                      {"threads", std::to_string(threads)}});

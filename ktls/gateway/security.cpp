@@ -84,7 +84,8 @@ Result<std::shared_ptr<const Security>> load_security(const Config& config, cons
   auto client = make_context(TLS_client_method(), *credentials, settings);
   if (!client) return unexpected(client.error());
   auto security = std::make_shared<Security>(Security{std::move(credentials->id), std::move(credentials->expires),
-                                                      std::move(*trust), std::move(*server), std::move(*client)});
+                                                      std::move(credentials->serial), std::move(*trust),
+                                                      std::move(*server), std::move(*client)});
   return std::shared_ptr<const Security>(std::move(security));
 }
 

@@ -16,6 +16,7 @@ inline constexpr std::string_view kProtocol = "shunt/1";  // ALPN
 struct Security {
   SpiffeId id;
   std::string expires;
+  std::string serial;
   std::shared_ptr<const TrustBundles> trust;
   SslContext server;
   SslContext client;

@@ -46,6 +46,7 @@ std::string status_document(const Shared& shared) {
                       {"probe", probe_document(shared.probe)},
                       {"identity", security->id.text()},
                       {"expires", security->expires},
+                      {"serial", security->serial},
                       {"rotations", counters.rotations.load()},
                       {"connections", counters.connections.load()},
                       {"handshakes", counters.handshakes.load()},

@@ -25,6 +25,15 @@ Result<PrivateKey> load_key(const std::string& file) {
   return key;
 }
 
+std::string serial_of(const X509* certificate) {
+  const std::unique_ptr<BIGNUM, FreedBy<BN_free>> number(
+      ASN1_INTEGER_to_BN(X509_get0_serialNumber(certificate), nullptr));
+  char* digits = number ? BN_bn2hex(number.get()) : nullptr;
+  std::string text = digits ? digits : "";
+  OPENSSL_free(digits);
+  return text;
+}
+
 }  // namespace
 
 Result<Credentials> load_credentials(const std::string& certificate_file, const std::string& key_file) {
@@ -42,7 +51,9 @@ Result<Credentials> load_credentials(const std::string& certificate_file, const 
   auto id = identity_of(leaf.get());
   if (!id) return unexpected(Error{EINVAL, certificate_file + ": " + id.error().to_string(), {}});
   std::string expires = time_of(X509_get0_notAfter(leaf.get()));
-  return Credentials{std::move(leaf), std::move(*chain), std::move(*key), std::move(*id), std::move(expires)};
+  std::string serial = serial_of(leaf.get());
+  return Credentials{std::move(leaf), std::move(*chain),  std::move(*key),
+                     std::move(*id),  std::move(expires), std::move(serial)};
 }
 
 Result<void> use_credentials(SSL_CTX* ctx, const Credentials& credentials) {

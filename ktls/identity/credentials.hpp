@@ -13,6 +13,7 @@ struct Credentials {
   PrivateKey key;
   SpiffeId id;
   std::string expires;  // "2025-01-02T03:04:05Z"
+  std::string serial;   // of the leaf, in hexadecimal digits as `openssl x509 -serial` shows them
 };
 
 // From PEM files: the leaf first, then intermediate certificates; and its key. They must belong together, be an

@@ -172,6 +172,86 @@ Result<void> check_domain(const Ca& ca, const SpiffeId& id) {
                           "name another SPIFFE ID, or another CA with --ca"});
 }
 
+using RevocationList = std::unique_ptr<X509_CRL, FreedBy<X509_CRL_free>>;
+using Time = std::unique_ptr<ASN1_TIME, FreedBy<ASN1_TIME_free>>;
+using Integer = std::unique_ptr<ASN1_INTEGER, FreedBy<ASN1_INTEGER_free>>;
+
+Result<Certificate> certificate_of(const Ca& ca, const std::string& file) {
+  const auto text = read_config_text(file);
+  if (!text) return unexpected(Error{text.error().code, file + ": " + text.error().message, text.error().remedy});
+  auto certificates = certificates_of_pem(*text, file);
+  if (!certificates) return unexpected(certificates.error());
+  Certificate leaf(sk_X509_shift(certificates->get()));
+  const bool issued = X509_cmp(ca.certificate.get(), leaf.get()) != 0 &&
+                      X509_check_issued(ca.certificate.get(), leaf.get()) == X509_V_OK &&
+                      X509_verify(leaf.get(), X509_get0_pubkey(ca.certificate.get())) == 1;
+  ERR_clear_error();
+  if (issued) return leaf;
+  return unexpected(Error{EINVAL, file + " was not issued by this CA", "name its CA with --ca"});
+}
+
+// The list that is there, or a new one.
+Result<RevocationList> list_of(const Ca& ca, const std::string& file) {
+  if (!std::filesystem::exists(file)) return RevocationList(X509_CRL_new());
+  const auto text = read_config_text(file);
+  if (!text) return unexpected(Error{text.error().code, file + ": " + text.error().message, text.error().remedy});
+  auto lists = revocation_lists_of_pem(*text, file);
+  if (!lists) return unexpected(lists.error());
+  RevocationList list(sk_X509_CRL_shift(lists->get()));
+  if (X509_CRL_verify(list.get(), X509_get0_pubkey(ca.certificate.get())) == 1) return list;
+  ERR_clear_error();
+  return unexpected(Error{EINVAL, file + " is not this CA's list", "move it away"});
+}
+
+bool add_revoked(X509_CRL* list, X509* certificate, ASN1_TIME* now) {
+  X509_REVOKED* known = nullptr;
+  if (X509_CRL_get0_by_cert(list, &known, certificate) == 1) return true;
+  std::unique_ptr<X509_REVOKED, FreedBy<X509_REVOKED_free>> entry(X509_REVOKED_new());
+  if (!entry || X509_REVOKED_set_serialNumber(entry.get(), X509_get_serialNumber(certificate)) != 1 ||
+      X509_REVOKED_set_revocationDate(entry.get(), now) != 1 || X509_CRL_add0_revoked(list, entry.get()) != 1)
+    return false;
+  entry.release();
+  return true;
+}
+
+// RFC 5280, 5.2.3: the next one has a higher number.
+bool number_list(X509_CRL* list) {
+  const Integer last(static_cast<ASN1_INTEGER*>(X509_CRL_get_ext_d2i(list, NID_crl_number, nullptr, nullptr)));
+  const Integer next(ASN1_INTEGER_new());
+  return next && ASN1_INTEGER_set(next.get(), (last ? ASN1_INTEGER_get(last.get()) : 0) + 1) == 1 &&
+         X509_CRL_add1_ext_i2d(list, NID_crl_number, next.get(), 0, X509V3_ADD_REPLACE) == 1;
+}
+
+// RFC 5280, 5.2.1
+bool name_issuer_key(const Ca& ca, X509_CRL* list) {
+  if (X509_CRL_get_ext_by_NID(list, NID_authority_key_identifier, -1) >= 0) return true;
+  X509V3_CTX context;
+  X509V3_set_ctx_nodb(&context);
+  X509V3_set_ctx(&context, ca.certificate.get(), nullptr, nullptr, list, 0);
+  const std::unique_ptr<X509_EXTENSION, FreedBy<X509_EXTENSION_free>> extension(
+      X509V3_EXT_conf_nid(nullptr, &context, NID_authority_key_identifier, "keyid:always"));
+  return extension && X509_CRL_add_ext(list, extension.get(), -1) == 1;
+}
+
+bool sign_list(const Ca& ca, X509_CRL* list, ASN1_TIME* now, ASN1_TIME* until) {
+  return X509_CRL_set_version(list, X509_CRL_VERSION_2) == 1 &&
+         X509_CRL_set_issuer_name(list, X509_get_subject_name(ca.certificate.get())) == 1 && number_list(list) &&
+         name_issuer_key(ca, list) && X509_CRL_set1_lastUpdate(list, now) == 1 &&
+         X509_CRL_set1_nextUpdate(list, until) == 1 && X509_CRL_sort(list) == 1 &&
+         X509_CRL_sign(list, ca.key.get(), EVP_sha256()) > 0;
+}
+
+// Whoever watches the file sees the old list or the new one.
+Result<void> replace_file(const std::string& file, std::string_view text) {
+  const std::string beside = file + ".new";
+  ::unlink(beside.c_str());
+  NewFiles files;
+  if (auto written = files.write(beside, kPublic, text); !written) return written;
+  if (::rename(beside.c_str(), file.c_str()) != 0) return unexpected(errno, "cannot replace " + file);
+  files.keep();
+  return {};
+}
+
 }  // namespace
 
 Result<Issued> make_development_ca(const std::string& folder, const std::string& trust_domain, unsigned days) {
@@ -215,6 +295,31 @@ Result<Issued> issue_certificate(const std::string& ca_folder, const SpiffeId& i
   if (!written) return unexpected(written.error());
   files.keep();
   return issued;
+}
+
+Result<Revoked> revoke_certificates(const std::string& ca_folder, const std::vector<std::string>& certificate_files,
+                                    unsigned days) {
+  const auto ca = load_ca(ca_folder);
+  if (!ca) return unexpected(ca.error());
+  const std::string file = ca_folder + "/ca.crl";
+  auto list = list_of(*ca, file);
+  if (!list) return unexpected(list.error());
+  // Other hosts' clocks may be late, here too.
+  const Time now(X509_gmtime_adj(nullptr, -kClockSkewSeconds));
+  const Time until(X509_gmtime_adj(nullptr, static_cast<long>(days) * kDaySeconds));
+  bool made = *list && now && until;
+  for (const std::string& name : certificate_files) {
+    const auto certificate = certificate_of(*ca, name);
+    if (!certificate) return unexpected(certificate.error());
+    made = made && add_revoked(list->get(), certificate->get(), now.get());
+  }
+  if (!made || !sign_list(*ca, list->get(), now.get(), until.get()))
+    return unexpected(openssl_error("cannot make the list of revoked certificates"));
+  const auto pem = pem_of_revocation_list(list->get());
+  if (!pem) return unexpected(pem.error());
+  if (auto replaced = replace_file(file, bytes_of(pem->get())); !replaced) return unexpected(replaced.error());
+  const int revoked = sk_X509_REVOKED_num(X509_CRL_get_REVOKED(list->get()));
+  return Revoked{file, time_of(until.get()), static_cast<uint64_t>(std::max(revoked, 0))};
 }
 
 }  // namespace shunt

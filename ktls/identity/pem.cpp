@@ -60,6 +60,12 @@ Result<Bio> pem_of_certificate(X509* certificate) {
   return unexpected(openssl_error("cannot write a certificate"));
 }
 
+Result<Bio> pem_of_revocation_list(X509_CRL* list) {
+  Bio bio(BIO_new(BIO_s_mem()));
+  if (bio && PEM_write_bio_X509_CRL(bio.get(), list) == 1) return bio;
+  return unexpected(openssl_error("cannot write a list of revoked certificates"));
+}
+
 Result<Bio> pem_of_key(EVP_PKEY* key) {
   Bio bio(BIO_new(BIO_s_secmem()));
   if (bio && PEM_write_bio_PrivateKey(bio.get(), key, nullptr, nullptr, 0, nullptr, nullptr) == 1) return bio;

@@ -19,6 +19,7 @@ Result<RevocationLists> revocation_lists_of_pem(const std::string& pem, const st
 Result<PrivateKey> key_of_pem(const std::string& pem, const std::string& file);
 
 Result<Bio> pem_of_certificate(X509* certificate);
+Result<Bio> pem_of_revocation_list(X509_CRL* list);
 Result<Bio> pem_of_key(EVP_PKEY* key);  // in memory that is wiped
 
 std::string_view bytes_of(BIO* memory);

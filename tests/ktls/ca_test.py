@@ -11,6 +11,7 @@ import re
 import stat
 import subprocess
 import tempfile
+import time
 import unittest
 
 SHUNT = os.environ.get("SHUNT", "build/control/shunt")
@@ -86,6 +87,24 @@ class Ca(unittest.TestCase):
         self.assertRegex(self.shunt("init", "mesh.example", status=1).stderr, "not written over")
         self.assertRegex(self.shunt("issue", "spiffe://mesh.example/a", "--out", "a", status=1).stderr, "not written over")
         self.assertEqual({path: path.read_bytes() for path in self.base.rglob("*.*")}, before)
+
+    def test_openssl_refuses_what_is_revoked(self):
+        self.shunt("init", "mesh.example")
+        files = {name: self.issued(f"spiffe://mesh.example/{name}", name) for name in "ab"}
+        revoked = json.loads(self.shunt("revoke", files["a"]["certificate"], "--days", "3", "-o", "json").stdout)
+        self.assertEqual(revoked["certificates"], 1)
+        for name, words in (("a", "certificate revoked"), ("b", "")):
+            verified = openssl("verify", "-x509_strict", "-crl_check", "-CAfile", self.ca / "ca.pem", "-CRLfile", revoked["list"],
+                               self.base / files[name]["certificate"])
+            self.assertEqual(verified.returncode == 0, not words, verified.stderr)
+            self.assertIn(words, verified.stderr)
+        for days, current in ((2, True), (4, False)):
+            self.assertEqual(openssl("verify", "-crl_check", "-CAfile", self.ca / "ca.pem", "-CRLfile", revoked["list"], "-attime",
+                                     int(time.time()) + days * DAY_SECONDS, self.base / files["b"]["certificate"]).returncode == 0,
+                             current)
+        for file in ("ca.key", "ca.pem"):
+            self.assertRegex(self.shunt("revoke", self.ca / file, status=2).stderr, file)
+        self.assertRegex(self.shunt("revoke", "nowhere.pem", status=1).stderr, "nowhere.pem")
 
     def test_what_is_wrong_is_named(self):
         self.assertRegex(self.shunt("issue", "spiffe://mesh.example/a", status=1).stderr, "shunt ca init")

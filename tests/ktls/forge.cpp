@@ -1,5 +1,6 @@
 #include "ktls/forge.hpp"
 
+#include <fmt/format.h>
 #include <openssl/pem.h>
 
 #include <ktls/identity/pem.hpp>
@@ -48,6 +49,10 @@ Forged forge(const ForgePlan& plan, const Forged* issuer) {
   extend(certificate, above, NID_subject_alt_name, plan.alternative_names);
   require(X509_sign(certificate, issuer ? issuer->key.get() : forged.key.get(), EVP_sha256()) > 0, "sign");
   return forged;
+}
+
+std::string serial_of(const Forged& forged) {
+  return fmt::format("{:02X}", ASN1_INTEGER_get(X509_get0_serialNumber(forged.certificate.get())));
 }
 
 std::string revocation_list(const Forged& ca, const std::vector<const Forged*>& revoked, long starts_days,

@@ -29,6 +29,7 @@ ForgePlan ca_plan(const std::string& name);
 Forged forge(const ForgePlan& plan, const Forged* issuer = nullptr);  // null: signed by itself
 
 std::string pem_of(const Forged& forged);
+std::string serial_of(const Forged& forged);  // as `openssl x509 -serial` shows it
 
 // The list of what a CA has revoked, in PEM. Days from now.
 std::string revocation_list(const Forged& ca, const std::vector<const Forged*>& revoked, long starts_days = -1,

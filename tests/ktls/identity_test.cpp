@@ -347,6 +347,59 @@ TEST_F(DevelopmentCa, IssuesForItsTrustDomainAlone) {
   EXPECT_FALSE(make_development_ca(folder_ + "/b", "Mesh", 10));
 }
 
+TEST_F(DevelopmentCa, RevokesWhatItIssued) {
+  const auto ca = make_development_ca(ca_, "mesh.example", 10);
+  ASSERT_TRUE(ca);
+  std::vector<Certificate> leaves;
+  std::vector<std::string> files;
+  for (const char* name : {"/a", "/b", "/c"}) {
+    const auto issued = issue_certificate(ca_, id_, folder_ + name, 1);
+    ASSERT_TRUE(issued) << issued.error().to_string();
+    files.push_back(issued->certificate);
+    leaves.push_back(std::move(load_credentials(issued->certificate, issued->key)->leaf));
+  }
+  // Which of them the list lets in.
+  const auto allowed = [&](const Revoked& revoked) {
+    TrustBundles trust;
+    EXPECT_TRUE(trust.add("mesh.example", *read_config_text(ca->bundle), ca->bundle));
+    EXPECT_TRUE(trust.add_revocations("mesh.example", *read_config_text(revoked.list), revoked.list));
+    std::string names;
+    for (size_t i = 0; i < leaves.size(); ++i)
+      if (trust.verify(leaves[i].get(), nullptr, PeerRole::client)) names += "abc"[i];
+    return names;
+  };
+  auto revoked = revoke_certificates(ca_, {}, 1);
+  ASSERT_TRUE(revoked) << revoked.error().to_string();
+  EXPECT_EQ(revoked->certificates, 0u);
+  EXPECT_EQ(allowed(*revoked), "abc");
+  revoked = revoke_certificates(ca_, {files[0]}, 1);
+  ASSERT_TRUE(revoked) << revoked.error().to_string();
+  EXPECT_EQ(allowed(*revoked), "bc");
+  revoked = revoke_certificates(ca_, {files[2], files[0]}, 1);  // again: no second entry
+  ASSERT_TRUE(revoked) << revoked.error().to_string();
+  EXPECT_EQ(revoked->certificates, 2u);
+  EXPECT_EQ(allowed(*revoked), "b");
+  const CommandResult shown = run_command({"openssl", "crl", "-noout", "-crlnumber", "-in", revoked->list}, -1);
+  EXPECT_NE(shown.output.find("crlNumber=0x03"), std::string::npos) << shown.output;
+  EXPECT_FALSE(std::filesystem::exists(revoked->list + ".new"));
+}
+
+TEST_F(DevelopmentCa, RevokesNothingOfAnotherCa) {
+  ASSERT_TRUE(make_development_ca(ca_, "mesh.example", 10));
+  ASSERT_TRUE(make_development_ca(folder_ + "/other", "mesh.example", 10));
+  const auto foreign = issue_certificate(folder_ + "/other", id_, folder_ + "/a", 1);
+  ASSERT_TRUE(foreign);
+  const auto revoked = revoke_certificates(ca_, {foreign->certificate}, 1);
+  ASSERT_FALSE(revoked);
+  EXPECT_EQ(revoked.error().code, EINVAL);
+  EXPECT_FALSE(std::filesystem::exists(ca_ + "/ca.crl"));
+  const auto other_list = revoke_certificates(folder_ + "/other", {foreign->certificate}, 1);
+  ASSERT_TRUE(other_list);
+  std::filesystem::rename(other_list->list, ca_ + "/ca.crl");
+  EXPECT_FALSE(revoke_certificates(ca_, {}, 1)) << "a list that another CA has signed";
+  EXPECT_FALSE(revoke_certificates(folder_ + "/nowhere", {}, 1));
+}
+
 TEST_F(DevelopmentCa, KeysThatAllMayReadAreNotUsed) {
   ASSERT_TRUE(make_development_ca(ca_, "mesh.example", 10));
   const auto issued = issue_certificate(ca_, id_, folder_ + "/a", 1);

@@ -11,17 +11,16 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 
+import disk
 import guest
 import kernels
 
 HERE = pathlib.Path(__file__).resolve().parent
 # On 6.1 FIONREAD does not count redirected bytes, and nginx, which relies on it, stays on TCP there.
 KERNEL = "6.12"
-SUITE = "bookworm"
 # systemd to boot, traffic to accelerate, and what looks for leftovers.
 INCLUDE = ["systemd-sysv", "dbus", "nginx-light", "wrk", "curl", "bpftool", "procps"]
 IMAGE_BYTES = 2 << 30
@@ -44,27 +43,6 @@ MASKED = ["getty@tty1", "serial-getty@ttyS0", "systemd-timesyncd", "systemd-netw
           "apt-daily-upgrade.timer", "e2scrub_all.timer", "e2scrub_reap", "fstrim.timer", "dpkg-db-backup.timer"]
 
 
-def call(*command, **options):
-    result = subprocess.run([str(part) for part in command], text=True, capture_output=True, stdin=subprocess.DEVNULL, **options)
-    if result.returncode != 0:
-        raise guest.GuestError(f"{command[0]} failed:\n{(result.stdout + result.stderr)[-3000:]}")
-    return result.stdout
-
-
-def base_system():
-    """The minimal Debian, from the cache if its list of packages is the same."""
-    archive, _ = kernels.mirrors()
-    base = kernels.cache_dir() / f"rootfs-{SUITE}-{'-'.join(INCLUDE)}"
-    if not base.exists():
-        print("package: making a minimal Debian with debootstrap", flush=True)
-        partial = base.with_name("rootfs.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        call("debootstrap", "--variant=minbase", f"--keyring={kernels.KEYRING}", f"--include={','.join(INCLUDE)}", SUITE,
-             partial, archive)
-        partial.rename(base)
-    return base
-
-
 def install_dependencies(root, deb):
     """What apt would bring along with the package, but not the package itself."""
     shutil.copy(deb, root / "root/shunt.deb")
@@ -72,28 +50,18 @@ def install_dependencies(root, deb):
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive"}
     (root / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
     (root / "usr/sbin/policy-rc.d").chmod(0o755)
-    call("chroot", root, "apt-get", "update", "-q", env=environment)
-    plan = call("chroot", root, "apt-get", "install", "-s", "--no-install-recommends", "/root/shunt.deb", env=environment)
+    disk.call("chroot", root, "apt-get", "update", "-q", env=environment)
+    plan = disk.call("chroot", root, "apt-get", "install", "-s", "--no-install-recommends", "/root/shunt.deb", env=environment)
     names = [name for name in re.findall(r"^Inst (\S+)", plan, re.M) if name != "shunt"]
     if names:
-        call("chroot", root, "apt-get", "install", "-q", "-y", "--no-install-recommends", *names, env=environment)
+        disk.call("chroot", root, "apt-get", "install", "-q", "-y", "--no-install-recommends", *names, env=environment)
     (root / "usr/sbin/policy-rc.d").unlink()
     print(f"package: depends on {len(names)} more packages than a minimal Debian has", flush=True)
 
 
-def take_program(root, program):
-    """A program of this machine, with those of its libraries that the guest's Debian does not have."""
-    shutil.copy(program, root / "root" / program.name)
-    for library in re.findall(r"(?:=> |^\s)(/\S+) \(0x", call("ldd", program), re.M):
-        target = root / library.lstrip("/")
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(library, target)
-
-
 def prepare(root, deb, traffic, megabytes):
     install_dependencies(root, deb)
-    take_program(root, traffic)
+    disk.take_program(root, traffic, "root/shunt-traffic")
     (root / "root/megabytes").write_text(f"{megabytes}\n")
     shutil.copy(HERE / "package_guest.sh", root / "root/package_guest.sh")
     shutil.copy(guest.first_process(), root / "root/init")
@@ -107,12 +75,6 @@ def prepare(root, deb, traffic, megabytes):
         link.symlink_to("/dev/null")
     (root / "etc/machine-id").write_text("")
     (root / "etc/fstab").write_text("")
-
-
-def make_image(root, image):
-    with open(image, "wb") as file:
-        file.truncate(IMAGE_BYTES)
-    call("mke2fs", "-q", "-t", "ext4", "-d", root, image)
 
 
 def parse():
@@ -131,9 +93,9 @@ def main():
     with tempfile.TemporaryDirectory(prefix="shunt-package-") as folder:
         root = pathlib.Path(folder) / "root"
         image = pathlib.Path(folder) / "disk"
-        call("cp", "-a", base_system(), root)
+        disk.call("cp", "-a", disk.base_system(INCLUDE), root)
         prepare(root, arguments.deb.resolve(), arguments.traffic.resolve(), arguments.megabytes)
-        make_image(root, image)
+        disk.make_image(root, image, IMAGE_BYTES)
         print(f"package: booting systemd with the kernel {KERNEL}", flush=True)
         status = guest.boot(KERNEL, image, memory="1500M", timeout=SECONDS_MAX + arguments.megabytes)
     if status in (guest.TIMED_OUT, guest.DIED):

@@ -205,19 +205,18 @@ TEST_F(GatewayTest, CertificatesRotateUnderLiveConnections) {
   for (int i = 1; i <= 3; i++) {
     for (const auto& [files, id, gateway] :
          {std::tuple{&mesh_->files_a, "a", mesh_->a.get()}, std::tuple{&mesh_->files_b, "b", mesh_->b.get()}}) {
-      const size_t before = gateway->log().rfind("msg=rotated");
-      files->write(mesh_->leaf(id, mesh_->ca), pem_of(mesh_->ca));
-      ASSERT_TRUE(
-          eventually([&, gateway = gateway] { return gateway->log().rfind("msg=rotated") != before; }, kPatience));
+      const Forged leaf = mesh_->leaf(id, mesh_->ca);
+      files->write(leaf, pem_of(mesh_->ca));
+      ASSERT_TRUE(gateway->says({"msg=rotated", "serial=" + serial_of(leaf)})) << gateway->log();
     }
     EXPECT_TRUE(ping_pong(live, 1));
     expect_working();
   }
   // Host b goes over to a CA that host a does not know: what is new is refused, what lives goes on.
   const Forged other = forge(ca_plan("another CA"));
-  const size_t before = mesh_->b->log().rfind("msg=rotated");
-  mesh_->files_b.write(mesh_->leaf("b", other), pem_of(mesh_->ca));
-  ASSERT_TRUE(eventually([&] { return mesh_->b->log().rfind("msg=rotated") != before; }, kPatience));
+  const Forged unknown = mesh_->leaf("b", other);
+  mesh_->files_b.write(unknown, pem_of(mesh_->ca));
+  ASSERT_TRUE(mesh_->b->says({"msg=rotated", "serial=" + serial_of(unknown)})) << mesh_->b->log();
   EXPECT_EQ(mesh_->ending_at_a(kEchoPort), ECONNRESET);
   EXPECT_TRUE(mesh_->a->says({"msg=refused", "reason=wrong-ca"})) << mesh_->a->log();
   EXPECT_TRUE(ping_pong(live, 1));
@@ -266,7 +265,8 @@ TEST_F(GatewayTest, ListsEndLiveConnections) {
     ASSERT_TRUE(eventually([&] { return gateway.log().rfind("msg=rotated") != before; }, kPatience)) << gateway.log();
   };
   ends_within_ten_seconds(crl, revocation_list(mesh_->ca, {&first}), "certificate-revoked");
-  rotates(*mesh_->a, [&] { mesh_->files_a.write(second, pem_of(mesh_->ca)); });
+  mesh_->files_a.write(second, pem_of(mesh_->ca));
+  ASSERT_TRUE(mesh_->a->says({"msg=rotated", "serial=" + serial_of(second)})) << mesh_->a->log();
   expect_working();
   // A line that cannot be read leaves the list that was there in force.
   const Connection live = connect();
@@ -498,7 +498,7 @@ TEST_F(GatewayTest, SaysWhoEncrypts) {
   const std::string status = mesh_->b->status();
   for (const std::string& part :
        {"\"mode\": \"" + mode + "\"", std::string("\"identity\": \"spiffe://mesh.example/b\""),
-        std::string("\"from_mesh\": 1"), std::string("\"expires\": \"20")})
+        std::string("\"from_mesh\": 1"), std::string("\"expires\": \"20"), std::string("\"serial\": \"")})
     EXPECT_NE(status.find(part), std::string::npos) << part << "\n" << status;
 }
 

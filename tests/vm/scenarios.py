@@ -1,0 +1,99 @@
+"""The scenarios of tests/socket in a guest, under a kernel of Debian's: daemon, proxy, clients and servers on a disk with a
+minimal Debian."""
+
+import pathlib
+import re
+import shutil
+import stat
+import sys
+import tempfile
+
+import disk
+import guest
+import kernels
+
+SOURCES = pathlib.Path(__file__).resolve().parents[2]
+# What the scenarios call, and what finds out what is left.
+PACKAGES = ["python3", "nginx-light", "curl", "iproute2", "procps", "kmod"]
+PROGRAMS = ["control/shunt", "control/shuntd", "fallback-proxy/shunt-proxy"]
+FOLDERS = ["tools/lib", "tests/socket", "tests/vectors"]
+MODULES = ["veth"]
+IMAGE_BYTES = 2 << 30
+SLOWER = 20  # this machine's emulation of another one, to what a scenario is used to
+# The disk's first process: what a system has mounted, then the scenarios.
+INIT = """#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+for folder in /dev/shm /run /tmp; do mount -t tmpfs tmpfs $folder; done
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t bpf bpf /sys/fs/bpf
+mount -t tracefs tracefs /sys/kernel/tracing
+exec </dev/null >/dev/console 2>&1
+stty raw -echo </dev/console
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
+export SHUNT_GUEST=1 SHUNT_TESTS_SLOWER={slower}
+ulimit -n 65536
+ip link set lo up
+echo "shunt-guest: start"
+cd /shunt
+xargs -0 python3 tests/socket/{suite}.py --build /shunt/build </shunt/scenarios
+status=$?
+dmesg | grep -A 20 "WARNING:\|BUG:\|refcount_t"
+exec /root/init --leave $status
+"""
+
+
+def prepare(root, build, suite, names):
+    for folder in FOLDERS:
+        shutil.copytree(SOURCES / folder, root / "shunt" / folder, ignore=shutil.ignore_patterns("*.cpp", "*.hpp", "__pycache__"))
+    for program in PROGRAMS:
+        if not (build / program).exists():
+            raise guest.GuestError(f"{build / program} is not there: build first")
+        disk.take_program(root, build / program, f"shunt/build/{program}")
+        disk.call("strip", "--strip-debug", root / "shunt/build" / program)
+    (root / "shunt/scenarios").write_text("".join(f"{name}\0" for name in names))
+    shutil.copy(guest.first_process(), root / "root/init")
+    init = root / "sbin/init"
+    init.unlink(missing_ok=True)
+    init.write_text(INIT.format(suite=suite, slower=SLOWER))
+    init.chmod(init.stat().st_mode | stat.S_IXUSR)
+
+
+class Counted:
+    """Shows the guest's output, and counts the lines of TAP."""
+
+    OUTCOME = re.compile(rb"(not )?ok \d+ - ")
+
+    def __init__(self):
+        self.passed = self.failed = 0
+
+    def write(self, line):
+        outcome = self.OUTCOME.match(line)
+        if outcome:
+            self.failed += outcome[1] is not None
+            self.passed += outcome[1] is None
+        sys.stdout.buffer.write(line)
+
+    @staticmethod
+    def flush():
+        sys.stdout.buffer.flush()
+
+
+def run(kernel, build, suite, names, timeout):
+    """Status of tests/socket/SUITE.py in the guest; without names all of its scenarios."""
+    if not (SOURCES / "tests/socket" / f"{suite}.py").exists():
+        raise guest.GuestError(f"there is no tests/socket/{suite}.py")
+    with tempfile.TemporaryDirectory(prefix="shunt-scenarios-") as folder:
+        root, image = pathlib.Path(folder) / "root", pathlib.Path(folder) / "disk"
+        disk.call("cp", "-a", disk.base_system(PACKAGES), root)
+        prepare(root, build, suite, names)
+        disk.make_image(root, image, IMAGE_BYTES)
+        shutil.rmtree(root)
+        counted = Counted()
+        status = guest.boot(kernel, image, memory="2G", timeout=timeout, modules=MODULES, out=counted)
+    lost = status != 0 and not counted.failed
+    print(f"vm: {counted.passed} passed, {counted.failed + lost} failed", flush=True)
+    return status or int(not counted.passed)
