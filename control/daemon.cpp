@@ -134,10 +134,11 @@ std::optional<StartFailure> Daemon::open_engine() {
   probe_ = probe_kernel(self_test_cgroup(config_.paths.cgroup_root));
   for (const ProbeItem& item : probe_.items) {
     if (item.verdict == ProbeVerdict::ok) continue;
-    log_info("kernel", {{"probe", item.name},
-                        {"verdict", probe_verdict_name(item.verdict)},
-                        {"found", item.found},
-                        {"meaning", item.meaning}});
+    log_line(item.verdict == ProbeVerdict::missing ? LogLevel::warning : LogLevel::info, "kernel",
+             {{"probe", item.name},
+              {"verdict", probe_verdict_name(item.verdict)},
+              {"found", item.found},
+              {"meaning", item.meaning}});
   }
   if (!probe_.usable) return StartFailure{ExitCode::kernel_unusable, unusable_kernel(probe_)};
   const auto before = pinned_status(config_.paths);

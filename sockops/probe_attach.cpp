@@ -11,8 +11,10 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+#include <base/address.hpp>
 #include <cstring>
 #include <fstream>
+#include <sockops/namespaces.hpp>
 
 #include "probe_trials.hpp"
 
@@ -222,6 +224,36 @@ Finding try_iterator(Lab& lab) {
                                : "deletes a live socket, under the socket's spin lock");
 }
 
+// The port.
+uint16_t take_address(const sockaddr_in& from, uint8_t* address) {
+  memcpy(address, kV4MappedPrefix, sizeof(kV4MappedPrefix));
+  memcpy(address + sizeof(kV4MappedPrefix), &from.sin_addr, sizeof(from.sin_addr));
+  return ntohs(from.sin_port);
+}
+
+// The kernel says the same, ENOENT, of a socket that is gone and of a family that it has nothing for.
+Finding try_reset(Lab& lab) {
+  Pair pair = lab.connect();
+  sh_event event = {};
+  event.netns = own_netns_cookie();
+  event.cookie = cookie_of(pair.client.get());
+  event.family = AF_INET;
+  sockaddr_in local = {}, remote = {};
+  socklen_t length = sizeof(local);
+  getsockname(pair.client.get(), reinterpret_cast<sockaddr*>(&local), &length);
+  getpeername(pair.client.get(), reinterpret_cast<sockaddr*>(&remote), &length);
+  event.local_port = take_address(local, event.local_addr);
+  event.remote_port = take_address(remote, event.remote_addr);
+  if (lab.troubled()) return {};
+  const auto asked = reset_socket(event);
+  char byte;
+  const bool ended = recv(pair.client.get(), &byte, 1, 0) < 0 && errno == ECONNABORTED;
+  if (asked && ended) return works("a connection ends when it is asked to (SOCK_DESTROY)");
+  return missing(asked ? "the kernel knows no such socket: it has no tcp_diag" : asked.error().to_string(),
+                 "what a policy forbids is not reset, but times out: load the module tcp_diag, or use a kernel with "
+                 "CONFIG_INET_DIAG_DESTROY");
+}
+
 }  // namespace
 
 std::vector<Trial> attachment_trials() {
@@ -239,6 +271,7 @@ std::vector<Trial> attachment_trials() {
       {"ring-buffer", {"probe_ring"}, false, try_ring},
       {"memory-pressure", {"probe_read"}, false, try_memory_pressure},
       {"iterator-delete", {"probe_iter", "probe_sockops"}, false, try_iterator},
+      {"socket-reset", {}, false, try_reset},
   };
 }
 

@@ -122,25 +122,80 @@ TEST(SocketMap, SocketsThatLeaveMakeRoom) {
   EXPECT_TRUE(shortcut.make_fast(connect_pair()));
 }
 
-// An end that has closed its half is told the other one's end after TCP has closed the socket.
-TEST(SocketMap, HalfClosedConnectionsLeaveNothing) {
-  Accelerated shortcut;
-  const InCgroup inside(shortcut.cgroup());
-  for (int i = 0; i < 2 * SH_SOCKETS_MAX; ++i) {
-    const Connection connection = connect_pair();
-    const int first = i % 2 ? connection.server.get() : connection.client.get();
-    const int second = i % 2 ? connection.client.get() : connection.server.get();
-    ASSERT_TRUE(ping_pong(connection, 2));
-    ASSERT_EQ(shutdown(first, SHUT_WR), 0);
-    ASSERT_EQ(receive_to_eof(second), "");
-    send_all(second, "rest");
-    ASSERT_EQ(shutdown(second, SHUT_WR), 0);
-    ASSERT_EQ(receive_to_eof(first), "rest");
+struct Ending {
+  const char* name;
+  void (*end)(Connection& connection, bool client_first);
+};
+
+UniqueFd& first_of(Connection& connection, bool client) { return client ? connection.client : connection.server; }
+
+void reset_by(UniqueFd& fd) {
+  const linger at_once{1, 0};
+  setsockopt(fd.get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+  fd.reset();
+}
+
+const Ending kEndings[] = {
+    {"both close",
+     [](Connection& connection, bool client_first) {
+       first_of(connection, client_first).reset();
+       first_of(connection, !client_first).reset();
+     }},
+    {"one closes, and the other one when it is told",
+     [](Connection& connection, bool client_first) {
+       first_of(connection, client_first).reset();
+       EXPECT_EQ(receive_to_eof(first_of(connection, !client_first).get()), "");
+       first_of(connection, !client_first).reset();
+     }},
+    // An end that has closed its half is told the other one's end after TCP has closed the socket.
+    {"both close their halves",
+     [](Connection& connection, bool client_first) {
+       const int first = first_of(connection, client_first).get(), second = first_of(connection, !client_first).get();
+       EXPECT_EQ(shutdown(first, SHUT_WR), 0);
+       EXPECT_EQ(receive_to_eof(second), "");
+       send_all(second, "rest");
+       EXPECT_EQ(shutdown(second, SHUT_WR), 0);
+       EXPECT_EQ(receive_to_eof(first), "rest");
+     }},
+    {"one shuts down both ways",
+     [](Connection& connection, bool client_first) {
+       const int first = first_of(connection, client_first).get(), second = first_of(connection, !client_first).get();
+       EXPECT_EQ(shutdown(first, SHUT_RDWR), 0);
+       EXPECT_EQ(receive_to_eof(second), "");
+       EXPECT_EQ(shutdown(second, SHUT_RDWR), 0);
+     }},
+    {"bytes are left unread",
+     [](Connection& connection, bool client_first) {
+       send_all(first_of(connection, client_first).get(), "unread");
+       first_of(connection, !client_first).reset();
+       first_of(connection, client_first).reset();
+     }},
+    {"one resets", [](Connection& connection, bool client_first) { reset_by(first_of(connection, client_first)); }},
+    {"one resets with its half closed",
+     [](Connection& connection, bool client_first) {
+       EXPECT_EQ(shutdown(first_of(connection, client_first).get(), SHUT_WR), 0);
+       EXPECT_EQ(receive_to_eof(first_of(connection, !client_first).get()), "");
+       reset_by(first_of(connection, !client_first));
+     }},
+};
+
+TEST(SocketMap, EveryWayToEndLeavesNothing) {
+  for (const Ending& ending : kEndings) {
+    SCOPED_TRACE(ending.name);
+    Accelerated shortcut;
+    const InCgroup inside(shortcut.cgroup());
+    for (int i = 0; i < 4 * SH_SOCKETS_MAX; ++i) {
+      Connection connection = connect_pair();
+      if (i % 4 < 2) {
+        ASSERT_TRUE(ping_pong(connection, 2));  // else neither end has sent anything
+      }
+      ending.end(connection, i % 2);
+    }
+    EXPECT_TRUE(eventually([&] { return sockets_in_map(shortcut) == 0; })) << sockets_in_map(shortcut);
+    EXPECT_TRUE(eventually([&] { return shortcut.entries("sh_arrivals") == 0; })) << shortcut.entries("sh_arrivals");
+    EXPECT_EQ(shortcut.reason_count(SH_R_MAP_FULL), 0u);
+    EXPECT_TRUE(shortcut.make_fast(connect_pair()));
   }
-  EXPECT_TRUE(eventually([&] { return sockets_in_map(shortcut) == 0; })) << sockets_in_map(shortcut);
-  EXPECT_TRUE(eventually([&] { return shortcut.entries("sh_arrivals") == 0; })) << shortcut.entries("sh_arrivals");
-  EXPECT_EQ(shortcut.reason_count(SH_R_MAP_FULL), 0u);
-  EXPECT_TRUE(shortcut.make_fast(connect_pair()));
 }
 
 // Everything that the traffic checker does, where most connections find the map full and some do not.

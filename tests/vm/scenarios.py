@@ -17,7 +17,7 @@ SOURCES = pathlib.Path(__file__).resolve().parents[2]
 PACKAGES = ["python3", "nginx-light", "curl", "iproute2", "procps", "kmod"]
 PROGRAMS = ["control/shunt", "control/shuntd", "fallback-proxy/shunt-proxy"]
 FOLDERS = ["tools/lib", "tests/socket", "tests/vectors"]
-MODULES = ["veth"]
+MODULES = ["veth", "inet_diag", "tcp_diag"]  # shuntd resets connections by the latter
 IMAGE_BYTES = 2 << 30
 SLOWER = 20  # this machine's emulation of another one, to what a scenario is used to
 # The disk's first process: what a system has mounted, then the scenarios.
