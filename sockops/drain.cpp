@@ -81,7 +81,7 @@ Result<uint32_t> closed_in_map(const Paths& paths, const std::vector<Row>& live)
   int more = bpf_map_get_next_key(sockets->get(), nullptr, &next);
   for (uint32_t n = 0; more == 0 && n < SH_SOCKETS_MAX; n++) {
     cookie = next;
-    closed += !known.contains(cookie);
+    closed += known.insert(cookie).second;  // once: the walk begins anew where a key has gone meanwhile
     more = bpf_map_get_next_key(sockets->get(), &cookie, &next);
   }
   return closed;
