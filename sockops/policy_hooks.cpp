@@ -20,6 +20,8 @@ std::string mkdir_pin(const Paths& paths) { return links_dir(paths) + "/" + kOnM
 // A link of a tracepoint cannot be given another program: the new one takes the old one's place.
 Result<void> attach_on_mkdir(const Paths& paths, int program) {
   UniqueFd link(bpf_raw_tracepoint_open("cgroup_mkdir", program));
+  // Before Linux 6.10 a program cannot be attached twice: then it is the pinned one.
+  if (!link && errno == EEXIST && is_pinned(mkdir_pin(paths))) return {};
   if (!link) return unexpected(errno, "cannot attach to the making of cgroups");
   return replace_pin(link.get(), mkdir_pin(paths));
 }

@@ -139,12 +139,12 @@ def run(kernel, command, *, files=(), programs=(), modules=(), env=None, memory=
     return start(kernel, ramfs, ["-smp", str(cpus), "-m", memory], timeout=timeout, whole=whole, out=out)
 
 
-def boot(kernel, image, *, memory="1G", timeout=300, modules=(), whole=False, out=None):
+def boot(kernel, image, *, memory="1G", cpus=1, timeout=300, modules=(), whole=False, out=None):
     """Boots a disk image; its status is what something in it gives to `init --leave`."""
     kernel_dir = kernels.fetch(kernel)
     ramfs = base_ramfs(kernel_dir, ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic", "libcrc32c", *modules])
     ramfs.add("shunt/root", stat.S_IFREG | 0o644)
-    options = ["-m", memory, "-drive", f"file={image},format=raw,if=virtio,cache=unsafe"]
+    options = ["-smp", str(cpus), "-m", memory, "-drive", f"file={image},format=raw,if=virtio,cache=unsafe"]
     return start(kernel, ramfs, options, timeout=timeout, whole=whole, out=out)
 
 

@@ -19,6 +19,7 @@ PROGRAMS = ["control/shunt", "control/shuntd", "fallback-proxy/shunt-proxy"]
 FOLDERS = ["tools/lib", "tests/socket", "tests/vectors"]
 MODULES = ["veth", "inet_diag", "tcp_diag"]  # shuntd resets connections by the latter
 IMAGE_BYTES = 2 << 30
+CPUS = 2
 SLOWER = 20  # this machine's emulation of another one, to what a scenario is used to
 # The disk's first process: what a system has mounted, then the scenarios.
 INIT = """#!/bin/sh
@@ -93,7 +94,7 @@ def run(kernel, build, suite, names, timeout):
         disk.make_image(root, image, IMAGE_BYTES)
         shutil.rmtree(root)
         counted = Counted()
-        status = guest.boot(kernel, image, memory="2G", timeout=timeout, modules=MODULES, out=counted)
+        status = guest.boot(kernel, image, memory="2G", cpus=CPUS, timeout=timeout, modules=MODULES, out=counted)
     lost = status != 0 and not counted.failed
     print(f"vm: {counted.passed} passed, {counted.failed + lost} failed", flush=True)
     return status or int(not counted.passed)
