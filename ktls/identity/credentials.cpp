@@ -1,6 +1,5 @@
 #include <sys/stat.h>
 
-#include <base/values.hpp>
 #include <ktls/identity/credentials.hpp>
 #include <ktls/identity/peer.hpp>
 #include <ktls/identity/pem.hpp>
@@ -8,17 +7,11 @@
 namespace shunt {
 namespace {
 
-Result<std::string> read_file(const std::string& file) {
-  auto text = read_config_text(file);
-  if (!text) return unexpected(Error{text.error().code, file + ": " + text.error().message, text.error().remedy});
-  return text;
-}
-
 Result<PrivateKey> load_key(const std::string& file) {
   struct stat status {};
   if (stat(file.c_str(), &status) == 0 && (status.st_mode & S_IRWXO) != 0)
     return unexpected(Error{EACCES, file + ": everybody may read this key", "chmod o-rwx " + file});
-  auto text = read_file(file);
+  auto text = read_pem_file(file);
   if (!text) return unexpected(text.error());
   auto key = key_of_pem(*text, file);
   OPENSSL_cleanse(text->data(), text->size());
@@ -37,7 +30,7 @@ std::string serial_of(const X509* certificate) {
 }  // namespace
 
 Result<Credentials> load_credentials(const std::string& certificate_file, const std::string& key_file) {
-  const auto text = read_file(certificate_file);
+  const auto text = read_pem_file(certificate_file);
   if (!text) return unexpected(text.error());
   auto chain = certificates_of_pem(*text, certificate_file);
   if (!chain) return unexpected(chain.error());

@@ -177,8 +177,8 @@ using Time = std::unique_ptr<ASN1_TIME, FreedBy<ASN1_TIME_free>>;
 using Integer = std::unique_ptr<ASN1_INTEGER, FreedBy<ASN1_INTEGER_free>>;
 
 Result<Certificate> certificate_of(const Ca& ca, const std::string& file) {
-  const auto text = read_config_text(file);
-  if (!text) return unexpected(Error{text.error().code, file + ": " + text.error().message, text.error().remedy});
+  const auto text = read_pem_file(file);
+  if (!text) return unexpected(text.error());
   auto certificates = certificates_of_pem(*text, file);
   if (!certificates) return unexpected(certificates.error());
   Certificate leaf(sk_X509_shift(certificates->get()));
@@ -193,8 +193,8 @@ Result<Certificate> certificate_of(const Ca& ca, const std::string& file) {
 // The list that is there, or a new one.
 Result<RevocationList> list_of(const Ca& ca, const std::string& file) {
   if (!std::filesystem::exists(file)) return RevocationList(X509_CRL_new());
-  const auto text = read_config_text(file);
-  if (!text) return unexpected(Error{text.error().code, file + ": " + text.error().message, text.error().remedy});
+  const auto text = read_pem_file(file);
+  if (!text) return unexpected(text.error());
   auto lists = revocation_lists_of_pem(*text, file);
   if (!lists) return unexpected(lists.error());
   RevocationList list(sk_X509_CRL_shift(lists->get()));

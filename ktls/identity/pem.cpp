@@ -1,5 +1,6 @@
 #include <openssl/pem.h>
 
+#include <base/values.hpp>
 #include <ctime>
 #include <ktls/identity/pem.hpp>
 
@@ -34,6 +35,12 @@ Result<Stack> all_of_pem(Stack stack, const std::string& pem, const std::string&
 }
 
 }  // namespace
+
+Result<std::string> read_pem_file(const std::string& file) {
+  auto text = read_config_text(file);
+  if (!text) return unexpected(Error{text.error().code, file + ": " + text.error().message, text.error().remedy});
+  return text;
+}
 
 Result<Certificates> certificates_of_pem(const std::string& pem, const std::string& file) {
   const auto push = [](STACK_OF(X509) * stack, X509 * one) { return sk_X509_push(stack, one); };

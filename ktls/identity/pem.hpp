@@ -9,6 +9,9 @@
 
 namespace shunt {
 
+// The text of a file; the errors name it.
+Result<std::string> read_pem_file(const std::string& file);
+
 // All certificates of a text, at least one, in their order. Other blocks are passed over. `file` is for the messages.
 Result<Certificates> certificates_of_pem(const std::string& pem, const std::string& file);
 

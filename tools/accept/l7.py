@@ -109,7 +109,7 @@ def life(context):
     # Emulated, twenty times slower than here: an hour and more for each.
     for kernel in ("6.1", "6.12"):
         for suite in ("policy_enforced", "punted", "steered"):
-            only = ["Star Wars: who may connect, which requests pass"] if context.quick and suite == "policy_enforced" else []
+            only = ["a trace says what the kernel does"] if context.quick and suite == "policy_enforced" else []
             if only or not context.quick:
                 yield context.parts("vm", "scenarios", "--timeout", "14400", kernel, suite, *only, seconds=15000)
 
