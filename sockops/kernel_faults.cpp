@@ -49,7 +49,9 @@ bool is_mended(const Version& version) {
 
 Finding check_kernel_faults(std::string_view release, std::string_view version) {
   const auto stable = stable_release(release, version);
-  if (!stable) return quirk(fmt::format("the version {} cannot be read", release), "whether CVE-2026-74714 is mended cannot be told by it");
+  if (!stable)
+    return quirk(fmt::format("the version {} cannot be read", release),
+                 "whether CVE-2026-74714 is mended cannot be told by it");
   const std::string name = fmt::format("{}.{}.{}", (*stable)[0], (*stable)[1], (*stable)[2]);
   if (is_mended(*stable)) return works(name + " has the mendings of CVE-2026-74714 and CVE-2026-74589");
   return quirk(name + " lacks, by its number, the mendings of CVE-2026-74714 and CVE-2026-74589",
