@@ -23,17 +23,18 @@ static __always_inline void sh_sequence(struct __sk_buff *skb, __u32 *first, __u
 	bpf_probe_read_kernel(end, sizeof(*end), (void *)(cb + bpf_core_field_offset(struct tcp_skb_cb, end_seq)));
 }
 
-/* Takes `bytes` from the head of the packet; false: there was no memory for it. */
-static __always_inline bool sh_cut(struct __sk_buff *skb, __u32 bytes)
+/* Takes `bytes` from the head of the packet; 0: it could not, there was no memory for it. A global function: the verifier goes through
+ * it once, and not again for each number of steps that may have come before what follows it. */
+__noinline int sh_cut(struct __sk_buff *skb, __u32 bytes)
 {
-	for (__u32 i = 0; i < SH_CUTS_MAX && bytes; i++) {
-		__u32 step = bytes < SH_CUT_STEP_BYTES ? bytes : SH_CUT_STEP_BYTES;
-
-		if (bpf_skb_adjust_room(skb, -(__s32)step, 0, 0))
-			return false;
-		bytes -= step;
+	for (__u32 i = 0; i < SH_CUTS_MAX; i++) {
+		if (bytes <= SH_CUT_STEP_BYTES)
+			return !bytes || !bpf_skb_adjust_room(skb, -(__s32)bytes, 0, 0);
+		if (bpf_skb_adjust_room(skb, -SH_CUT_STEP_BYTES, 0, 0))
+			return 0;
+		bytes -= SH_CUT_STEP_BYTES;
 	}
-	return !bytes;
+	return 0;
 }
 
 /* If bytes cannot be cut nothing more is delivered: a stall can be seen, wrong bytes cannot. */

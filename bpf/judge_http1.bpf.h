@@ -5,8 +5,19 @@
 
 #include "judging.bpf.h"
 
+/* Global functions, here and where RESP is judged: the verifier goes through each once, and not again for each way that leads to it, which
+ * is what most of the time to load the programs went into. */
+__noinline int sh_http1_parse(struct sh_scratch *scratch, __u32 kind)
+{
+	if (!scratch)
+		return 0;
+	l7_http1_begin(&scratch->http1, kind);
+	l7_http1_parse(&scratch->http1, &scratch->in);
+	return 0;
+}
+
 /* One set's word on the request that was parsed. */
-static __noinline int sh_http1_pass_set(struct sh_scratch *scratch, __u32 number, __u32 origin)
+__noinline int sh_http1_pass_set(struct sh_scratch *scratch, __u32 number, __u32 origin)
 {
 	struct sh_policy_set *set = bpf_map_lookup_elem(&sh_pol_sets, &number);
 	struct sh_policy_result result = {};
@@ -26,8 +37,7 @@ static __noinline int sh_http1_pass_set(struct sh_scratch *scratch, __u32 number
 
 static __always_inline void sh_http1_judge(struct sh_sock *st, struct sh_scratch *scratch)
 {
-	l7_http1_begin(&scratch->http1, L7_HTTP1_REQUEST);
-	l7_http1_parse(&scratch->http1, &scratch->in);
+	sh_http1_parse(scratch, L7_HTTP1_REQUEST);
 	sh_unjudged(scratch, SH_L7_WHY_PARSER + scratch->http1.out.reason);
 	if (scratch->http1.out.verdict != L7_SIMPLE || scratch->http1.out.unit_bytes == L7_BYTES_UNKNOWN)
 		return;
@@ -74,8 +84,7 @@ static __always_inline bool sh_http1_count(struct sk_msg_md *msg, struct sh_sock
 	__u64 heads = sh_heads_of((void *)st->peer_storage, st->peer_cookie);
 	struct l7_outcome *out = &scratch->http1.out;
 
-	l7_http1_begin(&scratch->http1, heads >> (st->l7_count & 63) & 1 ? L7_HTTP1_RESPONSE_TO_HEAD : L7_HTTP1_RESPONSE);
-	l7_http1_parse(&scratch->http1, &scratch->in);
+	sh_http1_parse(scratch, heads >> (st->l7_count & 63) & 1 ? L7_HTTP1_RESPONSE_TO_HEAD : L7_HTTP1_RESPONSE);
 	if (out->verdict != L7_SIMPLE || out->unit_bytes == L7_BYTES_UNKNOWN || out->unit_bytes < msg->size)
 		return false;
 	st->l7_left = out->unit_bytes - msg->size;

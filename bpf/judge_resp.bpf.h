@@ -29,7 +29,7 @@ struct sh_resp_message {
 
 /* One set's word on the command that was parsed. A refusal of a later command is not counted: that command will be the
  * first one. */
-static __noinline int sh_resp_pass_set(struct sh_scratch *scratch, __u32 number, __u32 origin)
+__noinline int sh_resp_pass_set(struct sh_scratch *scratch, __u32 number, __u32 origin)
 {
 	struct sh_policy_set *set = bpf_map_lookup_elem(&sh_pol_sets, &number);
 	struct sh_policy_result result = {};

@@ -314,8 +314,9 @@ def proxy_ends(elsewhere):
     expect(is_refused(result), f"with a proxy that is stopped: {result}")
     proxy.send_signal(signal.SIGCONT)
     time.sleep(0.5)
-    waiting = elsewhere.start(*TURNS, ["recv", 20])
-    eventually(lambda: galaxy.read().count("landing") == before.count("landing") + 1, "a connection with the proxy")
+    answered = galaxy.lab.folder / "answered"
+    waiting = elsewhere.start(*TURNS, ["tell", str(answered)], ["recv", 20])
+    eventually(answered.exists, "a connection with the proxy")
     before = galaxy.read()
     proxy.kill()
     proxy.wait()

@@ -73,8 +73,7 @@ asyncio.run(main())
 
 # Steps: ["send", text] ["urgent", text] ["file", path] ["recv", seconds] (until nothing comes for so long) ["sleep", seconds]
 # ["shut", 0] (its half of the connection) ["responses", n] (until n whole responses have come) ["until", [path, steps]] (these
-# again and again, until the file is there). Prints what was received and the
-# error that ended it.
+# again and again, until the file is there) ["tell", path] (makes the file). Prints what was received and the error that ended it.
 CLIENT = """
 import json, os, re, socket, sys, time
 host, port, steps = sys.argv[1], int(sys.argv[2]), json.load(open(sys.argv[3]))
@@ -104,6 +103,8 @@ def run(steps):
             s.shutdown(socket.SHUT_WR)
         elif what == "sleep":
             time.sleep(value)
+        elif what == "tell":
+            open(value, "w").close()
         elif what == "until":
             while not os.path.exists(value[0]) and not error:
                 run(value[1])
