@@ -34,30 +34,6 @@ std::string_view trim(std::string_view text) {
   return text;
 }
 
-Known known_field(std::string_view name) {
-  struct Entry {
-    std::string_view name;
-    Known known;
-  };
-  static constexpr Entry kEntries[] = {
-      {"host", Known::host},
-      {"content-length", Known::content_length},
-      {"transfer-encoding", Known::transfer_encoding},
-      {"connection", Known::connection},
-      {"expect", Known::expect},
-      {"upgrade", Known::upgrade},
-      {"http2-settings", Known::http2_settings},
-      {"keep-alive", Known::hop_by_hop},
-      {"proxy-connection", Known::hop_by_hop},
-      {"te", Known::hop_by_hop},
-      {"trailer", Known::hop_by_hop},
-  };
-  for (const Entry& entry : kEntries) {
-    if (same_name(name, entry.name)) return entry.known;
-  }
-  return Known::other;
-}
-
 bool is_framing_name(std::string_view name) {
   for (const std::string_view known : {"host", "content-length", "transfer-encoding"}) {
     const bool same =

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <l7parsers/fields.hpp>
 #include <string_view>
 #include <vector>
 
@@ -10,18 +11,10 @@ namespace shunt::proxy {
 
 inline constexpr size_t kFieldsMax = 256;
 
-// Fields that the proxy itself reads or must not forward as they are.
-enum class Known : uint8_t {
-  other,
-  host,
-  content_length,
-  transfer_encoding,
-  connection,
-  expect,
-  upgrade,
-  http2_settings,
-  hop_by_hop,  // Keep-Alive, Proxy-Connection, TE, Trailer
-};
+using l7::Known;
+using l7::known_field;
+using l7::lower;
+using l7::same_name;
 
 // Views of the caller's bytes.
 struct Field {
@@ -30,13 +23,6 @@ struct Field {
   Known known = Known::other;
   bool dropped = false;  // ends here: hop by hop, or named by Connection
 };
-
-constexpr char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c; }
-
-constexpr bool same_name(std::string_view a, std::string_view b) {
-  return a.size() == b.size() &&
-         std::equal(a.begin(), a.end(), b.begin(), [](char x, char y) { return lower(x) == lower(y); });
-}
 
 constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -60,8 +46,6 @@ constexpr bool is_field_value(std::string_view text) {
 }
 
 std::string_view trim(std::string_view text);  // of spaces and tabs
-
-Known known_field(std::string_view name);
 
 // Is the name one of those that frame a message or say where it goes, with any '_' read as '-', as CGI does?
 bool is_framing_name(std::string_view name);

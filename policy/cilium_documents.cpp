@@ -1,5 +1,6 @@
 // cilium.io/v2 CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy, as Cilium means them.
 #include <algorithm>
+#include <l7parsers/fields.hpp>
 #include <l7parsers/resp.hpp>
 #include <policy/document_reader.hpp>
 #include <policy/regex.hpp>
@@ -440,13 +441,11 @@ void DocumentReader::add_header(const Node& node, const std::string& name, std::
 // What frames a message or concerns one connection alone is nobody's to write.
 void DocumentReader::add_rewrite(const Node& node, const std::string& name, std::optional<std::string> value,
                                  HeaderRewrite::Action action, HttpRule& rule) {
-  constexpr std::string_view kOwn[] = {
-      "connection", "content-length",    "expect",  "http2-settings", "keep-alive",
-      "te",         "transfer-encoding", "upgrade", "trailer",        "proxy-connection"};
   const bool writes = action != HeaderRewrite::Action::log;
-  std::string folded = lower_case(name);
+  std::string folded = name;
   std::replace(folded.begin(), folded.end(), '_', '-');
-  if (writes && std::find(std::begin(kOwn), std::end(kOwn), folded) != std::end(kOwn)) {
+  const l7::Known known = l7::known_field(folded);
+  if (writes && known != l7::Known::other && known != l7::Known::host) {
     return yaml_.problem(node, in_quotes(name) + " says where a request ends, or concerns one connection alone",
                          "it cannot be written here; choose another header");
   }

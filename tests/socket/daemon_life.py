@@ -31,6 +31,7 @@ BROKEN = "spill: {bytes: many}\n"
 MARGIN = 0.25  # of the bytes that are asked for: so much moves before the event, and so much after it
 NEW_PER_SECOND = 150
 NEW_PAIRS_MIN = 20
+NEW_FAST_MIN = 2  # of them seen in a list while they last, which is short
 BPFFS_OWN = {"maps.debug", "progs.debug"}  # every bpffs has them
 OK, USAGE, SOCKETS_KEPT = 0, 2, 3  # exit codes of shunt(1)
 SCENARIOS = {}
@@ -184,7 +185,7 @@ class Run:
 
         def enough():
             fast.update(row["cookie"] for row in self.rows() if row["cookie"] not in old and row["redirected_bytes"])
-            return self.pairs_made() - since >= NEW_PAIRS_MIN and len(fast) >= NEW_PAIRS_MIN // 4
+            return self.pairs_made() - since >= NEW_PAIRS_MIN and len(fast) >= NEW_FAST_MIN
         eventually(enough, lambda: f"new connections are accelerated: {self.pairs_made() - since} pairs, {len(fast)} seen fast; "
                                    f"{self.status()}")
         return self.pairs_made() - since

@@ -54,7 +54,7 @@ def scenario(name):
 
 @scenario("Star Wars: who may connect, which requests pass")
 def star_wars(galaxy):
-    galaxy.nginx()
+    galaxy.web_server()
     code, _, text = galaxy.curl("xwing", "POST", "/v1/request-landing")
     expect(code == CURL_CANNOT_CONNECT, f"the alliance: curl ended with {code}: {text}")
     expect("PermissionError" in str(galaxy.client("xwing")["error"]), "the alliance gets another errno than EPERM")
@@ -146,7 +146,7 @@ def in_turns(galaxy):
 def wrk(galaxy):
     galaxy.write_policy(POLICY.replace('method: "POST"', 'method: "GET"'))
     galaxy.reload()
-    galaxy.nginx()
+    galaxy.web_server()
     code, text = galaxy.run("tiefighter", ["wrk", "-t1", "-c16", "-d3s", f"http://127.0.0.1:{galaxy.port}/v1/request-landing"])
     expect(code == 0 and "Non-2xx" not in text and "Socket errors" not in text, text)
     requests = int(text.split(" requests in")[0].split()[-1])

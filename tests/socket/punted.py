@@ -59,7 +59,7 @@ def scenario(name):
 
 @scenario("curl and nginx: normalised, chunked, denied, refused")
 def shapes(galaxy):
-    galaxy.nginx()
+    galaxy.web_server()
     galaxy.proxy()
     for method, path, more, wanted in (
             ("POST", "/v1/request-landing", (), "200"), ("POST", "/v1/request-landing/../request-landing", ("--path-as-is",), "200"),
@@ -232,7 +232,7 @@ def load_once(galaxy, connections, depth, meanwhile, *more):
 
 def load(galaxy, connections, depth, meanwhile=lambda: None, enough=lambda: True):
     """All requests at once over so many connections, and again until it is enough."""
-    galaxy.nginx()
+    galaxy.web_server()
     galaxy.proxy()
     outcome = load_once(galaxy, connections, depth, meanwhile)
     while not outcome["errors"] and not enough():

@@ -1,6 +1,7 @@
 // Loads every BPF object given: run in the guests, it shows that each program passes their kernels' verifiers.
-// A program that its section name marks as optional ("?...") is loaded in a second attempt of its own object. A program that the
-// verifier had to walk for long fails, too: another kernel's may not reach its end, and loading it takes seconds.
+// A program that its section name marks as optional ("?...") is loaded in a second attempt of its own object. A program
+// that the verifier had to walk for long fails, too: another kernel's may not reach its end, and loading it takes
+// seconds.
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 
@@ -47,7 +48,8 @@ bool print_sizes(const bpf_object* object, const char* kind) {
     uint32_t length = sizeof(info);
     if (fd < 0 || bpf_obj_get_info_by_fd(fd, &info, &length) != 0) continue;
     const bool more = info.verified_insns > kVerifiedMax;
-    printf("%s %-28s %7u instructions verified%s\n", more ? "FAIL" : "    ", bpf_program__name(program), info.verified_insns, kind);
+    printf("%s %-28s %7u instructions verified%s\n", more ? "FAIL" : "    ", bpf_program__name(program),
+           info.verified_insns, kind);
     fine = fine && !more;
   }
   return fine;

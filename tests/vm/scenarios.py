@@ -14,7 +14,7 @@ import kernels
 
 SOURCES = pathlib.Path(__file__).resolve().parents[2]
 # What the scenarios call, and what finds out what is left.
-PACKAGES = ["python3", "nginx-light", "curl", "wrk", "iproute2", "procps", "kmod"]
+PACKAGES = ["python3", "nginx-light", "haproxy", "curl", "wrk", "iproute2", "procps", "kmod"]
 PROGRAMS = ["control/shunt", "control/shuntd", "fallback-proxy/shunt-proxy"]
 FOLDERS = ["tools/lib", "tests/socket", "tests/vectors"]
 MODULES = ["veth", "inet_diag", "tcp_diag"]  # shuntd resets connections by the latter

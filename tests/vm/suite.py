@@ -13,6 +13,8 @@ import time
 import guest
 
 SOURCES = pathlib.Path(__file__).resolve().parents[2]
+IDLE_CPUS_MIN = 0.7
+IDLE_LOOK_S = 5
 # Google Test's line for the end of a case; the summary at its end repeats the failed ones without a time.
 CASE = re.compile(rb"^\[ +(OK|FAILED|SKIPPED) +\] .* \(\d+ ms\)", re.M)
 
@@ -62,19 +64,49 @@ def run_job(kernel, name, options, build):
     return kernel, name, counts, time.monotonic() - began, out.getvalue()
 
 
-def run(kernels, build, parse_run, only=()):
-    """Runs everything; prints the output of what failed, a line for each job, and the sum. 0 if nothing failed."""
+class Idleness:
+    """Whether a CPU has been idle since the last look."""
+
+    def __init__(self):
+        self.last = self.look()
+
+    @staticmethod
+    def look():
+        """(idle, all) in seconds of all CPUs."""
+        ticks = [int(word) for word in pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return tuple(sum(of) / os.sysconf("SC_CLK_TCK") for of in (ticks[3:5], ticks))
+
+    def cpus(self):
+        idle, every = (now - last for now, last in zip(self.look(), self.last))
+        self.last = self.look()
+        return os.cpu_count() * idle / every if every else 0
+
+
+def run_jobs(waiting, guests, when_idle):
+    """The outcomes of (kernel, name, options, build), each as it comes."""
+    running, idleness = set(), Idleness()
+    with concurrent.futures.ThreadPoolExecutor(max_workers=guests) as pool:
+        while waiting or running:
+            if waiting and len(running) < guests and (not running or not when_idle or idleness.cpus() >= IDLE_CPUS_MIN):
+                running.add(pool.submit(run_job, *waiting.pop(0)))
+                if not when_idle:
+                    continue
+            done, running = concurrent.futures.wait(running, IDLE_LOOK_S if waiting else None, concurrent.futures.FIRST_COMPLETED)
+            yield from (one.result() for one in done)
+
+
+def run(kernels, build, parse_run, only=(), guests=1, when_idle=False):
+    """Runs everything, `guests` at a time, with `when_idle` all but the first only where a CPU has nothing else to do; prints the output of
+    what failed, a line for each job, and the sum. 0 if nothing failed."""
     jobs = [job for job in read_list(build, parse_run) if not only or job[0] in only]
     total = [0, 0, 0]
-    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, min(4, os.cpu_count() or 1))) as pool:
-        runs = [pool.submit(run_job, kernel, name, options, build) for kernel in kernels for name, options in jobs]
-        for done in concurrent.futures.as_completed(runs):
-            kernel, name, counts, seconds, output = done.result()
-            total = [a + b for a, b in zip(total, counts)]
-            if counts[1]:
-                sys.stdout.write(output.decode(errors="replace"))
-            skipped = f", {counts[2]} skipped" if counts[2] else ""
-            print(f"{'FAIL' if counts[1] else 'ok  '} {kernel:5} {name}: {counts[0]} passed, {counts[1]} failed{skipped}"
-                  f" in {seconds:.0f} s", flush=True)
+    for kernel, name, counts, seconds, output in run_jobs([(kernel, name, options, build) for kernel in kernels for name, options in jobs],
+                                                          guests, when_idle):
+        total = [a + b for a, b in zip(total, counts)]
+        if counts[1]:
+            sys.stdout.write(output.decode(errors="replace"))
+        skipped = f", {counts[2]} skipped" if counts[2] else ""
+        print(f"{'FAIL' if counts[1] else 'ok  '} {kernel:5} {name}: {counts[0]} passed, {counts[1]} failed{skipped}"
+              f" in {seconds:.0f} s", flush=True)
     print(f"vm: {total[0]} passed, {total[1]} failed" + (f", {total[2]} skipped" if total[2] else ""), flush=True)
     return 1 if total[1] or not total[0] else 0
