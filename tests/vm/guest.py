@@ -139,22 +139,22 @@ def run(kernel, command, *, files=(), programs=(), modules=(), env=None, memory=
     return start(kernel, ramfs, ["-smp", str(cpus), "-m", memory], timeout=timeout, whole=whole, out=out)
 
 
-def boot(kernel, image, *, memory="1G", cpus=1, timeout=300, modules=(), whole=False, out=None):
-    """Boots a disk image; its status is what something in it gives to `init --leave`."""
+def boot(kernel, image, *, memory="1G", cpus=1, timeout=300, modules=(), whole=False, out=None, cpu=None):
+    """Boots a disk image; its status is what something in it gives to `init --leave`. `cpu`: another than that of CPU."""
     kernel_dir = kernels.fetch(kernel)
     ramfs = base_ramfs(kernel_dir, ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic", "libcrc32c", *modules])
     ramfs.add("shunt/root", stat.S_IFREG | 0o644)
     options = ["-smp", str(cpus), "-m", memory, "-drive", f"file={image},format=raw,if=virtio,cache=unsafe"]
-    return start(kernel, ramfs, options, timeout=timeout, whole=whole, out=out)
+    return start(kernel, ramfs, options, timeout=timeout, whole=whole, out=out, cpu=cpu)
 
 
-def start(kernel, ramfs, options, *, timeout, whole, out):
+def start(kernel, ramfs, options, *, timeout, whole, out, cpu=None):
     out = out or sys.stdout.buffer
     with tempfile.NamedTemporaryFile(prefix="shunt-initrd-") as initrd:
         ramfs.write(initrd)
         initrd.flush()
         image = kernels.image(kernels.fetch(kernel))
-        arguments = [*QEMU, "-cpu", CPU[kernel], *options, "-kernel", str(image), "-initrd", initrd.name, "-append", APPEND]
+        arguments = [*QEMU, "-cpu", cpu or CPU[kernel], *options, "-kernel", str(image), "-initrd", initrd.name, "-append", APPEND]
         process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                    stderr=subprocess.STDOUT)
         expired = threading.Event()

@@ -12,7 +12,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
 from galaxy import LANDED, POLICY, Galaxy  # noqa: E402
 from lab import Lab, free_port, nginx_conf  # noqa: E402
-from points import CORRECTNESS, SPEED, Failed, Point, Row  # noqa: E402
+from points import CORRECTNESS, SPEED, Failed, Point, Row, missing, scenarios  # noqa: E402
 from policy_change import rules_in_force  # noqa: E402
 
 REQUESTS = 100_000
@@ -20,26 +20,6 @@ ROUNDS = 9
 # Of nine sorted ratios the second and the eighth enclose the median with a probability of 96 %.
 LOW, HIGH = 1, -2
 RULES = 50
-
-
-def missing(figure, bar, why):
-    """What is promised and cannot be measured: it does not hold."""
-    return Row(figure, "not there", bar, False, why)
-
-
-def scenarios(context, test, *names, options=(), bar="no error"):
-    """A row for each scenario of a test."""
-    outcomes = context.json(context.root / f"tests/socket/{test}.py", "--build", str(context.build), "-o", "json", *options, *names,
-                            seconds=3600, statuses=(0, 1))
-    for outcome in outcomes:
-        if outcome["ok"]:
-            told = ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in outcome.items()
-                             if key in ("requests", "requests_to_proxy", "errors", "changes", "megabytes", "reconnects"))
-            yield Row(outcome["name"], told or "holds", bar, True)
-        else:
-            yield Row(outcome["name"], "failed", bar, False, outcome["error"][:400])
-    if not outcomes:
-        raise Failed(f"{test} ran no scenario")
 
 
 def star_wars(context):

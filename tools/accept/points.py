@@ -87,10 +87,11 @@ class Context:
         return Row(name, f"{passed} passed, {failed} failed", "all, at least one", holds,
                    detail="" if holds else last_lines(result.stdout))
 
-    def gtest(self, program, only="*", seconds=1200):
+    def gtest(self, program, only="*", seconds=1200, env=None):
         """One row for the chosen cases of a test program: all must pass, none may be skipped."""
         with tempfile.NamedTemporaryFile(prefix="shunt-accept-", suffix=".xml") as report:
-            self.run(program, f"--gtest_filter={only}", f"--gtest_output=xml:{report.name}", seconds=seconds, statuses=(0, 1))
+            self.run(program, f"--gtest_filter={only}", f"--gtest_output=xml:{report.name}", seconds=seconds, statuses=(0, 1),
+                     env=env)
             try:
                 cases = list(xml.etree.ElementTree.parse(report.name).getroot().iter("testcase"))
             except xml.etree.ElementTree.ParseError as error:
@@ -105,6 +106,26 @@ class Context:
 
 def last_lines(text, characters=400):
     return text.strip()[-characters:]
+
+
+def missing(figure, bar, why):
+    """What is promised and cannot be measured: it does not hold."""
+    return Row(figure, "not there", bar, False, why)
+
+
+def scenarios(context, test, *names, options=(), bar="no error"):
+    """A row for each scenario of a test."""
+    outcomes = context.json(context.root / f"tests/socket/{test}.py", "--build", str(context.build), "-o", "json", *options, *names,
+                            seconds=3600, statuses=(0, 1))
+    for outcome in outcomes:
+        if outcome["ok"]:
+            told = ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in outcome.items()
+                             if key in ("requests", "requests_to_proxy", "errors", "changes", "megabytes", "reconnects"))
+            yield Row(outcome["name"], told or "holds", bar, True)
+        else:
+            yield Row(outcome["name"], "failed", bar, False, outcome["error"][:400])
+    if not outcomes:
+        raise Failed(f"{test} ran no scenario")
 
 
 def measure(point, context):

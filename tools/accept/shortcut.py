@@ -1,7 +1,6 @@
 """The shortcut: a host's local connections go from socket to socket, and nothing can tell."""
 
 import pathlib
-import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 
 from lab import Lab, free_port, nginx_conf  # noqa: E402
 from points import CORRECTNESS, SPEED, Failed, Point, Row  # noqa: E402
+from postgres import bin_dir, start_postgres  # noqa: E402
 
 CONNECTIONS = 100_000
 AT_ONCE = 1000
@@ -89,26 +89,17 @@ def start_redis(lab):
     return server, port, ["redis-benchmark", "-p", str(port), "-c", "50", "-n", "100000", "-q", "-t", "get,set"]
 
 
-def start_postgres(lab):
-    """A cluster of its own, owned by the user that the package made: the server refuses root."""
-    bin_dir = max(pathlib.Path("/usr/lib/postgresql").glob("*/bin"))
-    data, port = lab.folder / "postgres", free_port()
-    data.mkdir()
-    shutil.chown(data, "postgres")
-    as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
-    command = [*as_user, bin_dir / "initdb", "-D", data, "-A", "trust", "--no-sync"]
-    subprocess.run(command, check=True, capture_output=True, cwd="/")
-    server = lab.serve([*as_user, bin_dir / "postgres", "-D", data, "-p", port, "-h", "127.0.0.1", "-k", data, "-F"],
-                       cgroup=lab.with_shunt, log=lab.folder / "postgres.log")
-    pgbench = [str(bin_dir / "pgbench"), "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
-    lab.wait_for_port(port, server, lab.folder / "postgres.log", "postgres")
+def start_pgbench(lab):
+    port = free_port()
+    server, data = start_postgres(lab, port, lab.with_shunt)
+    pgbench = [str(bin_dir() / "pgbench"), "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
     # The tables are filled over the Unix socket: bulk loading is not the traffic that is judged.
     subprocess.run([pgbench[0], "-h", data, "-p", str(port), "-U", "postgres", "-i", "-q", "postgres"], check=True,
                    capture_output=True)
     return server, port, [*pgbench, "-S", "-n", "-c", "20", "-j", "2", "-T", "3", "postgres"]
 
 
-STACKS = {"nginx": start_nginx, "haproxy": start_haproxy, "redis": start_redis, "PostgreSQL": start_postgres}
+STACKS = {"nginx": start_nginx, "haproxy": start_haproxy, "redis": start_redis, "PostgreSQL": start_pgbench}
 
 
 def enrolment(context):

@@ -83,8 +83,8 @@ class TwoHosts(Galaxy):
             self.ca("issue", f"spiffe://mesh.example/{identity}", "--out", str(folder))
             for path in (folder, *folder.iterdir()):
                 os.chown(path, pwd.getpwnam(USER).pw_uid, -1)
-        config = folder / "gateway.yaml"
-        config.write_text(f"user: {USER}\nktls: off\nthreads: 1\nstatus: {folder}/status.sock\nlog: {{target: stderr}}\n"
+        config, ktls = folder / "gateway.yaml", os.environ.get("SHUNT_TEST_KTLS", "off")
+        config.write_text(f"user: {USER}\nktls: {ktls}\nthreads: 1\nstatus: {folder}/status.sock\nlog: {{target: stderr}}\n"
                           f"identity: {{certificate: {folder}/certificate.pem, key: {folder}/key.pem}}\n"
                           f"trust: [{{domain: mesh.example, bundle: {folder}/bundle.pem}}]\n{more}")
         return config

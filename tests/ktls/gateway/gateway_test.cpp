@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/resource.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <ktls/openssl.hpp>
 #include <ktls/probe.hpp>
@@ -377,10 +379,16 @@ TEST_F(GatewayTest, PlaintextIsRefused) {
   expect_working();
 }
 
+// SHUNT_TEST_HANDSHAKES: how many, if more than 200 are wanted.
 TEST_F(GatewayTest, UnfinishedHandshakesEndAndCrowdNobodyOut) {
+  const char* wanted = std::getenv("SHUNT_TEST_HANDSHAKES");
+  const int count = wanted != nullptr ? std::atoi(wanted) : 200;
+  const rlim_t room = static_cast<rlim_t>(count) + 1024;
+  const rlimit limit{room, room};
+  ASSERT_TRUE(count <= 200 || setrlimit(RLIMIT_NOFILE, &limit) == 0);
   start("threads: 1\ntimeouts: {handshake: 2s}\nlimits: {handshakes: 16}\n");
   std::vector<UniqueFd> idle;
-  for (int i = 0; i < 200; i++) idle.push_back(mesh_->connect_mesh());
+  for (int i = 0; i < count; i++) idle.push_back(mesh_->connect_mesh());
   expect_working();
   EXPECT_TRUE(mesh_->b->says({"msg=refused", "reason=crowded-out"})) << mesh_->b->log();
   const auto began = std::chrono::steady_clock::now();

@@ -1,0 +1,71 @@
+"""kTLS: encrypted once, at the edge, by the kernel; mTLS between hosts with identities."""
+
+from points import CORRECTNESS, SPEED, Point, missing, scenarios
+
+KERNELS = ("6.1", "6.12", "sid")
+GATEWAY = "tests/ktls/gateway/ktls_gateway"
+REFUSALS = "StrangersAreRefused*:PlaintextIsRefused:UnfinishedHandshakes*:StrangersServices*:WhatDoesNotFit*"
+
+
+def kernels(context):
+    return KERNELS[1:2] if context.quick else KERNELS
+
+
+def two_hosts(context):
+    """With keys in the kernel, so in guests: real programs through two gateways, between network namespaces."""
+    for kernel in kernels(context):
+        yield context.parts("vm", "test", "--only", "ktls-gateway", kernel)
+        yield context.parts("vm", "scenarios", "--timeout", "14400", kernel, "across_hosts", seconds=15000)
+    yield missing("two guests, each a host", "all of it once", "both hosts are network namespaces of one guest")
+    yield missing("all programs while certificates rotate every second; 2,000 connections; 100 MB by hash", "on all kernels",
+                  "rotation, 100 connections and 10 MB are tested one by one")
+
+
+def wire(context):
+    """What crosses between the hosts is recorded raw by the tests themselves."""
+    for kernel in kernels(context):
+        yield context.parts("vm", "test", "--only", "ktls", kernel)
+    yield missing("faults injected at every system call and allocation of a handoff", "never plaintext", "only failing handoffs are tried")
+
+
+def interoperability(context):
+    yield context.gtest(GATEWAY, "*OpensslIsAPeer*:*Curl*:*Redis*:*H2load*")
+    yield missing("OpenSSL 3.5; nginx and haproxy as peers of the gateway", "all ciphers",
+                  "point 2 has s_client, s_server, nginx and haproxy of OpenSSL 3.0 as peers of the library")
+
+
+def refusals(context):
+    yield context.gtest(GATEWAY, ":".join(f"*{name}" for name in REFUSALS.split(":")), env={"SHUNT_TEST_HANDSHAKES": "10000"})
+    yield missing("plaintext to a service in mode strict", "refused with a reason", "services of this host have no modes")
+
+
+def policy(context):
+    yield from scenarios(context, "across_hosts", "a workload on another host: L3, L4 and L7 rules, judged in the kernel",
+                         "nobody but the gateway stands for others",
+                         "another policy gives other numbers: a remote workload stays who it is", bar="as a local one")
+
+
+def life(context):
+    yield context.gtest(GATEWAY, "*ASignalLetsLiveConnectionsFinish:*AKilledGateway*:*CertificatesRotate*:*EndLiveConnections:*ABundle*")
+    yield missing("100 live connections with checked traffic through restart and upgrade of shuntd", "no byte lost",
+                  "one connection is tried")
+
+
+def directory(context):
+    yield from scenarios(context, "across_hosts", "a service is found among 50,000", bar="within 5 %")
+
+
+def speed(_):
+    yield missing("shunt bench tls, and gateway pairs against haproxy and nginx", "reported", "it is not there")
+
+
+POINTS = [
+    Point("1", CORRECTNESS, "two hosts: curl, h2load, psql, redis-cli and their servers, keys in the kernel", two_hosts),
+    Point("2", CORRECTNESS, "wire oracle: never plaintext, never a forged or truncated stream", wire),
+    Point("3", CORRECTNESS, "OpenSSL, nginx and haproxy as peers", interoperability),
+    Point("4", CORRECTNESS, "who is not who he should be is refused, with a reason and in bounds", refusals),
+    Point("5", CORRECTNESS, "rules on requests count for what arrives over kTLS, judged in the kernel", policy),
+    Point("6", CORRECTNESS, "restart and upgrade of shuntd and the gateway", life),
+    Point("7", SPEED, "kTLS against OpenSSL in userspace, haproxy and nginx: reported", speed),
+    Point("D", SPEED, "the cost at connect does not depend on the number of services", directory),
+]
