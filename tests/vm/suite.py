@@ -77,8 +77,9 @@ class Idleness:
         return tuple(sum(of) / os.sysconf("SC_CLK_TCK") for of in (ticks[3:5], ticks))
 
     def cpus(self):
-        idle, every = (now - last for now, last in zip(self.look(), self.last))
-        self.last = self.look()
+        now = self.look()
+        idle, every = (after - before for after, before in zip(now, self.last))
+        self.last = now
         return os.cpu_count() * idle / every if every else 0
 
 
