@@ -7,6 +7,7 @@
 #include <fstream>
 #include <ktls/probe.hpp>
 
+#include "ktls/openssl_program.hpp"
 #include "ktls/sessions.hpp"
 #include "support/sandbox.hpp"
 #include "support/sockets.hpp"
@@ -91,9 +92,9 @@ INSTANTIATE_TEST_SUITE_P(Ciphers, Interop, testing::Values("TLS_AES_128_GCM_SHA2
 // s_server -rev answers each line reversed, and has sent two tickets before.
 TEST_P(Interop, OpensslServer) {
   const uint16_t port = free_port();
-  Child server = Child::exec({"openssl", "s_server", "-accept", "127.0.0.1:" + std::to_string(port), "-cert",
-                              file("server.pem"), "-key", file("server.key"), "-CAfile", file("ca.pem"), "-Verify", "1",
-                              "-verify_return_error", "-tls1_3", "-rev", "-naccept", "1"},
+  Child server = Child::exec({openssl_program().path, "s_server", "-accept", "127.0.0.1:" + std::to_string(port),
+                              "-cert", file("server.pem"), "-key", file("server.key"), "-CAfile", file("ca.pem"),
+                              "-Verify", "1", "-verify_return_error", "-tls1_3", "-rev", "-naccept", "1"},
                              file("log"));
   await_listener(port, file("log"));
   KtlsSocket socket = End(Role::client, GetParam()).hand_off(connect_tcp(endpoint("127.0.0.1", port)));
@@ -107,12 +108,15 @@ TEST_P(Interop, OpensslClient) {
   UniqueFd listener = listen_tcp();
   const std::string port = std::to_string(local_endpoint(listener.get()).port());
   write_file("input", "question\n");
-  Child client = Child::exec({"sh", "-c",
-                              "{ cat " + file("input") + "; sleep 3; } | openssl s_client -connect 127.0.0.1:" + port +
-                                  " -cert " + file("client.pem") + " -key " + file("client.key") + " -CAfile " +
-                                  file("ca.pem") + " -verify_return_error -tls1_3 -quiet"},
-                             file("log"));
-  KtlsSocket socket = End(Role::server, GetParam()).hand_off(accept_tcp(listener.get(), std::chrono::seconds(30)));
+  Child client =
+      Child::exec({"sh", "-c",
+                   "{ cat " + file("input") + "; sleep 3; } | " + openssl_program().path +
+                       " s_client -connect 127.0.0.1:" + port + " -cert " + file("client.pem") + " -key " +
+                       file("client.key") + " -CAfile " + file("ca.pem") + " -verify_return_error -tls1_3 -quiet"},
+                  file("log"));
+  UniqueFd accepted = accept_tcp(listener.get(), std::chrono::seconds(30));
+  EXPECT_EQ(offers_ml_kem(peek_record(accepted.get())), openssl_program().has_ml_kem);
+  KtlsSocket socket = End(Role::server, GetParam()).hand_off(std::move(accepted));
   EXPECT_EQ(receive_exactly(socket, 9), "question\n");
   ASSERT_TRUE(send_all(socket, "the answer\n"));
   ASSERT_TRUE(shut_down(socket));

@@ -1,4 +1,4 @@
-"""One run of one program in a guest kernel under QEMU's software emulation: no KVM, no disk, no network.
+"""One run of one program in a guest kernel under QEMU's software emulation: no KVM, no disk, no network, unless options bring one.
 
 The initramfs holds a first process of ours (init.c), busybox, the program with its libraries at the paths they have on the
 host, and the modules that were asked for. The program's output comes over the serial line, its exit status through
@@ -18,13 +18,15 @@ import tempfile
 import threading
 
 import kernels
+import openssl as newer_openssl
 
 HERE = pathlib.Path(__file__).resolve().parent
 START = b"shunt-guest: start"
 TIMED_OUT = 124
 DIED = 125
-QEMU = ["qemu-system-x86_64", "-accel", "tcg,thread=single", "-nodefaults", "-nographic", "-monitor", "none", "-serial",
-        "stdio", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
+# A guest ends with the process that started it, however that ends.
+QEMU = ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", "tcg,thread=single", "-nodefaults", "-nographic",
+        "-monitor", "none", "-serial", "stdio", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
 # With cmpxchg16b, 6.12 double-faults now and then under this emulation. Without it, kernels that allocate socket storage by
 # kmalloc_nolock (7.2) have none: bpf_sk_storage_get(CREATE) silently returns NULL.
 CPU = {"6.1": "max,la57=off,cx16=off", "6.12": "max,la57=off,cx16=off", "sid": "max,la57=off"}
@@ -131,24 +133,30 @@ def program_ramfs(kernel_dir, command, files, programs, modules, env):
     return ramfs
 
 
-def run(kernel, command, *, files=(), programs=(), modules=(), env=None, memory="1G", cpus=1, timeout=300, whole=False,
+def run(kernel, command, *, files=(), programs=(), modules=(), env=None, openssl=None, memory="1G", cpus=1, timeout=300, whole=False,
         out=None):
-    """Runs `command` in the guest; its exit status, TIMED_OUT, or DIED if the kernel went down."""
+    """Runs `command` in the guest; its exit status, TIMED_OUT, or DIED if the kernel went down. `openssl`: the version of that program
+    that tests are to use instead of the machine's."""
     kernel_dir = kernels.fetch(kernel)
+    if openssl:
+        files = [*files, f"{newer_openssl.fetch(openssl)}:/openssl"]
+        env = {**(env or {}), "SHUNT_TEST_OPENSSL": "/openssl/openssl", "SHUNT_TEST_OPENSSL_VERSION": openssl}
     ramfs = program_ramfs(kernel_dir, list(command), files, programs, modules, env or {})
     return start(kernel, ramfs, ["-smp", str(cpus), "-m", memory], timeout=timeout, whole=whole, out=out)
 
 
-def boot(kernel, image, *, memory="1G", cpus=1, timeout=300, modules=(), whole=False, out=None, cpu=None):
-    """Boots a disk image; its status is what something in it gives to `init --leave`. `cpu`: another than that of CPU."""
+def boot(kernel, image, *, memory="1G", cpus=1, timeout=300, modules=(), whole=False, out=None, cpu=None, more=(), on_start=None):
+    """Boots a disk image; its status is what something in it gives to `init --leave`. `cpu`: another than that of CPU. `more`: options of
+    QEMU; with -snapshot among them the image stays as it is."""
     kernel_dir = kernels.fetch(kernel)
     ramfs = base_ramfs(kernel_dir, ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic", "libcrc32c", *modules])
     ramfs.add("shunt/root", stat.S_IFREG | 0o644)
-    options = ["-smp", str(cpus), "-m", memory, "-drive", f"file={image},format=raw,if=virtio,cache=unsafe"]
-    return start(kernel, ramfs, options, timeout=timeout, whole=whole, out=out, cpu=cpu)
+    options = ["-smp", str(cpus), "-m", memory, "-drive", f"file={image},format=raw,if=virtio,cache=unsafe", *more]
+    return start(kernel, ramfs, options, timeout=timeout, whole=whole, out=out, cpu=cpu, on_start=on_start)
 
 
-def start(kernel, ramfs, options, *, timeout, whole, out, cpu=None):
+def start(kernel, ramfs, options, *, timeout, whole, out, cpu=None, on_start=None):
+    """`on_start` gets the process, for those who may have to end it."""
     out = out or sys.stdout.buffer
     with tempfile.NamedTemporaryFile(prefix="shunt-initrd-") as initrd:
         ramfs.write(initrd)
@@ -157,6 +165,8 @@ def start(kernel, ramfs, options, *, timeout, whole, out, cpu=None):
         arguments = [*QEMU, "-cpu", cpu or CPU[kernel], *options, "-kernel", str(image), "-initrd", initrd.name, "-append", APPEND]
         process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                    stderr=subprocess.STDOUT)
+        if on_start:
+            on_start(process)
         expired = threading.Event()
         timer = threading.Timer(timeout, lambda: (expired.set(), process.kill()))
         timer.start()

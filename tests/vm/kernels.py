@@ -16,7 +16,11 @@ import tempfile
 
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SUITES = ["bookworm", "bookworm-backports", "sid"]
-SECURITY_SUITE = "bookworm-security"
+
+# What a list of modules may name instead of each. All that keys in the kernel need, in the order in which they need each other; a kernel
+# without one of these names has it built in or elsewhere.
+MODULE_SETS = {"ktls": ["crypto_null", "gf128mul", "ghash-generic", "ctr", "gcm", "ccm", "aesni-intel", "chacha-x86_64", "poly1305-x86_64",
+                        "chacha_generic", "poly1305_generic", "chacha", "chacha20poly1305", "tls"]}
 
 # The name of a guest kernel and the versions of linux-image-cloud-amd64 that it may be: the highest one is taken.
 KERNELS = {"6.1": r"6\.1\.", "6.12": r"6\.12\.", "sid": r""}
@@ -61,18 +65,19 @@ def mirrors():
 
 
 class Apt:
-    """An apt of the test's own: its lists, its package cache, an empty dpkg status."""
+    """An apt of the test's own: its lists, its package cache, an empty dpkg status. The first suite is a release, which has security
+    updates."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, suites):
         self.folder = folder
         for sub in ("lists/partial", "cache/archives/partial"):
             (folder / sub).mkdir(parents=True, exist_ok=True)
         (folder / "status").touch()
         archive, security = mirrors()
         option = f"[arch=amd64 signed-by={KEYRING}]"
-        lines = [f"deb {option} {archive} {suite} main" for suite in SUITES]
+        lines = [f"deb {option} {archive} {suite} main" for suite in suites]
         if security:
-            lines.append(f"deb {option} {security} {SECURITY_SUITE} main")
+            lines.append(f"deb {option} {security} {suites[0]}-security main")
         (folder / "sources.list").write_text("\n".join(lines) + "\n")
         # The user _apt may not enter the cache; the signatures are checked all the same.
         (folder / "apt.conf").write_text(
@@ -142,7 +147,7 @@ def fetch(kernel, refresh=False):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if link.exists() and not refresh:
             return link.resolve()
-        apt = Apt(cache / "apt")
+        apt = Apt(cache / "apt", SUITES)
         print(f"vm: fetching the kernel {kernel}", file=sys.stderr, flush=True)
         apt("apt-get", "update", "-q")
         packages = apt.image_packages(kernel)
@@ -182,7 +187,7 @@ def module_files(kernel_dir, names):
         depends[path] = needs.split()
     by_name = {re.sub(r"\.ko(\.\w+)?$", "", path.rsplit("/", 1)[-1]).replace("-", "_"): path for path in depends}
     ordered = []
-    for name in names:
+    for name in [each for name in names for each in MODULE_SETS.get(name, [name])]:
         path = by_name.get(name.replace("-", "_"))
         if path:
             # modules.dep lists the nearest dependency first.

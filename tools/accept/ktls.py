@@ -30,7 +30,9 @@ def wire(context):
 
 def interoperability(context):
     yield context.gtest(GATEWAY, "*OpensslIsAPeer*:*Curl*:*Redis*:*H2load*")
-    yield missing("OpenSSL 3.5; nginx and haproxy as peers of the gateway", "all ciphers",
+    for kernel in kernels(context):
+        yield context.parts("vm", "test", "--only", "ktls-openssl-3.5", "--only", "gateway-openssl-3.5", kernel)
+    yield missing("nginx and haproxy as peers of the gateway", "all ciphers",
                   "point 2 has s_client, s_server, nginx and haproxy of OpenSSL 3.0 as peers of the library")
 
 

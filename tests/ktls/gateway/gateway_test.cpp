@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "ktls/gateway/lab.hpp"
+#include "ktls/openssl_program.hpp"
 #include "ktls/sessions.hpp"
 
 namespace shunt::test {
@@ -416,9 +417,9 @@ TEST_F(GatewayTest, OpensslIsAPeerOnEitherSide) {
   ASSERT_TRUE(write_text(mesh_->folder / "question", "question\n"));
   Child client = Child::exec(
       {"sh", "-c",
-       "exec openssl s_client -connect " + std::string(kAddressB) + ":" + std::to_string(kMeshPort) +
-           " -alpn shunt/1 -servername echo -cert " + own + "/certificate.pem -key " + own + "/key.pem -CAfile " + own +
-           "/bundle.pem -verify_return_error -quiet <" + (mesh_->folder / "question")},
+       "exec " + openssl_program().path + " s_client -connect " + std::string(kAddressB) + ":" +
+           std::to_string(kMeshPort) + " -alpn shunt/1 -servername echo -cert " + own + "/certificate.pem -key " + own +
+           "/key.pem -CAfile " + own + "/bundle.pem -verify_return_error -quiet <" + (mesh_->folder / "question")},
       log, mesh_->ns_a.fd());
   const UniqueFd server = accept_tcp(echo_.get(), kPatience);
   EXPECT_EQ(receive_exactly(server.get(), 9), "question\n");
@@ -429,10 +430,11 @@ TEST_F(GatewayTest, OpensslIsAPeerOnEitherSide) {
   mesh_->b->process().signal(SIGTERM);
   client = {};
   EXPECT_EQ(mesh_->b->process().wait(kPatience), 0) << mesh_->b->log();
-  Child other = Child::exec({"openssl", "s_server", "-accept", std::string(kAddressB) + ":" + std::to_string(kMeshPort),
-                             "-alpn", "shunt/1", "-cert", peer + "/certificate.pem", "-key", peer + "/key.pem",
-                             "-CAfile", peer + "/bundle.pem", "-Verify", "1", "-verify_return_error", "-rev"},
-                            mesh_->folder / "s_server", mesh_->ns_b.fd());
+  Child other = Child::exec(
+      {openssl_program().path, "s_server", "-accept", std::string(kAddressB) + ":" + std::to_string(kMeshPort), "-alpn",
+       "shunt/1", "-cert", peer + "/certificate.pem", "-key", peer + "/key.pem", "-CAfile", peer + "/bundle.pem",
+       "-Verify", "1", "-verify_return_error", "-rev"},
+      mesh_->folder / "s_server", mesh_->ns_b.fd());
   mesh_->await_listener_b(kMeshPort);
   const UniqueFd fd = mesh_->connect_a(kEchoPort);
   send_all(fd.get(), "desserts\n");
