@@ -8,10 +8,8 @@ guests with SHUNT_TEST_KTLS=required the kernel.
 """
 
 import json
-import os
 import pathlib
 import pwd
-import shutil
 import signal
 import sys
 
@@ -19,11 +17,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools/lib"))
 sys.dont_write_bytecode = True
 
-from galaxy import POLICY  # noqa: E402
+from databases import start_redis, through_postgres, through_redis, write_cargo  # noqa: E402
 from lab import free_port  # noqa: E402
-from postgres import bin_dir, start_postgres  # noqa: E402
+from postgres import start_postgres  # noqa: E402
 from scenarios import Scenarios, eventually, expect  # noqa: E402
-from two_hosts import HERE, HOOK_PORT, MESH_PORT, THERE, USER, TwoHosts  # noqa: E402
+from two_hosts import HERE, HOOK_PORT, MESH_PORT, THERE, USER, TwoHosts, remote_policy  # noqa: E402
 
 CURL_CANNOT_CONNECT = 7
 SERVICE, SERVICE6 = "10.96.77.7", "fd00:96:77::7"  # nobody has these addresses
@@ -41,14 +39,6 @@ def scenario(name):
         SCENARIOS.all[name] = function
         return function
     return add
-
-
-def remote_policy(*ships):
-    """The ships are on the other host."""
-    text = POLICY
-    for ship in ships:
-        text = text.replace(f"{{match: {{unit: {ship}.service}}}}", f"{{spiffe: spiffe://mesh.example/{ship}}}")
-    return text
 
 
 class Arrivals:
@@ -323,9 +313,6 @@ def lenient(lab):
     expect((code, status) == (0, "200") and f"to {HERE}" in text and peer == mesh.service, f"{code} {status} {peer} {text}")
 
 
-CARGO_LINES = 80_000  # of 128 characters: 10 MB
-
-
 @scenario("psql and redis-cli find PostgreSQL and Redis on another host: 10 MB there and back")
 def databases(lab):
     hosts = TwoHosts(lab)
@@ -338,33 +325,22 @@ def databases(lab):
         for name, port in (("postgres", postgres), ("redis", redis))))
     hosts.start_daemon(hosts.gateway_config("here", config), ("tiefighter",))
     start_postgres(lab, postgres, lab.without, hosts.inside)
-    log = lab.folder / "redis.log"
-    command = [shutil.which("redis-server"), "--port", redis, "--bind", "127.0.0.1", "--save", "", "--dir", lab.folder]
-    server = lab.serve([*hosts.inside, *command], cgroup=lab.without, log=log)
-    lab.wait_for(lambda: "Ready to accept" in (lab.folder / "redis.log").read_text(), server, log, "redis-server")
+    start_redis(lab, redis, lab.without, hosts.inside)
     services = ", ".join(f"{{name: {name}, server: '127.0.0.1:{port}'}}" for name, port in (("postgres", postgres), ("redis", redis)))
     hosts.gateway("databases", f"listen: ['{THERE}:{MESH_PORT}']\nservices: [{services}]\n", here=False)
     log = hosts.gateway("here", config)[1]
     hosts.linked()
-    cargo, landed = lab.folder / "cargo", lab.folder / "landed"
-    cargo.write_text("".join(f"{os.urandom(64).hex()}\n" for _ in range(CARGO_LINES)))
+    cargo = lab.folder / "cargo"
+    write_cargo(cargo)
 
     def run(*command):
-        code, text = hosts.run("tiefighter", [str(part) for part in command])
+        code, text = hosts.run("tiefighter", command)
         expect(code == 0, f"{command}: {code} {text[-800:]}\n{log()}")
         return text
 
-    psql = [bin_dir() / "psql", "-h", SERVICE, "-p", postgres, "-U", "postgres", "-Atq", "-v", "ON_ERROR_STOP=1", "-c"]
-    run(*psql, "create table cargo (line serial, text text)")
-    run(*psql, f"\\copy cargo (text) from '{cargo}'")
-    run(*psql, f"\\copy (select text from cargo order by line) to '{landed}'")
-    expect(landed.read_bytes() == cargo.read_bytes(), f"PostgreSQL gave back {landed.stat().st_size} bytes, or others than it got")
-    who = run(*psql, "select inet_server_port(), inet_client_addr()").strip()
+    who = through_postgres(run, SERVICE, postgres, cargo)
     expect(who == f"{postgres}|127.0.0.1", f"PostgreSQL is talking to {who}")
-    cli = f"{shutil.which('redis-cli')} -h {SERVICE} -p {redis}"
-    expect(run("sh", "-c", f"{cli} -x set cargo < {cargo}").strip() == "OK", "redis-cli set")
-    run("sh", "-c", f"{cli} --raw get cargo > {landed}")  # which adds a line's end
-    expect(landed.read_bytes() == cargo.read_bytes() + b"\n", f"Redis gave back {landed.stat().st_size} bytes, or others than it got")
+    through_redis(run, SERVICE, redis, cargo)
     eventually(lambda: log().count("service=postgres") == 4 and log().count("service=redis") == 2, lambda: f"the gateway's log: {log()}")
     expect(log().count("peer=spiffe://mesh.example/databases") == 6, f"the gateway's log: {log()}")
 

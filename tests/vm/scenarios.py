@@ -3,6 +3,7 @@ minimal Debian."""
 
 import pathlib
 import re
+import shlex
 import shutil
 import stat
 import sys
@@ -19,13 +20,13 @@ PROGRAMS = ["control/shunt", "control/shuntd", "fallback-proxy/shunt-proxy", "kt
 # Of this machine, as they are: a package would make a cluster, and start it while the disk is made.
 POSTGRES = ["/usr/lib/postgresql", "/usr/share/postgresql"]
 OTHERS = ["/usr/bin/redis-server", "/usr/bin/redis-cli"]
-FOLDERS = ["tools/lib", "tests/socket", "tests/vectors"]
+SCRIPTS = ["tools/lib", "tests/socket", "tests/vectors", "tests/vm/two_guests_host.py"]
 MODULES = ["veth", "inet_diag", "tcp_diag", "ktls"]  # shuntd resets connections by the third
 IMAGE_BYTES = 2 << 30
 CPUS = 2
 CPU = {"6.1": "max,la57=off"}  # haproxy, which is the server there, has no other way than cmpxchg16b
 SLOWER = 20  # this machine's emulation of another one, to what a scenario is used to
-# The disk's first process: what a system has mounted, then the scenarios.
+# The disk's first process: what a system has mounted, then the work.
 INIT = """#!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -44,16 +45,21 @@ ulimit -n 65536
 ip link set lo up
 echo "shunt-guest: start"
 cd /shunt
-xargs -0 python3 tests/socket/{suite}.py --build /shunt/build </shunt/scenarios
+{work}
 status=$?
 dmesg | grep -A 20 "WARNING:\|BUG:\|refcount_t"
 exec /root/init --leave $status
 """
 
 
-def prepare(root, build, suite, names):
-    for folder in FOLDERS:
-        shutil.copytree(SOURCES / folder, root / "shunt" / folder, ignore=shutil.ignore_patterns("*.cpp", "*.hpp", "__pycache__"))
+def prepare(root, build, work):
+    for name in SCRIPTS:
+        target = root / "shunt" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (SOURCES / name).is_dir():
+            shutil.copytree(SOURCES / name, target, ignore=shutil.ignore_patterns("*.cpp", "*.hpp", "__pycache__"))
+        else:
+            shutil.copy(SOURCES / name, target)
     for program in PROGRAMS:
         if not (build / program).exists():
             raise guest.GuestError(f"{build / program} is not there: build first")
@@ -63,28 +69,38 @@ def prepare(root, build, suite, names):
         shutil.copytree(folder, root / folder.lstrip("/"), symlinks=True, dirs_exist_ok=True)
     for program in [*OTHERS, *pathlib.Path(POSTGRES[0]).glob("*/bin/*")]:
         disk.take_program(root, program, str(program).lstrip("/"))
-    (root / "shunt/scenarios").write_text("".join(f"{name}\0" for name in names))
     shutil.copy(guest.first_process(), root / "root/init")
     init = root / "sbin/init"
     init.unlink(missing_ok=True)
-    init.write_text(INIT.format(suite=suite, slower=SLOWER))
+    init.write_text(INIT.format(work=work, slower=SLOWER))
     init.chmod(init.stat().st_mode | stat.S_IXUSR)
 
 
+def make_disk(folder, build, work):
+    """An image in `folder` whose system does `work`, a line of sh(1) in a copy of this tree and its programs, and nothing else."""
+    root, image = pathlib.Path(folder) / "root", pathlib.Path(folder) / "disk"
+    disk.call("cp", "-a", disk.base_system(PACKAGES), root)
+    prepare(root, build, work)
+    disk.make_image(root, image, IMAGE_BYTES)
+    shutil.rmtree(root)
+    return image
+
+
 class Counted:
-    """Shows the guest's output, and counts the lines of TAP."""
+    """Shows the guest's output, each line behind `prefix`, and counts the lines of TAP."""
 
     OUTCOME = re.compile(rb"(not )?ok \d+ - ")
 
-    def __init__(self):
+    def __init__(self, prefix=""):
         self.passed = self.failed = 0
+        self.prefix = prefix.encode()
 
     def write(self, line):
         outcome = self.OUTCOME.match(line)
         if outcome:
             self.failed += outcome[1] is not None
             self.passed += outcome[1] is None
-        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.write(self.prefix + line)
 
     @staticmethod
     def flush():
@@ -96,11 +112,7 @@ def run(kernel, build, suite, names, timeout):
     if not (SOURCES / "tests/socket" / f"{suite}.py").exists():
         raise guest.GuestError(f"there is no tests/socket/{suite}.py")
     with tempfile.TemporaryDirectory(prefix="shunt-scenarios-") as folder:
-        root, image = pathlib.Path(folder) / "root", pathlib.Path(folder) / "disk"
-        disk.call("cp", "-a", disk.base_system(PACKAGES), root)
-        prepare(root, build, suite, names)
-        disk.make_image(root, image, IMAGE_BYTES)
-        shutil.rmtree(root)
+        image = make_disk(folder, build, shlex.join(["python3", f"tests/socket/{suite}.py", "--build", "/shunt/build", *names]))
         counted = Counted()
         status = guest.boot(kernel, image, memory="2G", cpus=CPUS, timeout=timeout, modules=MODULES, out=counted,
                             cpu=CPU.get(kernel))

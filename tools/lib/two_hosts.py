@@ -1,4 +1,4 @@
-"""Two hosts with a gateway each: this one, with a daemon, and a network namespace that has none. For tests of what crosses between them."""
+"""Hosts with a gateway each, for tests of what crosses between them: this one with a daemon, and a network namespace that has none."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 
-from galaxy import PATIENCE_S, Galaxy
+from galaxy import PATIENCE_S, POLICY, Galaxy
 from lab import LabError, nginx_conf
 from scenarios import eventually
 
@@ -46,21 +46,72 @@ print(json.dumps({"got": got.decode("latin-1"), "error": error}))
 """
 
 
-class TwoHosts(Galaxy):
-    """The ships are on this host; `there` runs commands on the other one."""
+def remote_policy(*ships):
+    """The ships are on the other host."""
+    text = POLICY
+    for ship in ships:
+        text = text.replace(f"{{match: {{unit: {ship}.service}}}}", f"{{spiffe: spiffe://mesh.example/{ship}}}")
+    return text
+
+
+class Host(Galaxy):
+    """This host; certificates are in folders of `mesh`, by the end of their identity."""
+
+    inside = []  # what runs a command on the other host
 
     def __init__(self, lab, policy=None):
         super().__init__(lab, policy=policy, start=False)
         self.mesh = lab.folder / "mesh"
         self.mesh.mkdir()
         self.gateway_cgroup = lab.make_cgroup(lab.with_shunt / "gateway")
-        self.make_other_host()
-        self.ca("init", "mesh.example")
 
     def start_daemon(self, config, cgroups=()):
         """With the gateway that has this configuration."""
         paths = ", ".join(self.path(name) for name in cgroups)
         self.daemon = self.lab.start_daemon(f"{self.more}gateway: {{config: {config}, cgroups: [{paths}]}}\n")
+
+    def gateway_config(self, identity, more):
+        """The file of a gateway with the identity spiffe://mesh.example/IDENTITY."""
+        folder = self.mesh / identity
+        config, ktls = folder / "gateway.yaml", os.environ.get("SHUNT_TEST_KTLS", "off")
+        config.write_text(f"user: {USER}\nktls: {ktls}\nthreads: 1\nstatus: {folder}/status.sock\nlog: {{target: stderr}}\n"
+                          f"identity: {{certificate: {folder}/certificate.pem, key: {folder}/key.pem}}\n"
+                          f"trust: [{{domain: mesh.example, bundle: {folder}/bundle.pem}}]\n{more}")
+        return config
+
+    def gateway(self, identity, more, here=True):
+        """A gateway that runs: the process, and a function that reads its log."""
+        config = self.gateway_config(identity, more)
+        log = config.parent / "log"
+        process = self.lab.serve([*([] if here else self.inside), self.lab.build / "ktls/gateway/shunt-gateway", "-c", config],
+                                 cgroup=self.gateway_cgroup if here else self.lab.without, log=log)
+        self.lab.wait_for(lambda: "msg=ready" in log.read_text(), process, log, f"the gateway {identity}")
+        return process, log.read_text
+
+    def claim(self, cgroup, who, user, port=None):
+        """What becomes of a process that claims to stand for `who`."""
+        pins = [path for path in (self.lab.folder / "bpffs").rglob("sh_remotes")]
+        if len(pins) != 1:
+            raise LabError(f"pinned: {pins}")
+        uid = pwd.getpwnam(user).pw_uid
+        process = self.lab.start([sys.executable, "-c", CLAIM, pins[0], f"spiffe://mesh.example/{who}", "127.0.0.1",
+                                  port or self.port, uid], cgroup=cgroup)
+        text = process.communicate(timeout=PATIENCE_S)[0].decode("latin-1")
+        if process.returncode != 0:
+            raise LabError(f"the claim ended with {process.returncode}: {text}")
+        return json.loads(text)
+
+    def linked(self):
+        eventually(lambda: self.lab.status()["gateway"]["linked"], "the gateway is linked", PATIENCE_S)
+
+
+class TwoHosts(Host):
+    """The ships are on this host; `there` runs commands on the other one."""
+
+    def __init__(self, lab, policy=None):
+        super().__init__(lab, policy)
+        self.make_other_host()
+        self.ca("init", "mesh.example")
 
     def ca(self, *arguments):
         subprocess.run([self.lab.build / "control/shunt", "ca", *arguments, "--ca", self.mesh / "ca"], check=True, capture_output=True)
@@ -77,26 +128,12 @@ class TwoHosts(Galaxy):
         self.inside = ["ip", "netns", "exec", self.name]
 
     def gateway_config(self, identity, more):
-        """The file of a gateway with the identity spiffe://mesh.example/IDENTITY."""
         folder = self.mesh / identity
         if not folder.exists():
             self.ca("issue", f"spiffe://mesh.example/{identity}", "--out", str(folder))
             for path in (folder, *folder.iterdir()):
                 os.chown(path, pwd.getpwnam(USER).pw_uid, -1)
-        config, ktls = folder / "gateway.yaml", os.environ.get("SHUNT_TEST_KTLS", "off")
-        config.write_text(f"user: {USER}\nktls: {ktls}\nthreads: 1\nstatus: {folder}/status.sock\nlog: {{target: stderr}}\n"
-                          f"identity: {{certificate: {folder}/certificate.pem, key: {folder}/key.pem}}\n"
-                          f"trust: [{{domain: mesh.example, bundle: {folder}/bundle.pem}}]\n{more}")
-        return config
-
-    def gateway(self, identity, more, here=True):
-        """A gateway that runs: the process, and a function that reads its log."""
-        config = self.gateway_config(identity, more)
-        log = config.parent / "log"
-        process = self.lab.serve([*([] if here else self.inside), self.lab.build / "ktls/gateway/shunt-gateway", "-c", config],
-                                 cgroup=self.gateway_cgroup if here else self.lab.without, log=log)
-        self.lab.wait_for(lambda: "msg=ready" in log.read_text(), process, log, f"the gateway {identity}")
-        return process, log.read_text
+        return super().gateway_config(identity, more)
 
     def there(self, command):
         process = self.lab.start([*self.inside, *command], cgroup=self.lab.without)
@@ -118,19 +155,3 @@ class TwoHosts(Galaxy):
                                 cgroup=self.lab.without, log=folder / "log")
         self.lab.wait_for(lambda: (folder / "pid").exists(), server, folder / "error.log", "nginx")
         return folder / "access.log"
-
-    def claim(self, cgroup, who, user, port=None):
-        """What becomes of a process that claims to stand for `who`."""
-        pins = [path for path in (self.lab.folder / "bpffs").rglob("sh_remotes")]
-        if len(pins) != 1:
-            raise LabError(f"pinned: {pins}")
-        uid = pwd.getpwnam(user).pw_uid
-        process = self.lab.start([sys.executable, "-c", CLAIM, pins[0], f"spiffe://mesh.example/{who}", "127.0.0.1",
-                                  port or self.port, uid], cgroup=cgroup)
-        text = process.communicate(timeout=PATIENCE_S)[0].decode("latin-1")
-        if process.returncode != 0:
-            raise LabError(f"the claim ended with {process.returncode}: {text}")
-        return json.loads(text)
-
-    def linked(self):
-        eventually(lambda: self.lab.status()["gateway"]["linked"], "the gateway is linked", PATIENCE_S)

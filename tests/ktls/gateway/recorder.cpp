@@ -4,12 +4,9 @@
 #include <linux/if_packet.h>
 #include <net/ethernet.h>
 #include <net/if.h>
-#include <netinet/ip.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 
-#include <cstring>
 #include <vector>
 
 namespace shunt::test {
@@ -61,41 +58,8 @@ void Recorder::run() {
     const ssize_t n = recv(socket_.get(), frame.data(), frame.size(), MSG_TRUNC | MSG_DONTWAIT);
     if (n < 0) continue;
     require(static_cast<size_t>(n) <= frame.size(), "record a frame as a whole");
-    take(frame.data(), static_cast<size_t>(n));
+    frames_.take(frame.data(), static_cast<size_t>(n));
   }
-}
-
-void Recorder::take(const uint8_t* frame, size_t bytes) {
-  frames_.append(reinterpret_cast<const char*>(frame), bytes);
-  ether_header ethernet;
-  iphdr ip;
-  if (bytes < sizeof(ethernet) + sizeof(ip)) return;
-  std::memcpy(&ethernet, frame, sizeof(ethernet));
-  std::memcpy(&ip, frame + sizeof(ethernet), sizeof(ip));
-  if (ntohs(ethernet.ether_type) != ETHERTYPE_IP || ip.protocol != IPPROTO_TCP) return;
-  // Frames may be padded: the packet says how long it is.
-  const size_t tcp_at = sizeof(ethernet) + ip.ihl * 4u, end = sizeof(ethernet) + ntohs(ip.tot_len);
-  tcphdr tcp;
-  if (tcp_at + sizeof(tcp) > bytes || end > bytes) return;
-  std::memcpy(&tcp, frame + tcp_at, sizeof(tcp));
-  Capture& capture = captures_[{ip.saddr, ip.daddr, ntohs(tcp.source), ntohs(tcp.dest)}];
-  if (tcp.syn) capture.first = ntohl(tcp.seq) + 1;
-  const size_t data_at = tcp_at + tcp.doff * 4u;
-  if (data_at >= end) return;
-  std::string& part = capture.parts[ntohl(tcp.seq) - capture.first];
-  if (part.size() < end - data_at) part.assign(reinterpret_cast<const char*>(frame) + data_at, end - data_at);
-}
-
-std::map<Flow, std::string> Recorder::streams() const {
-  std::map<Flow, std::string> streams;
-  for (const auto& [flow, capture] : captures_) {
-    std::string& stream = streams[flow];
-    for (const auto& [at, part] : capture.parts) {
-      if (at > stream.size()) break;  // never sent, or lost before the interface
-      if (at + part.size() > stream.size()) stream.append(part, stream.size() - at);
-    }
-  }
-  return streams;
 }
 
 }  // namespace shunt::test
