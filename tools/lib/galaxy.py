@@ -277,7 +277,7 @@ class Galaxy:
             "global\n  nbthread 1\n  maxconn 2000\n  tune.bufsize 131072\n  log stdout format raw daemon\n"
             "defaults\n  mode http\n  timeout client 60s\n  option dontlognull\n"
             f"frontend deathstar\n  bind 127.0.0.1:{self.port}\n  log global\n  log-format '%{{+Q}}r'\n"
-            "  http-request wait-for-body time 60s\n  http-request return status 200 content-type text/plain string 'Ship landed\\n'\n")
+            "  http-request wait-for-body time 60s\n  http-request return status 200 content-type text/plain string \"Ship landed\\n\"\n")
         server = self.lab.serve([shutil.which("haproxy"), "-db", "-f", folder / "haproxy.cfg"], cgroup=self.cgroups["deathstar"],
                                 log=folder / "access.log")
         listening = f":{self.port:04X} 00000000:0000 0A"
