@@ -86,7 +86,9 @@ class Interop : public testing::TestWithParam<const char*> {
 
   TempDir folder_;
 };
-INSTANTIATE_TEST_SUITE_P(Ciphers, Interop, testing::Values("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384"),
+INSTANTIATE_TEST_SUITE_P(Ciphers, Interop,
+                         testing::Values("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384",
+                                         "TLS_CHACHA20_POLY1305_SHA256"),
                          [](const auto& info) { return std::string(info.param); });
 
 // s_server -rev answers each line reversed, and has sent two tickets before.

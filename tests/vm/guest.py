@@ -192,7 +192,7 @@ def start(kernel, ramfs, options, *, timeout, whole, out, cpu=None, on_start=Non
     if expired.is_set():
         print(f"vm: {kernel}: no end within {timeout} s", file=sys.stderr)
         return TIMED_OUT
-    if status % 2 == 0:
+    if status < 0 or status % 2 == 0:
         print(f"vm: {kernel}: the guest died (qemu {status})", file=sys.stderr)
         return DIED
     return (status - 1) // 2
