@@ -19,7 +19,7 @@ PACKAGES = ["python3", "nginx-light", "haproxy", "curl", "wrk", "iproute2", "pro
 PROGRAMS = ["control/shunt", "control/shuntd", "fallback-proxy/shunt-proxy", "ktls/gateway/shunt-gateway"]
 # Of this machine, as they are: a package would make a cluster, and start it while the disk is made.
 POSTGRES = ["/usr/lib/postgresql", "/usr/share/postgresql"]
-OTHERS = ["/usr/bin/redis-server", "/usr/bin/redis-cli"]
+OTHERS = ["/usr/bin/redis-server", "/usr/bin/redis-cli", "/usr/sbin/nghttpd", "/usr/bin/h2load"]
 SCRIPTS = ["tools/lib", "tests/socket", "tests/vectors", "tests/vm/two_guests_host.py"]
 MODULES = ["veth", "inet_diag", "tcp_diag", "ktls"]  # shuntd resets connections by the third
 IMAGE_BYTES = 2 << 30

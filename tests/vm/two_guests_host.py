@@ -32,7 +32,7 @@ from two_hosts import HERE, HOOK_PORT, MESH_PORT, THERE, Host, remote_policy  # 
 
 WIRE, LINE = "eth0", "/dev/ttyS1"
 SERVICE, SERVICE6 = "10.96.77.7", "fd00:96:77::7"  # nobody has these addresses
-PORTS = {"deathstar": 80, "depot": 81, "postgres": 5432, "redis": 6379}  # of the services there
+PORTS = {"deathstar": 80, "depot": 81, "h2": 82, "postgres": 5432, "redis": 6379}  # of the services there
 XWING_PORT = 7080
 ASK_AGAIN_S = 3
 
@@ -135,6 +135,8 @@ def serve(lab, folder, line):
                                                 f"root {site}; dav_methods PUT;", http="client_max_body_size 0;"))
     depot = lab.serve(["nginx", "-c", site / "nginx.conf", "-e", site / "error.log"], cgroup=lab.without, log=site / "log")
     lab.wait_for(lambda: (site / "pid").exists(), depot, site / "error.log", "nginx")
+    h2 = lab.serve(["nghttpd", "--no-tls", "-a", "127.0.0.1", "-d", site, ports["h2"]], cgroup=lab.without, log=lab.folder / "h2.log")
+    lab.wait_for_port(ports["h2"], h2, lab.folder / "h2.log", "nghttpd")
     start_postgres(lab, ports["postgres"], lab.without)
     start_redis(lab, ports["redis"], lab.without)
     line.answer({"ready": lambda: True, "counters": host.counters, "tls": kernel_tls, "log": lambda: log()[-2000:],
@@ -210,6 +212,10 @@ class Client:
         status, *_ = self.curl("GET", "/cargo", "-o", landed, service="depot")
         expect(status == "200" and digest(landed) == digest(self.cargo), f"back: {status}, {landed.stat().st_size} bytes, or others")
 
+    def streams(self):
+        text = self.run("h2load", "-n", 400, "-c", 4, "-m", 10, f"http://{SERVICE}:{PORTS['h2']}/nginx.conf")
+        expect("400 succeeded, 0 failed, 0 errored" in text and "status codes: 400 2xx" in text, text)
+
     def postgres(self):
         who = through_postgres(self.run, SERVICE, PORTS["postgres"], self.cargo)
         expect(who.endswith("|127.0.0.1"), f"PostgreSQL is talking to {who}")
@@ -219,7 +225,7 @@ class Client:
 
     def keys(self):
         """Each handshake has given the kernel two keys on each host, and no record failed."""
-        links = 13  # of this gateway, in the steps before
+        links = 17  # of this gateway, in the steps before
         eventually(lambda: self.log().count("msg=closed") == links, lambda: f"{links} links: {self.log()}")
         for where, now in (("here", kernel_tls()), ("there", self.line.ask("tls"))):
             more = {name: now[name] - self.tls_before[where][name] for name in now}
@@ -235,6 +241,7 @@ class Client:
              "requests from another host: 200s, and 403s that the server's kernel made": requests,
              "who may not connect reaches no server": strangers,
              "10 MB by curl to nginx, there and back": bodies,
+             "h2load loads nghttpd": streams,
              "10 MB by psql to PostgreSQL, there and back": postgres,
              "10 MB by redis-cli to Redis, there and back": redis,
              "the kernels had the keys of all these connections": keys,
