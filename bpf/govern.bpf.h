@@ -13,6 +13,7 @@
 #ifndef SHUNT_GOVERN_BPF_H
 #define SHUNT_GOVERN_BPF_H
 
+#include "admission.bpf.h"
 #include "enrol.bpf.h"
 #include "identity.bpf.h"
 #include "steer_maps.bpf.h"
@@ -151,17 +152,17 @@ static __always_inline void sh_start_connect(struct bpf_sock_ops *ops, struct sh
 		kind = on_connect(ops, cfg) ? SH_CALLER_CANNOT : SH_CALLER_JUDGES;
 		tp = sh_tcp_sock(ops);
 	}
-	if (tp && policy && policy->requests)
+	if (tp && ((policy && policy->requests) || cfg->strict_services))
 		sh_leave_caller(tp, bpf_get_socket_cookie(ops), kind);
 }
 
-/* The daemon is asked to look at it: it may be one of those to which the proxy forwards. */
-static __always_inline void sh_govern_listen(struct bpf_sock_ops *ops)
+/* The daemon is asked to look at it: it may be one of those to which the proxy forwards, or of a strict service in a namespace that is new. */
+static __always_inline void sh_govern_listen(struct bpf_sock_ops *ops, struct sh_config *cfg)
 {
 	struct tcp_sock *tp = sh_tcp_sock(ops);
 	struct sh_event *ev;
 
-	if (!tp || !sh_port_is_judged(sh_local_port(tp)))
+	if (!tp || !(sh_port_is_judged(sh_local_port(tp)) || (cfg->strict_services && sh_port_is_strict(sh_local_port(tp)))))
 		return;
 	ev = sh_event_new(SH_EV_LISTENS, SH_R_NONE, 0);
 	if (!ev)

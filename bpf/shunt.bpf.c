@@ -29,7 +29,7 @@ int sh_sock_ops(struct bpf_sock_ops *ops)
 		break;
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
 		on_listen(ops, cfg);
-		sh_govern_listen(ops);
+		sh_govern_listen(ops, cfg);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		on_active(ops, cfg);

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Which socket a SYN is for: one for a server whose requests the policy judges is for the fallback proxy, if nobody else can judge them.
- * That is so where the client is elsewhere, where it will not be enrolled, and where the server's sockets cannot be.
+/* Which socket a SYN is for. None, if it comes from another host in plaintext and the service is strict (admission.bpf.h): the client gets
+ * a RST. One for a server whose requests the policy judges is for the fallback proxy, if nobody else can judge them. That is so where the
+ * client is elsewhere, where it will not be enrolled, and where the server's sockets cannot be.
  *
  * Loaded once for each network namespace, because the program is not told in which one it runs. Its maps are those of the other
- * programs. Whatever it leaves alone reaches the server's own listener, where the gate refuses what no verdict covers: here nothing
- * is forbidden, and every doubt ends with the server's listener. */
+ * programs. Whatever it leaves alone reaches the server's own listener, where the gate refuses what no verdict covers: the policy forbids
+ * nothing here, and every doubt about it ends with the server's listener. */
+#include "admission.bpf.h"
 #include "govern.bpf.h"
 
 char LICENSE[] SEC("license") = "GPL";
@@ -40,6 +42,25 @@ static __always_inline bool sh_read_look(struct bpf_sk_lookup *ctx, struct sh_lo
 	sh_caller_key_of(&look->from, (void *)from, port, sh_steer_netns);
 	__builtin_memcpy(look->to.addr, to, SH_ADDR_BYTES);
 	return from[0] | from[1] | from[2] | from[3];
+}
+
+/* Of this namespace, whoever it is. Who calls an address of its own is told to come through the device that has it, not the loopback; from
+ * outside nobody comes with that very address, to which the answer would never leave. */
+static __always_inline bool sh_is_within(struct bpf_sk_lookup *ctx, const struct sh_look *look)
+{
+	const __u64 *from = (const void *)look->from.addr, *to = (const void *)look->to.addr;
+
+	return ctx->ingress_ifindex == LOOPBACK_IFINDEX || (from[0] == to[0] && from[1] == to[1]);
+}
+
+static __always_inline bool sh_is_refused(struct bpf_sk_lookup *ctx, struct sh_look *look)
+{
+	struct sh_caller *caller;
+
+	if (sh_is_within(ctx, look) || !sh_admits_only_local(sh_steer_netns, look->to.addr, look->to.port))
+		return false;
+	caller = bpf_map_lookup_elem(&sh_callers, &look->from);
+	return !caller || !sh_is_calling(caller, look->to.addr, look->to.port);
 }
 
 /* May the proxy have to do with this client? One of this host must have left a record: its address says nothing about who it is. Behind a
@@ -123,6 +144,32 @@ static __always_inline __u32 sh_client_of(struct sh_policy_head *policy, struct 
 	return identity;
 }
 
+static __always_inline void sh_event_of_look(struct sh_event *ev, const struct sh_look *look)
+{
+	ev->family = look->to.family;
+	__builtin_memcpy(ev->local_addr, look->to.addr, SH_ADDR_BYTES);
+	__builtin_memcpy(ev->remote_addr, look->from.addr, SH_ADDR_BYTES);
+	ev->local_port = look->to.port;
+	ev->remote_port = look->from.port;
+}
+
+/* A stranger sends as many SYNs as he likes: all are counted, and told only while somebody watches. */
+static __noinline int sh_tell_refused(struct sh_look *look)
+{
+	struct sh_config *cfg = sh_config();
+	struct sh_event *ev;
+
+	if (!look || !cfg)
+		return 0;
+	sh_count(SH_C_PLAINTEXT_REFUSED, 1);
+	ev = cfg->events ? sh_event_new(SH_EV_FORBIDDEN, SH_R_STRICT, 0) : 0;
+	if (!ev)
+		return 0;
+	sh_event_of_look(ev, look);
+	bpf_ringbuf_submit(ev, 0);
+	return 0;
+}
+
 static __noinline int sh_tell_steered(struct sh_look *look, struct sh_steer *steer, __u32 client, __u32 server)
 {
 	struct sock *listener;
@@ -137,11 +184,7 @@ static __noinline int sh_tell_steered(struct sh_look *look, struct sh_steer *ste
 	if (!ev)
 		return 0;
 	ev->netns = BPF_CORE_READ(listener, __sk_common.skc_net.net, net_cookie);
-	ev->family = look->to.family;
-	__builtin_memcpy(ev->local_addr, look->to.addr, SH_ADDR_BYTES);
-	__builtin_memcpy(ev->remote_addr, look->from.addr, SH_ADDR_BYTES);
-	ev->local_port = look->to.port;
-	ev->remote_port = look->from.port;
+	sh_event_of_look(ev, look);
 	ev->identity = client;
 	ev->peer_identity = server;
 	bpf_ringbuf_submit(ev, 0);
@@ -171,8 +214,13 @@ int sh_steer(struct bpf_sk_lookup *ctx)
 	struct sh_steer *steer;
 	__u32 client, server;
 
-	if (!policy || !policy->generation || ctx->protocol != IPPROTO_TCP || !sh_port_is_judged(ctx->local_port) ||
-	    !sh_proxy_lives() || !sh_read_look(ctx, &look))
+	if (ctx->protocol != IPPROTO_TCP || !sh_read_look(ctx, &look))
+		return SK_PASS;
+	if (sh_is_refused(ctx, &look)) {
+		sh_tell_refused(&look);
+		return SK_DROP;
+	}
+	if (!policy || !policy->generation || !sh_port_is_judged(ctx->local_port) || !sh_proxy_lives())
 		return SK_PASS;
 	if (!sh_is_for_proxy(ctx, &look) || !sh_is_reachable(&look))
 		return SK_PASS;

@@ -146,7 +146,7 @@ std::optional<StartFailure> Daemon::open_engine() {
   if (!engine) return failed(engine.error());
   engine_ = std::move(*engine);
   // Before anything is attached: no connection may pass by a service that is known.
-  if (auto set = engine_->set_outbound(gateway_.outbound); !set) return failed(set.error());
+  if (auto set = put_gateway(gateway_); !set) return failed(set.error());
   if (auto failure = load_first_policy()) {
     engine_.reset();
     // What this start pinned is of use to nobody.
@@ -161,6 +161,23 @@ std::optional<StartFailure> Daemon::open_engine() {
   auto accelerated = accelerate();
   if (!accelerated) return failed(accelerated.error());
   return std::nullopt;
+}
+
+Result<void> Daemon::put_gateway(const Gateway& gateway) {
+  auto set = engine_->set_outbound(gateway.outbound);
+  return set ? engine_->set_local_services(gateway.services) : set;
+}
+
+void Daemon::keep_strict() {
+  if (draining()) return;
+  StrictReport report = engine_->keep_strict();
+  if (report.error && (!strict_.error || report.error->to_string() != strict_.error->to_string()))
+    log_failure("plaintext to strict services is not refused everywhere", *report.error, "it is tried again");
+  if (report.nowhere != strict_.nowhere)
+    for (const std::string& name : report.nowhere)
+      log_warning("a strict service has an address that no one network namespace of this host has",
+                  {{"service", name}, {"remedy", "nothing is refused for it until its server is there"}});
+  strict_ = std::move(report);
 }
 
 // At boot documents that were spoilt since they were put in force are no reason to have no policy, nor no network.
@@ -391,6 +408,7 @@ void Daemon::on_engine_events() {
   });
   if (!count) log_failure("cannot read events", count.error(), "the next attempt follows");
   proxy_link_->look_for_servers(false);
+  keep_strict();
   std::sort(to_verify.begin(), to_verify.end());
   to_verify.erase(std::unique(to_verify.begin(), to_verify.end()), to_verify.end());
   for (const uint32_t tgid : to_verify) {
@@ -408,6 +426,7 @@ void Daemon::on_second() {
   if (control_->monitors() > 0) report_kernel_losses();
   if (!draining()) refresh_policy();
   if (!draining()) proxy_link_->look_for_servers(false);
+  keep_strict();
   if (++seconds_ % kStatusEverySeconds == 0 || status_line_is_old_) notify_status();
 }
 
@@ -475,7 +494,10 @@ Result<Json> Daemon::status() {
                   {"metrics", config_.daemon.metrics_listen}}}};
   document.update(status_document(**current));
   if (!draining()) document["policy"] = policy_.summary(engine_->policy());
-  document["gateway"] = {{"linked", gateway_link_->connected()}, {"services", gateway_.outbound.services.size()}};
+  document["gateway"] = {{"linked", gateway_link_->connected()},
+                         {"services", gateway_.outbound.services.size()},
+                         {"strict_services", strict_.strict},
+                         {"strict_services_nowhere", strict_.nowhere}};
   return document;
 }
 
@@ -619,7 +641,7 @@ Result<Json> Daemon::put_reloaded(Reload& reload) {
   if (!prepared) return reload_failed(prepared.error());
   if (!*reload.gateway) return reload_failed(reload.gateway->error());
   auto applied = engine_->apply(outcome.config.settings);
-  if (applied) applied = engine_->set_outbound((*reload.gateway)->outbound);
+  if (applied) applied = put_gateway(**reload.gateway);
   if (!applied) return reload_failed(applied.error());
   gateway_ = std::move(**reload.gateway);
   const PolicySettings policy_before = std::exchange(config_.policy, outcome.config.policy);

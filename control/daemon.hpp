@@ -97,6 +97,8 @@ class Daemon : private ControlBackend {
   Result<void> listen_for_metrics();
   Result<void> listen_for_proxy();
   Result<void> listen_for_gateway();
+  Result<void> put_gateway(const Gateway& gateway);
+  void keep_strict();
 
   Result<void> accelerate();  // attaches, and finds the listeners that are older
   Result<void> put_policy(std::shared_ptr<const PolicyState::Prepared> prepared);
@@ -125,6 +127,7 @@ class Daemon : private ControlBackend {
   DaemonOptions options_;
   Config config_;
   Gateway gateway_;
+  StrictReport strict_;
   std::string config_error_;  // of the last reload, if it failed
   PolicyState policy_;
   std::shared_ptr<const PolicyState::Prepared> waiting_;  // to be put in force when shunt is turned on

@@ -55,7 +55,7 @@ Result<void> GatewayLink::admit(const LinkMessage& hello) {
   char byte = 0;
   if (recv(gateway_.get(), &byte, sizeof(byte), MSG_PEEK | MSG_DONTWAIT) == 0)
     return unexpected(ECONNRESET, "the gateway's link");
-  auto maps = engine->admit_gateway(uid_, process->path);
+  auto maps = engine->admit_gateway(uid_, process->path, process->netns);
   if (!maps) return unexpected(maps.error());
   admitted_ = true;
   log_info("the gateway is here", {{"pid", std::to_string(pid_)}, {"cgroup", process->path}});

@@ -18,6 +18,10 @@ OutboundService service_of(const gateway::Config& config, const gateway::RemoteS
   return service;
 }
 
+HostService service_of(const gateway::LocalService& local) {
+  return {local.name, local.server.address, local.server.port, local.mode == gateway::ServiceMode::strict};
+}
+
 }  // namespace
 
 Result<Gateway> read_gateway(const GatewaySettings& settings) {
@@ -31,6 +35,7 @@ Result<Gateway> read_gateway(const GatewaySettings& settings) {
   found.outbound.cgroups = settings.cgroups;
   for (const gateway::RemoteService& remote : outcome.config.directory)
     if (remote.address) found.outbound.services.push_back(service_of(outcome.config, remote));
+  for (const gateway::LocalService& local : outcome.config.services) found.services.push_back(service_of(local));
   return found;
 }
 

@@ -162,6 +162,17 @@ std::string list_text(const Json& status, const char* key) {
   return or_dash(text);
 }
 
+std::string gateway_line(const Json& gateway, const Style& style) {
+  const uint64_t services = number_of(gateway, "services"), strict = number_of(gateway, "strict_services");
+  const std::string nowhere = list_text(gateway, "strict_services_nowhere");
+  std::string text =
+      fmt::format("{}; {} services on other hosts, {} strict here",
+                  gateway.value("linked", false) ? "linked" : style.yellow("not linked"), services, strict);
+  if (!gateway.value("strict_services_nowhere", Json::array()).empty())
+    text += style.yellow(fmt::format(" (not found: {})", nowhere));
+  return text;
+}
+
 }  // namespace
 
 Style Style::of_stdout() {
@@ -236,6 +247,9 @@ std::string render_status(const Json& status, const Style& style) {
   text += field("changes", fmt::format("{} to TCP, {} back", human_count(number_of(counters, "spills")),
                                        human_count(number_of(counters, "latches"))));
   text += field("policy", policy_line(status.value("policy", Json::object()), style));
+  const Json gateway = status.value("gateway", Json::object());
+  if (gateway.value("linked", false) || number_of(gateway, "services") + number_of(gateway, "strict_services") > 0)
+    text += field("gateway", gateway_line(gateway, style));
   text += field("memory", human_bytes(number_of(status, "memory_bytes")) + " of maps and programs");
   text += field("generations", list_text(status, "generations"));
   std::string learned;

@@ -22,6 +22,7 @@
 #include <sockops/policy_loader.hpp>
 #include <sockops/policy_tables.hpp>
 #include <sockops/steering.hpp>
+#include <sockops/strict_services.hpp>
 #include <utility>
 
 #ifdef SHUNT_SKELETON  // a test's variant
@@ -113,6 +114,12 @@ struct EventSink {
   std::vector<sh_event> to_reset;
   std::vector<uint64_t> unguarded;  // cgroups
   int looks = 0;                    // that a server which has come is worth
+  bool server_came = false;
+
+  void server_comes() {
+    looks = kLooksForServer;
+    server_came = true;
+  }
 };
 
 int take_event(void* context, void* data, size_t bytes) {
@@ -124,7 +131,7 @@ int take_event(void* context, void* data, size_t bytes) {
   if (event.kind == SH_EV_GUARD)
     sink->unguarded.push_back(event.cgroup);
   else if (event.kind == SH_EV_LISTENS)
-    sink->looks = kLooksForServer;
+    sink->server_comes();
   else if (event.kind != SH_EV_ABANDONED && sink->on_event)
     (*sink->on_event)(event);
   return 0;
@@ -142,7 +149,11 @@ struct Engine::State {
   std::unique_ptr<ring_buffer, RingCloser> ring;
   std::optional<PolicyLoader> policy;
   Outbound outbound;
+  std::optional<OwnAddresses> addresses;
+  std::optional<SynPrograms> syn_programs;
   std::optional<Steering> steering;
+  std::optional<StrictServices> strict;
+  bool attached = false;  // by this process
   EventSink sink;
 
   int map(const std::string& name) const {
@@ -287,8 +298,11 @@ Result<std::unique_ptr<Engine>> Engine::open(const Paths& wanted, const ProbeRep
       state->paths, [state = state.get()](const std::string& name) { return state->map(name); },
       state->policy_programs(),
       [state = state.get()](uint64_t cgroup) { return guard_cgroup(state->guards(), cgroup); });
-  state->steering.emplace(state->paths, state->generation,
-                          [state = state.get()](const std::string& name) { return state->map(name); });
+  const MapFinder map = [state = state.get()](const std::string& name) { return state->map(name); };
+  state->addresses.emplace(map("sh_own_addrs"));
+  state->syn_programs.emplace(state->paths, map);
+  state->steering.emplace(state->paths, state->generation, map, *state->addresses, *state->syn_programs);
+  state->strict.emplace(state->paths, map, *state->addresses, *state->syn_programs);
   std::unique_ptr<Engine> engine(new Engine(std::move(state)));
   auto& s = *engine->state_;
   // What an earlier daemon attached keeps its programs until attach(): those of a new generation know no policy yet.
@@ -330,6 +344,8 @@ Result<void> Engine::attach() {
   if (auto turned = s.attach_outbound(); !turned) return turned;
   if (auto renewed = renew_guards(s.guards()); !renewed) return renewed;
   if (auto on = write_mode(s.map("sh_configs"), SH_MODE_ON); !on) return on;
+  s.attached = true;
+  if (const StrictReport report = s.strict->look(true, false); report.error) return unexpected(*report.error);
   remove_empty_generations(s.paths, s.generation);  // from now on they enrol nothing
   return {};
 }
@@ -341,7 +357,10 @@ Result<void> Engine::guard(const std::string& cgroup) {
 
 Result<DrainReport> Engine::detach(std::chrono::milliseconds deadline, const DrainProgress& progress) {
   auto report = drain_pinned(state_->paths, deadline, true, progress);
-  if (report) state_->policy->detached();
+  if (!report) return report;
+  state_->policy->detached();
+  state_->syn_programs->detach_all();
+  state_->attached = false;
   return report;
 }
 
@@ -418,7 +437,7 @@ bool Engine::owns_channels(int page) const {
   return same_map(page, map("sh_punt_pages")) && any_punt_channel(map);
 }
 
-Result<GatewayMaps> Engine::admit_gateway(uint32_t uid, const std::string& cgroup) {
+Result<GatewayMaps> Engine::admit_gateway(uint32_t uid, const std::string& cgroup, uint32_t netns) {
   if (!state_->settings.selection.reaches(cgroup))
     return unexpected(Error{EINVAL, "the gateway's cgroup " + cgroup + " is not within selection.cgroups",
                             "select it, too: its connections are not seen otherwise"});
@@ -426,6 +445,7 @@ Result<GatewayMaps> Engine::admit_gateway(uint32_t uid, const std::string& cgrou
   if (!id) return unexpected(id.error());
   if (auto guarded = guard_cgroup(state_->guards(), *id); !guarded) return unexpected(guarded.error());
   if (auto governed = state_->policy->govern_also(cgroup); !governed) return unexpected(governed.error());
+  state_->strict->gateway_is_in(netns);
   return shunt::admit_gateway([this](const std::string& name) { return state_->map(name); }, uid, *id);
 }
 
@@ -438,6 +458,18 @@ Result<void> Engine::set_outbound(Outbound outbound) {
   if (!written) return written;
   state_->outbound = std::move(outbound);
   return linked_cgroups(state_->paths, "ops").empty() ? Result<void>{} : state_->attach_outbound();
+}
+
+Result<void> Engine::set_local_services(std::vector<HostService> services) {
+  if (auto set = state_->strict->set(std::move(services)); !set) return set;
+  if (!state_->attached) return {};
+  const StrictReport report = state_->strict->look(true, false);
+  return report.error ? Result<void>(unexpected(*report.error)) : Result<void>{};
+}
+
+StrictReport Engine::keep_strict() {
+  if (!state_->attached) return {};
+  return state_->strict->look(false, std::exchange(state_->sink.server_came, false));
 }
 
 Result<UniqueFd> Engine::admit_proxy(uint32_t tgid, bool keeps) { return state_->steering->admit(tgid, keeps); }

@@ -138,6 +138,21 @@ struct Outbound {
   std::vector<std::string> cgroups;  // whose connections are brought to the gateway: paths below the mount
 };
 
+// A service of this host that the gateway brings connections to, or does not.
+struct HostService {
+  std::string name;
+  std::array<uint8_t, SH_ADDR_BYTES> address{};  // of the server; on the loopback or zero: in the gateway's namespace
+  uint16_t port = 0;
+  bool strict = false;  // other hosts reach it through the gateway alone
+};
+
+// How strict services are kept.
+struct StrictReport {
+  uint32_t strict = 0;               // services
+  std::vector<std::string> nowhere;  // of these, names of those whose address no one namespace of this host has
+  std::optional<Error> error;        // of what could not be done; it is tried again
+};
+
 // A server that the clients reach through the fallback proxy which nobody else can judge.
 struct SteeredServer {
   uint32_t slot = 0;
@@ -228,10 +243,17 @@ class Engine {
 
   // This process, of a user and with a cgroup (a path below the mount), is the gateway: its sockets may stand for
   // workloads on other hosts. It takes the place of any before. Its cgroup becomes governed like a workload's.
-  Result<GatewayMaps> admit_gateway(uint32_t uid, const std::string& cgroup);
+  // `netns`: the inode of its network namespace.
+  Result<GatewayMaps> admit_gateway(uint32_t uid, const std::string& cgroup, uint32_t netns);
   Result<void> dismiss_gateway();  // it is gone: its sockets stand for themselves
   // Before attach() it takes effect with attach(), but for the services.
   Result<void> set_outbound(Outbound outbound);
+
+  // From now on plaintext of other hosts to strict services among these is refused by a RST, and to no others. Before
+  // attach() it takes effect with attach().
+  Result<void> set_local_services(std::vector<HostService> services);
+  // Follows addresses and namespaces that come and go. To be called once a second or so, and after each read_events().
+  StrictReport keep_strict();
 
   // Connections of this process are taken for judged by servers that it may forward to, until end_steering(). `keeps`:
   // it still has what it was handed out; else everything before is void. Returns a map for the proxy to read, by its

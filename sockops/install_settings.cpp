@@ -201,6 +201,13 @@ Result<void> write_events_wanted(int config_map, bool wanted) {
   return write_config(config_map, &*config, sizeof(*config));
 }
 
+Result<void> write_strict_services(int config_map, bool any) {
+  auto config = read_config(config_map);
+  if (!config) return unexpected(config.error());
+  config->strict_services = any;
+  return write_config(config_map, &*config, sizeof(*config));
+}
+
 Result<void> install_settings(const Paths& paths, const ProbeReport& probe, const Settings& settings,
                               const MapFinder& map) {
   if (auto checked = check_limits(settings); !checked) return checked;
@@ -225,6 +232,7 @@ Result<void> install_settings(const Paths& paths, const ProbeReport& probe, cons
   sh_config config = make_config(probe, settings);
   config.mode = before->mode;
   config.events = before->events;
+  config.strict_services = before->strict_services;
   return write_config(map("sh_configs"), &config, sizeof(config));
 }
 

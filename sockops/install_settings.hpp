@@ -21,5 +21,6 @@ Result<void> install_settings(const Paths& paths, const ProbeReport& probe, cons
 Result<sh_config> read_config(int config_map);
 Result<void> write_mode(int config_map, sh_mode mode);
 Result<void> write_events_wanted(int config_map, bool wanted);
+Result<void> write_strict_services(int config_map, bool any);
 
 }  // namespace shunt

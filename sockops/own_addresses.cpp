@@ -76,6 +76,11 @@ Result<void> OwnAddresses::look(const std::vector<UniqueFd>& namespaces) {
   return write(found);
 }
 
+uint32_t OwnAddresses::namespace_of(const std::array<uint8_t, 16>& address) const {
+  const auto found = written_.find(address);
+  return found == written_.end() ? 0 : found->second;
+}
+
 Result<void> OwnAddresses::write(const Found& found) {
   using Key = std::array<uint8_t, 16>;
   if (!known_) remove_if<Key>(map_, [&found](const Key& key) { return !found.contains(key); });

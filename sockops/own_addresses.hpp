@@ -16,6 +16,8 @@ class OwnAddresses {
   explicit OwnAddresses(int map) : map_(map) {}
 
   Result<void> look(const std::vector<UniqueFd>& namespaces);
+  // The inode of the one namespace that had it at the last look; 0: none, or several.
+  uint32_t namespace_of(const std::array<uint8_t, 16>& address) const;
 
  private:
   using Found = std::map<std::array<uint8_t, 16>, uint32_t>;  // to the namespace's inode; 0: several have it

@@ -1,17 +1,14 @@
 #include "sockops/steering.hpp"
 
 #include <bpf/bpf.h>
-#include <bpf/libbpf.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <cstring>
 #include <fstream>
-#include <memory>
 #include <sockops/links.hpp>
 #include <sockops/namespaces.hpp>
 #include <sockops/owners.hpp>
@@ -22,28 +19,13 @@
 #include <sstream>
 #include <tuple>
 
-#include "steer.skel.h"
-
 namespace shunt {
 namespace {
 
-constexpr auto kLookEvery = std::chrono::seconds(1);
-constexpr int kLookShare = 100;  // looking may cost this part of the time ...
-constexpr int kToldShare = 10;   // ... and this one while servers come
 constexpr int kBacklog = 4096;
 constexpr int kAttachesMax = 4;  // in one look: loading a program takes tens of milliseconds
-constexpr const char* kKind = "steer";
 constexpr uint8_t kMappedLoopback[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1};
 constexpr int kStartField = 20;  // of /proc/PID/stat, counted from the one behind the name
-
-struct SteerCloser {
-  void operator()(steer_bpf* skeleton) const { steer_bpf__destroy(skeleton); }
-};
-using SteerSkeleton = std::unique_ptr<steer_bpf, SteerCloser>;
-
-std::string steer_pin(const Paths& paths, uint64_t netns) {
-  return fmt::format("{}/{}-{}", links_dir(paths), kKind, netns);
-}
 
 // In clock ticks since boot; 0: there is no such process.
 uint64_t start_of(uint32_t process) {
@@ -57,14 +39,6 @@ uint64_t start_of(uint32_t process) {
   for (int i = 0; i < kStartField && fields >> field; i++) {
   }
   return strtoull(field.c_str(), nullptr, 10);
-}
-
-const UniqueFd* find_namespace(const std::vector<UniqueFd>& namespaces, uint32_t inode) {
-  for (const UniqueFd& netns : namespaces) {
-    struct stat info {};
-    if (fstat(netns.get(), &info) == 0 && info.st_ino == inode) return &netns;
-  }
-  return nullptr;
 }
 
 void switch_on(int socket, int level, int option) {
@@ -108,22 +82,6 @@ Result<UniqueFd> listen_in(const UniqueFd& netns) {
   });
   if (!made) return unexpected(error, "cannot listen for the proxy");
   return made;
-}
-
-// With the maps of the other programs.
-Result<SteerSkeleton> load_program(uint32_t netns, const MapFinder& map) {
-  SteerSkeleton skeleton(steer_bpf__open());
-  if (!skeleton) return unexpected(errno, "cannot open the program that steers");
-  skeleton->rodata->sh_steer_netns = netns;
-  bpf_map* one = nullptr;
-  bpf_object__for_each_map(one, skeleton->obj) {
-    if (bpf_map__is_internal(one)) continue;
-    if (int err = bpf_map__reuse_fd(one, map(bpf_map__name(one))); err != 0)
-      return unexpected(err, fmt::format("cannot share the map {}", bpf_map__name(one)));
-  }
-  if (int err = steer_bpf__load(skeleton.get()); err != 0)
-    return unexpected(err, "the kernel refused the program that steers");
-  return skeleton;
 }
 
 sh_steer_key key_of(const sh_owner& owner) {
@@ -188,8 +146,7 @@ void Steering::end() {
   remove_if<sh_steer_key>(map_("sh_steers"), [](const sh_steer_key&) { return true; });
   for (uint32_t slot = 0; slot < SH_STEERS_MAX; slot++) bpf_map_delete_elem(map_("sh_steer_socks"), &slot);
   servers_.clear();
-  detach_links(paths_, kKind);
-  attached_.clear();
+  programs_.keep(SynPrograms::kSteering, {});
 }
 
 void Steering::forget(const sh_steer_key& key, uint32_t slot) {
@@ -240,24 +197,6 @@ Result<uint32_t> Steering::free_slot() const {
                           "clients that only it can judge do not reach the others"});
 }
 
-Result<void> Steering::attach(uint32_t netns, const std::vector<UniqueFd>& namespaces) {
-  const UniqueFd* fd = find_namespace(namespaces, netns);
-  if (fd == nullptr) return unexpected(Error{ENOENT, fmt::format("the network namespace {} is gone", netns), ""});
-  auto loaded = load_program(netns, map_);
-  if (!loaded) return unexpected(loaded.error());
-  const int program = bpf_program__fd((*loaded)->progs.sh_steer);
-  const std::string pin = steer_pin(paths_, netns);
-  if (is_pinned(pin)) {
-    auto link = open_pin(pin);
-    if (link && bpf_link_update(link->get(), program, nullptr) == 0) return {};
-    unlink(pin.c_str());  // of a namespace that is gone and whose inode was given out again
-  }
-  const UniqueFd link(bpf_link_create(program, fd->get(), BPF_SK_LOOKUP, nullptr));
-  if (!link) return unexpected(errno, "cannot attach to a network namespace");
-  if (int err = bpf_obj_pin(link.get(), pin.c_str()); err != 0) return unexpected(err, "cannot pin " + pin);
-  return {};
-}
-
 // The proxy's socket is marked and in the map before the row says that there is one. Empty: it has it already.
 Result<UniqueFd> Steering::put_one(const sh_steer_key& key, Server& server, const std::vector<UniqueFd>& namespaces) {
   const int steers = map_("sh_steers");
@@ -300,15 +239,14 @@ void Steering::put(Servers found, const std::vector<UniqueFd>& namespaces, Steer
   for (auto& [key, server] : servers_) {
     Result<void> done;
     wanted.insert(key.netns);
-    if (!attached_.contains(key.netns)) {
+    if (!programs_.attached(key.netns)) {
       if (attaches++ >= kAttachesMax) {
-        next_look_ = {};
+        times_.at_once();
         continue;
       }
-      done = attach(key.netns, namespaces);
+      done = programs_.attach(key.netns, namespaces);
     }
     Result<UniqueFd> socket = done ? put_one(key, server, namespaces) : Result<UniqueFd>(unexpected(done.error()));
-    if (done) attached_.insert(key.netns);
     if (!socket) {
       out.error = socket.error();
       continue;
@@ -320,8 +258,7 @@ void Steering::put(Servers found, const std::vector<UniqueFd>& namespaces, Steer
     one.identity = server.identity;
     one.socket = std::move(*socket);
   }
-  detach_links(paths_, kKind, wanted);
-  std::erase_if(attached_, [&](uint64_t netns) { return !wanted.contains(netns); });
+  programs_.keep(SynPrograms::kSteering, std::move(wanted));
 }
 
 Result<void> Steering::scan(SteeredServers& out) {
@@ -337,17 +274,14 @@ Result<void> Steering::scan(SteeredServers& out) {
 
 SteeredServers Steering::look(bool now, bool told) {
   SteeredServers out;
-  const auto begin = Clock::now();
-  if (!now && begin < (told ? next_told_ : next_look_)) return out;
+  if (!now && !times_.are_due(told)) return out;
   if (servers_.empty() && !is_wanted()) {
     out.scanned = true;
     return out;
   }
-  next_look_ = Clock::time_point::max();  // put() may want the next one at once
+  times_.begin();
   auto scanned = scan(out);
-  const auto end = Clock::now(), due = end + std::max<Clock::duration>(kLookEvery, (end - begin) * kLookShare);
-  next_look_ = std::min(next_look_, due);
-  next_told_ = end + (end - begin) * kToldShare;
+  times_.end();
   out.scanned = scanned.has_value();
   if (!scanned) out.error = scanned.error();
   return out;

@@ -1,18 +1,19 @@
 // Steering (bpf/abi/steer.h): which servers of this host are reached through the fallback proxy by clients whose
-// requests nobody else can judge, a listening socket of the proxy for each, and the program that chooses between the
-// two.
+// requests nobody else can judge, a listening socket of the proxy for each, and where the program is needed that
+// chooses between the two.
 #pragma once
 
 #include <bpf/abi/steer.h>
 
 #include <base/result.hpp>
-#include <chrono>
 #include <map>
 #include <set>
 #include <sockops/engine.hpp>
 #include <sockops/install_settings.hpp>
+#include <sockops/look_times.hpp>
 #include <sockops/own_addresses.hpp>
 #include <sockops/pins.hpp>
+#include <sockops/syn_programs.hpp>
 #include <vector>
 
 namespace shunt {
@@ -20,8 +21,9 @@ namespace shunt {
 class Steering {
  public:
   // `generation` is that of the loaded programs, whose maps `map` finds.
-  Steering(const Paths& paths, const Generation& generation, MapFinder map)
-      : paths_(paths), generation_(generation), map_(std::move(map)), addresses_(map_("sh_own_addrs")) {}
+  Steering(const Paths& paths, const Generation& generation, MapFinder map, OwnAddresses& addresses,
+           SynPrograms& programs)
+      : paths_(paths), generation_(generation), map_(std::move(map)), addresses_(addresses), programs_(programs) {}
 
   // As Engine::admit_proxy(), Engine::end_steering() and Engine::steered_servers().
   Result<UniqueFd> admit(uint32_t proxy, bool keeps);
@@ -30,7 +32,6 @@ class Steering {
   SteeredServers look(bool now, bool told);
 
  private:
-  using Clock = std::chrono::steady_clock;
   struct Less {
     bool operator()(const sh_steer_key& a, const sh_steer_key& b) const;
   };
@@ -49,17 +50,16 @@ class Steering {
   void forget(const sh_steer_key& key, uint32_t slot);
   void put(Servers found, const std::vector<UniqueFd>& namespaces, SteeredServers& out);
   Result<UniqueFd> put_one(const sh_steer_key& key, Server& server, const std::vector<UniqueFd>& namespaces);
-  Result<void> attach(uint32_t netns, const std::vector<UniqueFd>& namespaces);
   Result<uint32_t> free_slot() const;
 
   const Paths& paths_;
   const Generation& generation_;
   MapFinder map_;
-  OwnAddresses addresses_;
+  OwnAddresses& addresses_;
+  SynPrograms& programs_;
   uint32_t proxy_ = 0;  // 0: none
   Servers servers_;
-  std::set<uint64_t> attached_;  // namespaces, by inode
-  Clock::time_point next_look_, next_told_;
+  LookTimes times_;
 };
 
 }  // namespace shunt

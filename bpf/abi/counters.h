@@ -29,6 +29,7 @@
 	X(NO_CHANNEL, "requests_without_channel", "requests for the fallback proxy that found none, or no free channel") \
 	X(SERVICES_DIALLED, "services_dialled", "connections to services on other hosts that were turned to the gateway") \
 	X(SERVICES_REFUSED, "services_refused", "connections to strict services that found no gateway") \
+	X(PLAINTEXT_REFUSED, "plaintext_refused", "connections from other hosts to strict services that did not come through the gateway") \
 	X(STEERED, "connections_steered", "connections that were steered to the fallback proxy") \
 	X(SERVER_ENDS_TOLD, "server_ends_told", "connections whose server closed before it had answered a request of the proxy: 502") \
 	X(SERVER_ENDS_RESET, "server_ends_reset", "the same, where order could not be proved: reset")

@@ -1,5 +1,5 @@
 /* Connections that leave the host or come from another one, as far as the kernel side takes part: whose sockets are the gateway's, for
- * whom they stand, and which services it carries connections to. Plain C11 that is also C++20; integers in host order, addresses as in
+ * whom they stand, which services it carries connections to, and which of this host's take connections from nobody else. Plain C11 that is also C++20; integers in host order, addresses as in
  * shunt.h. */
 #ifndef SHUNT_ABI_GATEWAY_H
 #define SHUNT_ABI_GATEWAY_H
@@ -7,6 +7,7 @@
 #include "shunt.h"
 
 #define SH_SERVICES_MAX 131072
+#define SH_ADMISSIONS_MAX 65536
 
 /* The gateway that shuntd has admitted: a socket is its own if it has both. */
 struct sh_gateway {
@@ -30,6 +31,19 @@ struct sh_service {
 	sh_u32 zero;
 };
 
+/* Which plaintext connections a port takes. Looked up by (address, port) first, then by (namespace, port). */
+struct sh_admission_key {
+	sh_u8 addr[SH_ADDR_BYTES]; /* all zero: every address of the namespace */
+	sh_u32 netns; /* inode; 0: with an address, wherever it is; without one, the row only says that there are others for this port */
+	sh_u16 port;
+	sh_u16 zero;
+};
+
+enum sh_admission {
+	SH_ADMIT_ALL = 1,
+	SH_ADMIT_LOCAL = 2, /* of this host, the gateway's among them: the service is strict */
+};
+
 /* What a client dialled before its connection was turned to the gateway: in the storage of both ends. */
 struct sh_dialled {
 	struct sh_remote remote;
@@ -42,6 +56,7 @@ struct sh_dialled {
 SH_ASSERT_SIZE(sh_gateway, 16);
 SH_ASSERT_SIZE(sh_service_key, 24);
 SH_ASSERT_SIZE(sh_service, 40);
+SH_ASSERT_SIZE(sh_admission_key, 24);
 SH_ASSERT_SIZE(sh_dialled, 40);
 
 #endif

@@ -58,7 +58,8 @@
 	X(REQUEST, "request", "a request that a policy judged and that does not fill its message goes through TCP") \
 	X(POLICY, "policy", "a policy forbids the connection") \
 	X(POLICY_CHANGED, "policy-changed", "a policy that came into force forbids the live connection: it was reset") \
-	X(STEERED, "steered", "the requests of this client are judged by shunt-proxy, or it is the proxy's connection for it")
+	X(STEERED, "steered", "the requests of this client are judged by shunt-proxy, or it is the proxy's connection for it") \
+	X(STRICT, "strict", "plaintext from another host for a service in mode strict: only shunt-gateway brings connections to it")
 
 enum sh_reason {
 #define SH_REASON_ENUM(id, name, text) SH_R_##id,

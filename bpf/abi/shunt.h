@@ -322,6 +322,7 @@ struct sh_config {
 	sh_u32 programs_in;
 	sh_u32 memory_check;      /* 1: look at the memory cgroup before a redirect */
 	sh_u32 any_program;       /* 1: every program is a receiver (tests and the harness) */
+	sh_u32 strict_services;   /* 1: connect() leaves a record, by which they tell local clients */
 };
 
 enum sh_event_kind {

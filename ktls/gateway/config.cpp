@@ -97,6 +97,8 @@ class ConfigReader {
       reader_.problem(root, "there is nothing to listen on", "add listen: or directory:");
     if (!config_.hooks.empty() && config_.shuntd.empty())
       reader_.problem(root["hooks"], "shuntd turns connections to these listeners", "add shuntd: {socket: PATH}");
+    if (strict_ && config_.shuntd.empty())
+      reader_.problem(*strict_, "shuntd refuses plaintext to a strict service", "add shuntd: {socket: PATH}");
     if (!config_.listen.empty() && config_.services.empty())
       reader_.problem(root["listen"], "there is no service for the mesh", "add services:");
   }
@@ -147,11 +149,19 @@ class ConfigReader {
     LocalService service;
     reader_.mapping(section, {{"name", [&](const Node& node) { reader_.set(service.name, node, parse_service_name); }},
                               {"server", [&](const Node& node) { reader_.set(service.server, node, parse_endpoint); }},
+                              {"mode", [&](const Node& node) { read_mode(node, service.mode); }},
                               {"allow", [&](const Node& node) { read_allow(node, service.allow); }}});
     require_keys(section, "a service", "name", "server");
     if (!service.name.empty() && config_.service(service.name))
       reader_.problem(section, "two services have this name", "rename one");
     config_.services.push_back(std::move(service));
+  }
+
+  void read_mode(const Node& node, ServiceMode& mode) {
+    reader_.choice<ServiceMode>(
+        mode, node,
+        {{"permissive", ServiceMode::permissive}, {"strict", ServiceMode::strict}, {"off", ServiceMode::off}});
+    if (mode == ServiceMode::strict && !strict_) strict_ = node;
   }
 
   void read_allow(const Node& section, std::vector<SpiffeId>& allow) {
@@ -237,6 +247,7 @@ class ConfigReader {
   YamlReader reader_;
   std::vector<std::string> directory_;
   std::set<std::string> places_;
+  std::optional<Node> strict_;  // the first that is said to be
 };
 
 // A folder stands for its *.yaml files.

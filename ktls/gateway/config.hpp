@@ -32,10 +32,18 @@ struct TrustedDomain {
   std::string crl;     // PEM file: what its CAs have revoked; empty: nobody asks
 };
 
+// From whom a service takes connections, beside the programs of its own host.
+enum class ServiceMode {
+  permissive,  // from other hosts through the gateway, or in plaintext
+  strict,      // from other hosts through the gateway alone: shuntd refuses plaintext
+  off,         // in plaintext alone: the gateway refuses
+};
+
 // A service of this host: what comes for it from the mesh goes to `server`.
 struct LocalService {
   std::string name;
   Endpoint server;
+  ServiceMode mode = ServiceMode::permissive;
   std::vector<SpiffeId> allow;  // empty: everybody whom the trusted domains vouch for
 };
 

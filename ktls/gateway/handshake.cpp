@@ -81,11 +81,11 @@ bool Handshake::choose_service(const char* name) {
   }
   service_name_ = name;
   service_ = config_->service(service_name_);
-  if (service_) {
+  if (service_ && service_->mode != ServiceMode::off) {
     check_.expect(service_->allow);
     return true;
   }
-  refusal_ = gateway::refusal(Reason::unknown_service, in_quotes(service_name_));
+  refusal_ = gateway::refusal(service_ ? Reason::service_off : Reason::unknown_service, in_quotes(service_name_));
   return false;
 }
 

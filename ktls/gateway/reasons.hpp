@@ -14,6 +14,7 @@ namespace shunt::gateway {
   X(wrong_protocol, "wrong-protocol", "the peer does not speak shunt/1 (ALPN)")                      \
   X(no_service, "no-service", "the peer named no service (SNI)")                                     \
   X(unknown_service, "unknown-service", "there is no such service here")                             \
+  X(service_off, "service-off", "the service is not for the mesh (mode: off)")                       \
   X(refused_by_peer, "refused-by-peer", "the peer ended the handshake with an alert")                \
   X(peer_left, "peer-left", "the peer went away within the handshake")                               \
   X(handshake_failed, "handshake-failed", "the handshake failed otherwise")                          \

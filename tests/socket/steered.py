@@ -185,6 +185,26 @@ def mirror(galaxy):
     return server
 
 
+@scenario("a strict service: who would be steered is refused")
+def strict(elsewhere):
+    galaxy = elsewhere.galaxy
+    galaxy.recorder()
+    elsewhere.proxy()
+    config = galaxy.lab.folder / "gateway.yaml"
+    config.write_text(f"shuntd: {{socket: {galaxy.lab.folder}/gateway.sock}}\nlisten: ['127.0.0.1:1']\n"
+                      "identity: {certificate: /none, key: /none}\ntrust: [{domain: mesh.example, bundle: /none}]\n"
+                      f"services: [{{name: deathstar, server: '127.0.0.1:{galaxy.port}', mode: strict}}]\n")
+    for more, refused in ((f"gateway: {{config: {config}}}\n", True), ("", False)):
+        galaxy.lab.configure(galaxy.more + more)
+        galaxy.reload()
+        result = elsewhere.client(["send", LANDING], ["responses", 1])
+        if refused:
+            expect(not result["got"] and "ConnectionRefused" in result["error"], f"strict: {result}")
+            expect(galaxy.counters()["connections_steered"] == 0 and not galaxy.read(), f"steered, or read: {galaxy.read()!r}")
+        else:
+            expect(statuses_of(result) == ["200"], f"not strict: {result}")
+
+
 @scenario("allowed and denied in turns, pipelined, normalised; everybody can see it")
 def requests(elsewhere):
     galaxy = elsewhere.galaxy

@@ -106,7 +106,7 @@ SteeredServers Engine::steered_servers(bool scan) {
 }
 bool Engine::owns_channels(int) const { return fake_kernel().owns_channels; }
 
-Result<GatewayMaps> Engine::admit_gateway(uint32_t uid, const std::string& cgroup) {
+Result<GatewayMaps> Engine::admit_gateway(uint32_t uid, const std::string& cgroup, uint32_t) {
   FakeKernel& kernel = fake_kernel();
   kernel.gateways.push_back(std::to_string(uid) + " " + cgroup);
   GatewayMaps maps;
@@ -117,6 +117,15 @@ Result<GatewayMaps> Engine::admit_gateway(uint32_t uid, const std::string& cgrou
 Result<void> Engine::dismiss_gateway() {
   fake_kernel().gateways.push_back("none");
   return {};
+}
+Result<void> Engine::set_local_services(std::vector<HostService> services) {
+  fake_kernel().services = std::move(services);
+  return {};
+}
+StrictReport Engine::keep_strict() {
+  StrictReport report;
+  for (const HostService& service : fake_kernel().services) report.strict += service.strict;
+  return report;
 }
 Result<void> Engine::set_outbound(Outbound outbound) {
   fake_kernel().outbound = std::move(outbound);

@@ -31,6 +31,7 @@ struct FakeKernel {
   uint32_t channels_made = 0, channels_ended = 0;
   std::vector<std::string> gateways;  // that were admitted, "UID CGROUP", and "none" for each that went
   Outbound outbound;
+  std::vector<HostService> services;
   bool owns_channels = false;
   struct Steered {
     uint32_t slot = 0, identity = 0;

@@ -40,7 +40,7 @@ def interoperability(context):
 
 def refusals(context):
     yield context.gtest(GATEWAY, ":".join(f"*{name}" for name in REFUSALS.split(":")), env={"SHUNT_TEST_HANDSHAKES": "10000"})
-    yield missing("plaintext to a service in mode strict", "refused with a reason", "services of this host have no modes")
+    yield from scenarios(context, "service_modes", bar="refused with a reason, the mesh and local programs are not")
 
 
 def policy(context):

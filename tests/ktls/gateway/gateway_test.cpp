@@ -586,7 +586,8 @@ TEST_F(GatewayTest, WrongConfigurationsAreNamed) {
   mesh_->start_b();
   mesh_->start_a();
   expect_working();
-  const std::string file = mesh_->files_b.folder + "/gateway.yaml", good = read_text(file);
+  const std::string file = mesh_->files_b.folder + "/gateway.yaml";
+  std::string good = read_text(file);
   const auto check = [&](const std::string& more, const char* complaint) {
     write_text(mesh_->folder / "bad.yaml", good + more);
     const CommandResult result = run_command({SHUNT_GATEWAY, "--check", "-c", mesh_->folder / "bad.yaml"});
@@ -618,6 +619,11 @@ TEST_F(GatewayTest, WrongConfigurationsAreNamed) {
   check("limits: {handshakes: 0}\n", "not a whole number");
   check("timeouts: {handshake: 0s}\n", "no time");
   check("access_log: {path: here}\n", "absolute");
+  good.insert(good.find("- {name:") + 3, "mode: strict, ");
+  check("", "shuntd refuses plaintext to a strict service");
+  check(shuntd, "");
+  good.replace(good.find("strict"), 6, "harsh");
+  check(shuntd, "harsh");
 }
 
 }  // namespace
