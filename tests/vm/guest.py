@@ -27,11 +27,17 @@ DIED = 125
 # A guest ends with the process that started it, however that ends.
 QEMU = ["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", "tcg,thread=single", "-nodefaults", "-nographic",
         "-monitor", "none", "-serial", "stdio", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
-# With cmpxchg16b, 6.12 double-faults now and then under this emulation. Without it, kernels that allocate socket storage by
-# kmalloc_nolock (7.2) have none: bpf_sk_storage_get(CREATE) silently returns NULL.
-CPU = {"6.1": "max,la57=off,cx16=off", "6.12": "max,la57=off,cx16=off", "sid": "max,la57=off"}
+CPU = "max,la57=off"
+# The guest's clock goes on by a nanosecond with each instruction, and with the host's only while the guest has nothing to do: CPU time in
+# the guest is the number of instructions then. A string instruction counts once for each byte here, which no CPU takes for one: without
+# these features nobody copies by it.
+COUNTING = ["-icount", "shift=0"]
+COUNTING_CPU = "erms=off,fsrm=off"
 # On a busy machine the kernel's look at the timer can miss all its ticks ("8254 timer not connected to IO-APIC"), and it panics.
 APPEND = "console=ttyS0 panic=-1 quiet oops=panic mitigations=off random.trust_cpu=on no_timer_check"
+# With cmpxchg16b, 6.12 double-faults now and then under this emulation. Without it, kernels that allocate socket storage by
+# kmalloc_nolock (7.2) have none: bpf_sk_storage_get(CREATE) silently returns NULL. haproxy, in user space, has no other way.
+APPEND_OF = {"6.1": "clearcpuid=cx16", "6.12": "clearcpuid=cx16", "sid": ""}
 
 
 class GuestError(Exception):
@@ -135,25 +141,28 @@ def program_ramfs(kernel_dir, command, files, programs, modules, env):
 
 
 def run(kernel, command, *, files=(), programs=(), modules=(), env=None, openssl=None, memory="1G", cpus=1, timeout=300, whole=False,
-        out=None):
+        out=None, count_instructions=False):
     """Runs `command` in the guest; its exit status, TIMED_OUT, or DIED if the kernel went down. `openssl`: the version of that program
-    that tests are to use instead of the machine's."""
+    that tests are to use instead of the machine's. `count_instructions`: see COUNTING."""
+    if count_instructions and cpus != 1:
+        raise GuestError("instructions are counted on one CPU")
     kernel_dir = kernels.fetch(kernel)
     if openssl:
         files = [*files, f"{newer_openssl.fetch(openssl)}:/openssl"]
         env = {**(env or {}), "SHUNT_TEST_OPENSSL": "/openssl/openssl", "SHUNT_TEST_OPENSSL_VERSION": openssl}
     ramfs = program_ramfs(kernel_dir, list(command), files, programs, modules, env or {})
-    return start(kernel, ramfs, ["-smp", str(cpus), "-m", memory], timeout=timeout, whole=whole, out=out)
+    counting, cpu = (COUNTING, f"{CPU},{COUNTING_CPU}") if count_instructions else ([], None)
+    return start(kernel, ramfs, ["-smp", str(cpus), "-m", memory, *counting], timeout=timeout, whole=whole, out=out, cpu=cpu)
 
 
-def boot(kernel, image, *, memory="1G", cpus=1, timeout=300, modules=(), whole=False, out=None, cpu=None, more=(), on_start=None):
-    """Boots a disk image; its status is what something in it gives to `init --leave`. `cpu`: another than that of CPU. `more`: options of
-    QEMU; with -snapshot among them the image stays as it is."""
+def boot(kernel, image, *, memory="1G", cpus=1, timeout=300, modules=(), whole=False, out=None, more=(), on_start=None):
+    """Boots a disk image; its status is what something in it gives to `init --leave`. `more`: options of QEMU; with -snapshot among
+    them the image stays as it is."""
     kernel_dir = kernels.fetch(kernel)
     ramfs = base_ramfs(kernel_dir, ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic", "libcrc32c", *modules])
     ramfs.add("shunt/root", stat.S_IFREG | 0o644)
     options = ["-smp", str(cpus), "-m", memory, "-drive", f"file={image},format=raw,if=virtio,cache=unsafe", *more]
-    return start(kernel, ramfs, options, timeout=timeout, whole=whole, out=out, cpu=cpu, on_start=on_start)
+    return start(kernel, ramfs, options, timeout=timeout, whole=whole, out=out, on_start=on_start)
 
 
 def start(kernel, ramfs, options, *, timeout, whole, out, cpu=None, on_start=None):
@@ -163,7 +172,8 @@ def start(kernel, ramfs, options, *, timeout, whole, out, cpu=None, on_start=Non
         ramfs.write(initrd)
         initrd.flush()
         image = kernels.image(kernels.fetch(kernel))
-        arguments = [*QEMU, "-cpu", cpu or CPU[kernel], *options, "-kernel", str(image), "-initrd", initrd.name, "-append", APPEND]
+        arguments = [*QEMU, "-cpu", cpu or CPU, *options, "-kernel", str(image), "-initrd", initrd.name,
+                     "-append", f"{APPEND} {APPEND_OF[kernel]}"]
         process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                    stderr=subprocess.STDOUT)
         if on_start:

@@ -65,7 +65,7 @@ class Pair:
 
     def boot(self, host, kernel):
         return guest.boot(kernel, self.image, memory="2G", timeout=self.timeout, modules=MODULES, out=self.counted[host],
-                          cpu=scenarios.CPU.get(kernel), more=qemu_options(self.folder, host), on_start=self.processes.append)
+                          more=qemu_options(self.folder, host), on_start=self.processes.append)
 
     def end(self):
         for process in self.processes:
