@@ -49,6 +49,8 @@ const char* kind_name(CellKind kind) {
       return "setsockopt";
     case CellKind::set_option_echo:
       return "setsockopt-echo";
+    case CellKind::request:
+      return "request";
   }
   return "?";
 }
@@ -88,6 +90,11 @@ Result<void> join_cgroup(const std::string& procs_file) {
   return {};
 }
 
+Result<void> enter_netns(int netns_fd) {
+  if (netns_fd >= 0 && setns(netns_fd, CLONE_NEWNET) != 0) return unexpected(errno, "enter a network namespace");
+  return {};
+}
+
 Result<void> pin_to_cpu(int cpu) {
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -100,6 +107,7 @@ using End = Result<void> (*)(const RunSpec&, const RunSignals&, RunMemory*);
 
 Result<void> run_end(const RunSpec& spec, End end, bool is_server, const RunSignals& signals, RunMemory* memory) {
   if (auto joined = join_cgroup(is_server ? spec.cgroup_of_server : spec.cgroup_of_client); !joined) return joined;
+  if (auto entered = enter_netns(is_server ? spec.netns_of_server : spec.netns_of_client); !entered) return entered;
   if (auto pinned = pin_to_cpu(is_server ? spec.cpu_of_server : spec.cpu_of_client); !pinned) return pinned;
   return end(spec, signals, memory);
 }
@@ -186,6 +194,15 @@ std::string run_error(const RunMemory& memory) {
   return "integrity: an end of the run stalled or died";
 }
 
+void add_cost(const RunSpec& spec, const RunMemory& memory, Sample* sample) {
+  if (!spec.cost) return;
+  const double all = memory.cost_end.all - memory.cost_start.all;
+  const double gateways = memory.cost_end.gateways - memory.cost_start.gateways;
+  const double bytes = double(memory.client.bytes), messages = double(memory.client.messages);
+  if (bytes > 0) sample->cost_per_byte = all / bytes, sample->gateway_cost_per_byte = gateways / bytes;
+  if (messages > 0) sample->cost_per_message = all / messages, sample->gateway_cost_per_message = gateways / messages;
+}
+
 Sample evaluate(const RunSpec& spec, const RunMemory& memory) {
   Sample sample;
   const bool stream = spec.cell.kind == CellKind::one_way || spec.cell.kind == CellKind::slow_reader;
@@ -202,6 +219,7 @@ Sample evaluate(const RunSpec& spec, const RunMemory& memory) {
   sample.value = (stream ? bytes : messages) / seconds;
   sample.cpu_ns_per_byte = bytes > 0 ? cpu_ns / bytes : 0;
   sample.cpu_ns_per_message = messages > 0 ? cpu_ns / messages : 0;
+  add_cost(spec, memory, &sample);
   sample.p50_us = memory.latencies.quantile_ns(0.5) / 1000;
   sample.p99_us = memory.latencies.quantile_ns(0.99) / 1000;
   sample.p999_us = memory.latencies.quantile_ns(0.999) / 1000;
@@ -215,7 +233,9 @@ Sample evaluate(const RunSpec& spec, const RunMemory& memory) {
 
 std::string Cell::name() const {
   std::string name = kind_name(kind);
-  if (kind == CellKind::one_way || kind == CellKind::ping_pong) name += "/" + size_name(message_bytes);
+  if (kind == CellKind::one_way || kind == CellKind::ping_pong || kind == CellKind::request)
+    name += "/" + size_name(message_bytes);
+  if (kind == CellKind::request) name += "/c" + std::to_string(connections);
   return name + "/" + std::to_string(cpus) + "cpu";
 }
 
@@ -231,6 +251,8 @@ const char* Cell::unit() const {
       return "connections/s";
     case CellKind::set_option:
       return "calls/s";
+    case CellKind::request:
+      return "requests/s";
   }
   return "";
 }

@@ -1,9 +1,12 @@
 // The synthetic cells: what two processes of this host can do with one stream, and one run of it.
 #pragma once
 
+#include <netinet/in.h>
+
 #include <base/result.hpp>
 #include <bench/stats.hpp>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -31,13 +34,14 @@ struct VariantInfo {
 extern const std::vector<VariantInfo> kVariants;
 const VariantInfo& variant_info(Variant variant);
 
-enum class CellKind { one_way, ping_pong, connect, slow_reader, set_option, set_option_echo };
+enum class CellKind { one_way, ping_pong, connect, slow_reader, set_option, set_option_echo, request };
 const char* kind_name(CellKind kind);
 
 struct Cell {
   CellKind kind = CellKind::one_way;
   uint32_t message_bytes = 0;
-  int cpus = 1;  // 1: both ends on the same CPU; 2: each on its own
+  int cpus = 1;         // 1: both ends on the same CPU; 2: each on its own
+  int connections = 1;  // request: held open at once, each with one request under way
 
   std::string name() const;  // "one-way/64KiB/1cpu"
   const char* unit() const;  // of Sample::value, which is better when higher
@@ -57,8 +61,17 @@ struct Sample {
   double queued_bytes_max = 0;  // slow reader: sent and not yet read
   double payload_bytes = 0;     // both ways; 0: not known
   double redirected_share =
-      -1;             // of the payload, or where that is not known of the enrolled sockets' bytes; -1: no engine
+      -1;                    // of the payload, or where that is not known of the enrolled sockets' bytes; -1: no engine
+  double cost_per_byte = 0;  // of all processes of the variant, where there is a meter (cost.hpp)
+  double cost_per_message = 0;
+  double gateway_cost_per_byte = 0;  // of those between the ends alone
+  double gateway_cost_per_message = 0;
   std::string error;  // why the run failed; an integrity failure begins with "integrity:"
+};
+
+struct CostReading {
+  double all = 0;
+  double gateways = 0;
 };
 
 struct RunSpec {
@@ -70,6 +83,14 @@ struct RunSpec {
   std::string cgroup_of_server;
   int cpu_of_client = 0;
   int cpu_of_server = 0;
+  // Where others stand between the ends: namespaces (-1: that of the harness), and whom the client dials.
+  int netns_of_client = -1;
+  int netns_of_server = -1;
+  uint32_t listening_ip = INADDR_LOOPBACK;
+  uint32_t dialled_ip = INADDR_LOOPBACK;
+  uint16_t dialled_port = 0;          // 0: `port`
+  bool greets = false;                // the server sends a byte first: what is measured begins with whole connections
+  std::function<CostReading()> cost;  // read by the ends when the measured part begins and ends; empty: nobody asks
 };
 
 // Forks the two ends, waits for them, and adds up what they measured.

@@ -49,7 +49,7 @@ socklen_t fill_address(const SocketAddress& address, sockaddr_storage* storage) 
     auto* in = reinterpret_cast<sockaddr_in*>(storage);
     in->sin_family = AF_INET;
     in->sin_port = htons(address.port);
-    in->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    in->sin_addr.s_addr = htonl(address.ip);
     return sizeof(*in);
   }
   auto* un = reinterpret_cast<sockaddr_un*>(storage);

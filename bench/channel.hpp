@@ -2,6 +2,8 @@
 // memory.
 #pragma once
 
+#include <netinet/in.h>
+
 #include <atomic>
 #include <base/result.hpp>
 #include <base/unique_fd.hpp>
@@ -68,10 +70,11 @@ class ShmChannel : public Channel {
   bool spin_;
 };
 
-// Where a run's server listens: a TCP port on 127.0.0.1, or (port 0) an abstract Unix address made from `unix_id`.
+// Where a run's server listens: a TCP port, or (port 0) an abstract Unix address made from `unix_id`.
 struct SocketAddress {
   uint16_t port = 0;
   uint64_t unix_id = 0;
+  uint32_t ip = INADDR_LOOPBACK;
 };
 
 Result<UniqueFd> listen_at(const SocketAddress& address);

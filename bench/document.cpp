@@ -21,6 +21,10 @@ constexpr Metric kMetrics[] = {
     {"p99_us", &Sample::p99_us},
     {"p999_us", &Sample::p999_us},
     {"queued_bytes_max", &Sample::queued_bytes_max},
+    {"cost_per_byte", &Sample::cost_per_byte},
+    {"cost_per_message", &Sample::cost_per_message},
+    {"gateway_cost_per_byte", &Sample::gateway_cost_per_byte},
+    {"gateway_cost_per_message", &Sample::gateway_cost_per_message},
 };
 
 std::vector<double> column(const std::vector<Sample>& samples, double Sample::*field) {
@@ -37,7 +41,7 @@ double median_of_successes(const std::vector<double>& values) {
   return median(known);
 }
 
-Json describe_variant(const std::vector<Sample>& samples, const std::vector<Sample>* plain) {
+Json describe_variant(const std::vector<Sample>& samples, const std::vector<Sample>* base) {
   Json json;
   std::vector<double> values = column(samples, &Sample::value);
   json["value"] = median_of_successes(values);
@@ -56,24 +60,24 @@ Json describe_variant(const std::vector<Sample>& samples, const std::vector<Samp
   std::vector<double> p50 = column(samples, &Sample::p50_us);
   if (median_of_successes(p50) > 0) json["p50_us_rounds"] = p50;
   json["failures"] = errors;
-  if (plain && plain != &samples) {
-    Interval ratio = median_interval(paired_ratios(values, column(*plain, &Sample::value)));
+  if (base && base != &samples) {
+    Interval ratio = median_interval(paired_ratios(values, column(*base, &Sample::value)));
     json["ratio"] = interval_json(ratio);
     json["mark"] = mark_of(ratio);
   }
   return json;
 }
 
-Json describe_series(const Series& series) {
+Json describe_series(const Series& series, const std::string& base_name) {
   Json json = {{"name", series.name}, {"group", series.group}, {"unit", series.unit}, {"cpus", series.cpus}};
   if (series.message_bytes) json["message_bytes"] = series.message_bytes;
-  auto plain = series.samples.find("plain");
+  auto base = series.samples.find(base_name);
   json["variants"] = Json::object();
   for (const std::string& variant : series.variants) {
     auto samples = series.samples.find(variant);
     if (samples == series.samples.end()) continue;
     json["variants"][variant] =
-        describe_variant(samples->second, plain == series.samples.end() ? nullptr : &plain->second);
+        describe_variant(samples->second, base == series.samples.end() ? nullptr : &base->second);
   }
   return json;
 }
@@ -97,31 +101,43 @@ Json interval_json(const Interval& interval) {
           {"rounds", interval.count}};
 }
 
-Json make_document(const Plan& plan, int rounds_done, const std::vector<Series>& all) {
+Json make_document(const DocumentHead& head, const std::vector<Series>& all) {
   Json document;
   document["kind"] = "shunt-bench";
   document["format"] = kDocumentFormat;
   document["environment"] = describe_environment();
-  document["plan"] = {{"rounds", plan.rounds},         {"rounds_done", rounds_done},
-                      {"seconds", plan.seconds},       {"stack_seconds", plan.stack_seconds},
-                      {"stack_cpus", plan.stack_cpus}, {"seed", plan.seed},
-                      {"interrupted", interrupted()}};
+  document["base"] = {{"name", head.base}, {"text", head.base_text}};
+  document["plan"] = head.plan;
   document["method"] = {
-      {"ratio",
-       "of each round's value to that of plain TCP in the same round, higher is better; the median over the rounds"},
+      {"ratio", "of each round's value to that of " + head.base_text +
+                    " in the same round, higher is better; the median over the rounds"},
       {"interval",
        "of the median by order statistics: x(k) to x(n+1-k) of the n sorted ratios, k the largest with 1 - 2 "
        "P(Binomial(n, "
        "1/2) < k) >= 0.95; below six rounds minimum and maximum, and coverage says what they are worth"},
-      {"integrity",
-       "one-way: XXH3 of all bytes sent against all bytes received; ping-pong and connect: numbered messages, every "
-       "64th "
-       "compared whole; wrk: each answer of a run before the timed ones compared with the file"},
+      {"integrity", head.integrity},
       {"hashing", "one-way runs include hashing by the reader, at environment.hash_bytes_per_s, in every variant"}};
-  for (const VariantInfo& info : kVariants) document["variants"][info.name] = info.text;
+  document["variants"] = head.variants;
+  document["problems"] = Json::array();
   document["cells"] = Json::array();
-  for (const Series& series : all) document["cells"].push_back(describe_series(series));
+  for (const Series& series : all) document["cells"].push_back(describe_series(series, head.base));
   return document;
+}
+
+Json make_document(const Plan& plan, int rounds_done, const std::vector<Series>& all) {
+  DocumentHead head;
+  head.base = "plain";
+  head.base_text = "plain TCP";
+  head.plan = {{"rounds", plan.rounds},         {"rounds_done", rounds_done},
+               {"seconds", plan.seconds},       {"stack_seconds", plan.stack_seconds},
+               {"stack_cpus", plan.stack_cpus}, {"seed", plan.seed},
+               {"interrupted", interrupted()}};
+  head.integrity =
+      "one-way: XXH3 of all bytes sent against all bytes received; ping-pong and connect: numbered messages, every "
+      "64th "
+      "compared whole; wrk: each answer of a run before the timed ones compared with the file";
+  for (const VariantInfo& info : kVariants) head.variants[info.name] = info.text;
+  return make_document(head, all);
 }
 
 Result<Json> load_document(const std::string& path) {

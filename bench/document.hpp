@@ -9,11 +9,21 @@
 
 namespace shunt::bench {
 
-inline constexpr int kDocumentFormat = 1;
+inline constexpr int kDocumentFormat = 2;
 // An interval of fewer than six rounds decides nothing: neither a mark nor a bar.
 inline constexpr double kCoverageMin = 0.95;
 
+// What a report says beside its cells.
+struct DocumentHead {
+  std::string base;       // the variant that the others are compared with
+  std::string base_text;  // "plain TCP"
+  Json plan;
+  Json integrity;  // how it is checked
+  Json variants;   // what each is
+};
+
 Json interval_json(const Interval& interval);
+Json make_document(const DocumentHead& head, const std::vector<Series>& all);
 Json make_document(const Plan& plan, int rounds_done, const std::vector<Series>& all);
 Result<Json> load_document(const std::string& path);
 

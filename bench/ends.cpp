@@ -1,12 +1,11 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #include <algorithm>
-#include <bench/ends.hpp>
+#include <bench/end_tools.hpp>
 #include <bench/pattern.hpp>
+#include <bench/requests.hpp>
 #include <cstring>
 #include <thread>
 
@@ -21,50 +20,6 @@ constexpr uint32_t kConnectRequestBytes = 128;
 constexpr uint32_t kConnectResponseBytes = 512;
 constexpr char kConnectStop = 'q';  // first byte of the request that ends the server of a connect run
 
-uint64_t now_ns() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return uint64_t(now.tv_sec) * 1000000000u + uint64_t(now.tv_nsec);
-}
-
-uint64_t cpu_time_ns() {
-  rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
-  auto ns = [](const timeval& tv) { return uint64_t(tv.tv_sec) * 1000000000u + uint64_t(tv.tv_usec) * 1000u; };
-  return ns(usage.ru_utime) + ns(usage.ru_stime);
-}
-
-// Takes the time and CPU time between construction and stop().
-class Meter {
- public:
-  explicit Meter(EndReport* report) : report_(report), cpu_ns_(cpu_time_ns()) { report_->start_ns = now_ns(); }
-  void stop() {
-    report_->end_ns = now_ns();
-    report_->cpu_ns = cpu_time_ns() - cpu_ns_;
-  }
-  uint64_t deadline_ns(double seconds) const { return report_->start_ns + uint64_t(seconds * 1e9); }
-
- private:
-  EndReport* report_;
-  uint64_t cpu_ns_;
-};
-
-bool signal_pipe(int fd) {
-  char byte = 1;
-  return write(fd, &byte, 1) == 1;
-}
-
-Result<void> await_pipe(int fd, const char* what) {
-  char byte;
-  if (read(fd, &byte, 1) != 1) return unexpected(Error{EPIPE, std::string("the other end died ") + what, {}});
-  return {};
-}
-
-// Ends of one run find each other by the port, or by the process that started them.
-SocketAddress address_of(const RunSpec& spec) {
-  return {.port = spec.variant == Variant::unix ? uint16_t(0) : spec.port, .unix_id = uint64_t(getppid())};
-}
-
 bool wants_no_delay(const RunSpec& spec) {
   const CellKind kind = spec.cell.kind;
   return spec.variant != Variant::unix &&
@@ -75,7 +30,7 @@ Result<std::unique_ptr<Channel>> accept_channel(const RunSpec& spec, const RunSi
   if (spec.variant == Variant::shm) {
     return std::unique_ptr<Channel>(new ShmChannel(&memory->to_client, &memory->to_server, spec.cell.cpus > 1));
   }
-  Result<UniqueFd> listener = listen_at(address_of(spec));
+  Result<UniqueFd> listener = listen_at(listening_address(spec));
   if (!listener) return unexpected(listener.error());
   if (!signal_pipe(signals.listening_write)) return unexpected(errno, "signal");
   Result<UniqueFd> fd = accept_one(listener->get());
@@ -83,7 +38,11 @@ Result<std::unique_ptr<Channel>> accept_channel(const RunSpec& spec, const RunSi
   if (wants_no_delay(spec)) {
     if (auto set = set_no_delay(fd->get()); !set) return unexpected(set.error());
   }
-  return std::unique_ptr<Channel>(new SocketChannel(std::move(*fd)));
+  auto channel = std::make_unique<SocketChannel>(std::move(*fd));
+  if (spec.greets) {
+    if (auto greeted = greet(channel.get()); !greeted) return unexpected(greeted.error());
+  }
+  return std::unique_ptr<Channel>(std::move(channel));
 }
 
 Result<std::unique_ptr<Channel>> connect_channel(const RunSpec& spec, const RunSignals& signals, RunMemory* memory) {
@@ -91,12 +50,16 @@ Result<std::unique_ptr<Channel>> connect_channel(const RunSpec& spec, const RunS
     return std::unique_ptr<Channel>(new ShmChannel(&memory->to_server, &memory->to_client, spec.cell.cpus > 1));
   }
   if (auto ready = await_pipe(signals.listening_read, "before it listened"); !ready) return unexpected(ready.error());
-  Result<UniqueFd> fd = connect_to(address_of(spec));
+  Result<UniqueFd> fd = connect_to(dialled_address(spec));
   if (!fd) return unexpected(fd.error());
   if (wants_no_delay(spec)) {
     if (auto set = set_no_delay(fd->get()); !set) return unexpected(set.error());
   }
-  return std::unique_ptr<Channel>(new SocketChannel(std::move(*fd)));
+  auto channel = std::make_unique<SocketChannel>(std::move(*fd));
+  if (spec.greets) {
+    if (auto greeted = await_greeting(channel.get()); !greeted) return unexpected(greeted.error());
+  }
+  return std::unique_ptr<Channel>(std::move(channel));
 }
 
 Result<void> serve_stream(const RunSpec& spec, Channel* channel, RunMemory* memory) {
@@ -119,6 +82,7 @@ Result<void> serve_stream(const RunSpec& spec, Channel* channel, RunMemory* memo
     }
   }
   meter.stop();
+  note_cost(spec, &memory->cost_end);
   report.hash = hash.value();
   return {};
 }
@@ -129,6 +93,7 @@ Result<void> drive_stream(const RunSpec& spec, const RunSignals& signals, Channe
   const uint64_t clock_every = std::max<uint64_t>(1, 64 * 1024 / bytes);
   Pattern pattern(bytes);
   EndReport& report = memory->client;
+  note_cost(spec, &memory->cost_start);
   Meter meter(&report);
   const uint64_t deadline_ns = meter.deadline_ns(spec.seconds);
   for (;;) {
@@ -147,23 +112,6 @@ Result<void> drive_stream(const RunSpec& spec, const RunSignals& signals, Channe
   if (auto waited = await_pipe(signals.finished_read, "before it had read everything"); !waited) return waited;
   report.hash = pattern_hash(pattern, report.bytes);
   return {};
-}
-
-// Each message carries its number at both ends; the rest is the pattern.
-void stamp(std::vector<unsigned char>* message, uint64_t number) {
-  std::memcpy(message->data(), &number, sizeof(number));
-  std::memcpy(message->data() + message->size() - sizeof(number), &number, sizeof(number));
-}
-
-Result<void> check(const std::vector<unsigned char>& message, const std::vector<unsigned char>& expected,
-                   uint64_t number) {
-  uint64_t first, last;
-  std::memcpy(&first, message.data(), sizeof(first));
-  std::memcpy(&last, message.data() + message.size() - sizeof(last), sizeof(last));
-  bool whole = number % kFullCheckEvery == 0;
-  if (first == number && last == number && (!whole || message == expected)) return {};
-  return unexpected(
-      Error{EBADMSG, "integrity: message " + std::to_string(number) + " is not the one that was sent", {}});
 }
 
 Result<void> serve_ping_pong(const RunSpec& spec, Channel* channel, RunMemory* memory) {
@@ -198,7 +146,8 @@ Result<void> drive_ping_pong(const RunSpec& spec, Channel* channel, RunMemory* m
     if (auto sent = channel->send_all(message.data(), bytes); !sent) return sent;
     if (auto received = channel->receive_all(answer.data(), bytes); !received) return received;
     uint64_t received_ns = now_ns();
-    if (auto right = check(answer, message, report.messages); !right) return right;
+    if (auto right = check_message(answer, message, report.messages, report.messages % kFullCheckEvery == 0); !right)
+      return right;
     memory->latencies.add(received_ns - sent_ns);
     report.messages++;
     report.bytes += bytes;
@@ -210,7 +159,7 @@ Result<void> drive_ping_pong(const RunSpec& spec, Channel* channel, RunMemory* m
 
 // The server closes first, as HTTP servers do: TIME_WAIT stays on its side and the client never runs out of ports.
 Result<void> serve_connects(const RunSpec& spec, const RunSignals& signals, RunMemory* memory) {
-  Result<UniqueFd> listener = listen_at(address_of(spec));
+  Result<UniqueFd> listener = listen_at(listening_address(spec));
   if (!listener) return unexpected(listener.error());
   if (!signal_pipe(signals.listening_write)) return unexpected(errno, "signal");
   std::vector<unsigned char> request(kConnectRequestBytes), response(kConnectResponseBytes, 'r');
@@ -246,7 +195,7 @@ Result<void> one_connect(const SocketAddress& address, std::vector<unsigned char
   if (*end != 0) return unexpected(Error{EBADMSG, "integrity: bytes behind the response", {}});
   std::vector<unsigned char> expected(kConnectResponseBytes, 'r');
   stamp(&expected, number);
-  return check(response, expected, number);
+  return check_message(response, expected, number, number % kFullCheckEvery == 0);
 }
 
 Result<void> drive_connects(const RunSpec& spec, const RunSignals& signals, RunMemory* memory) {
@@ -256,7 +205,7 @@ Result<void> drive_connects(const RunSpec& spec, const RunSignals& signals, RunM
   Meter meter(&report);
   const uint64_t deadline_ns = meter.deadline_ns(spec.seconds);
   for (uint64_t start_ns = now_ns(); start_ns < deadline_ns;) {
-    if (auto done = one_connect(address_of(spec), &request, report.messages); !done) return done;
+    if (auto done = one_connect(dialled_address(spec), &request, report.messages); !done) return done;
     uint64_t end_ns = now_ns();
     memory->latencies.add(end_ns - start_ns);
     report.messages++;
@@ -265,7 +214,7 @@ Result<void> drive_connects(const RunSpec& spec, const RunSignals& signals, RunM
   }
   meter.stop();
   request[0] = kConnectStop;
-  return one_connect(address_of(spec), &request, 0);
+  return one_connect(dialled_address(spec), &request, 0);
 }
 
 // A connected socket whose owner does nothing but set an option: what the hook on setsockopt() costs.
@@ -287,6 +236,7 @@ Result<void> drive_set_option(const RunSpec& spec, Channel* channel, RunMemory* 
 
 Result<void> serve(const RunSpec& spec, const RunSignals& signals, RunMemory* memory) {
   if (spec.cell.kind == CellKind::connect) return serve_connects(spec, signals, memory);
+  if (spec.cell.kind == CellKind::request) return serve_requests(spec, signals, memory);
   auto channel = accept_channel(spec, signals, memory);
   if (!channel) return unexpected(channel.error());
   Result<void> served = spec.cell.kind == CellKind::one_way || spec.cell.kind == CellKind::slow_reader
@@ -298,6 +248,7 @@ Result<void> serve(const RunSpec& spec, const RunSignals& signals, RunMemory* me
 
 Result<void> drive(const RunSpec& spec, const RunSignals& signals, RunMemory* memory) {
   if (spec.cell.kind == CellKind::connect) return drive_connects(spec, signals, memory);
+  if (spec.cell.kind == CellKind::request) return drive_requests(spec, signals, memory);
   auto channel = connect_channel(spec, signals, memory);
   if (!channel) return unexpected(channel.error());
   switch (spec.cell.kind) {

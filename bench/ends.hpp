@@ -25,6 +25,8 @@ struct RunMemory {
   // Written by the server of a slow-reader run, read by its client.
   std::atomic<uint64_t> bytes_read;
   uint64_t queued_bytes_max;
+  CostReading cost_start;
+  CostReading cost_end;
   LatencyHistogram latencies;
   ShmRing to_server;
   ShmRing to_client;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bench/cells.hpp>
+#include <bench/cost.hpp>
 #include <bench/environment.hpp>
 #include <bench/pattern.hpp>
 #include <chrono>
@@ -86,6 +87,7 @@ Json describe_environment() {
   all["architecture"] = system.machine;
   all["cpu"] = cpuinfo("model name");
   all["hypervisor"] = cpuinfo("flags").find(" hypervisor") != std::string::npos;
+  all["emulator"] = emulator_name();
   all["cores"] = sysconf(_SC_NPROCESSORS_ONLN);
   all["usable_cpus"] = usable_cpus().size();
   std::string governor = first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");

@@ -193,14 +193,16 @@ std::string html_report(const Json& document) {
   std::string html = fmt::format(fmt::runtime(kHead), "shunt bench");
   html += fmt::format(
       "<p>{}, {}, {} usable CPUs, {}. Dots are medians of rounds in which all variants ran in turns, lines their "
-      "95 % intervals. The dashed line is plain TCP; right of it is faster.</p>\n",
+      "95 % intervals. The dashed line is {}; right of it is faster.</p>\n",
       escape(document.at("environment").at("cpu")), escape(document.at("environment").at("kernel")),
-      document.at("environment").at("usable_cpus").get<int>(), escape(document.at("environment").at("time")));
+      document.at("environment").at("usable_cpus").get<int>(), escape(document.at("environment").at("time")),
+      escape(document.at("base").at("text")));
   html += legend(document);
   for (const std::string& group : groups_of(document)) {
     std::vector<PlotRow> rows = ratio_rows(document, group);
     if (rows.empty()) continue;
-    html += fmt::format("<h2>{}: ratio to plain TCP</h2>\n{}", escape(group), draw_plot(rows, 1));
+    html += fmt::format("<h2>{}: ratio to {}</h2>\n{}", escape(group), escape(document.at("base").at("text")),
+                        draw_plot(rows, 1));
   }
   if (std::vector<PlotRow> rows = latency_rows(document); !rows.empty()) {
     html += "<h2>latency in microseconds: p50 (dot) to p99.9</h2>\n" + draw_plot(rows, 0);
@@ -235,7 +237,7 @@ std::string html_comparison(const Json& comparison, const Json& before, const Js
     }
     if (!row.dots.empty()) rows.push_back(row);
   }
-  if (!rows.empty()) html += "<h2>ratio to plain TCP</h2>\n" + draw_plot(rows, 1);
+  if (!rows.empty()) html += "<h2>ratio to " + escape(after.at("base").at("text")) + "</h2>\n" + draw_plot(rows, 1);
   html += "<h2>table</h2>\n<pre>" + escape(terminal_comparison(comparison)) + "</pre>\n</body></html>\n";
   return html;
 }

@@ -4,19 +4,16 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <bench/accept.hpp>
+#include <bench/command.hpp>
 #include <bench/document.hpp>
 #include <bench/memory.hpp>
 #include <bench/report.hpp>
-#include <chrono>
+#include <bench/tls_command.hpp>
 #include <cstdio>
 
 namespace shunt::bench {
 namespace {
 
-// The numbers are those of the shunt command, which runs this program.
-enum ExitCode { kOk = 0, kFailed = 1, kUsage = 2, kKernelUnusable = 5, kPermission = 6 };
-
-constexpr double kQuickSecondsMax = 85;       // leaves room for the last round and the teardown within two minutes
 constexpr double kQuickStackSecondsMax = 55;  // synthetic cells then get what is left
 constexpr uint32_t kMemoryConnections = 10000;
 constexpr uint32_t kHeldConnections = 100000;
@@ -25,9 +22,7 @@ struct Options {
   std::vector<std::string> cells;
   std::vector<std::string> variants;
   std::vector<std::string> compare;
-  std::string format = "table";
-  std::string out;
-  std::string html;
+  OutputOptions output;
   int rounds = 0;
   double seconds = 0;
   double stack_seconds = 0;
@@ -60,9 +55,7 @@ void add_options(CLI::App* app, Options* options) {
   app->add_flag("--only-stacks", options->only_stacks, "real software alone");
   app->add_flag("--memory", options->memory, "also kernel memory of 10,000 and 100,000 held connections (root)");
   app->add_flag("--accept", options->accept, "measure and judge the speed bars; exit code 1 if one falls short");
-  app->add_option("-o,--output", options->format, "table or json")->check(CLI::IsMember({"table", "json"}));
-  app->add_option("--out", options->out, "write the JSON report to a file");
-  app->add_option("--html", options->html, "write one self-contained page with plots");
+  add_output_options(app, &options->output);
   app->add_option("--compare", options->compare, "compare two JSON reports instead of measuring")->expected(2);
   app->add_flag("--list", options->list, "name the cells and variants, and end");
   app->set_version_flag("--version", SHUNT_VERSION);
@@ -70,21 +63,6 @@ void add_options(CLI::App* app, Options* options) {
       "Exit codes: 0 done; 1 a run or an integrity check failed, or with --accept a bar was missed; 2 wrong usage; 5 "
       "the kernel "
       "cannot run the shortcut; 6 root is needed.");
-}
-
-int fail(ExitCode code, const std::string& text) {
-  fprintf(stderr, "shunt-bench: %s\n", text.c_str());
-  return code;
-}
-
-int fail(const Error& error) {
-  return fail(error.code == EPERM ? kPermission : error.code == ENOTSUP ? kKernelUnusable : kFailed, error.to_string());
-}
-
-bool matches(const std::string& name, const std::vector<std::string>& filters) {
-  return filters.empty() || std::any_of(filters.begin(), filters.end(), [&](const std::string& filter) {
-           return name.find(filter) != std::string::npos;
-         });
 }
 
 Result<std::vector<Variant>> chosen_variants(const std::vector<std::string>& names) {
@@ -124,7 +102,7 @@ Result<Plan> make_plan(const Options& options) {
   plan.stack_seconds = options.stack_seconds > 0 ? options.stack_seconds : options.quick ? 1 : 2;
   plan.stack_cpus = options.stack_cpus;
   if (options.quick) plan.seconds_max = kQuickSecondsMax;
-  plan.seed = options.seed ? options.seed : uint64_t(std::chrono::system_clock::now().time_since_epoch().count());
+  plan.seed = options.seed ? options.seed : seed_of_now();
   return plan;
 }
 
@@ -146,22 +124,6 @@ Result<void> check_programs(const Plan& plan) {
   }
   return {};
 }
-
-// One line that is overwritten; nothing where stderr is not a terminal.
-class ProgressLine {
- public:
-  void show(const std::string& what, double done) {
-    if (!terminal_) return;
-    fprintf(stderr, "\r\033[K%3.0f %%  %s", done * 100, what.substr(0, 100).c_str());
-    fflush(stderr);
-  }
-  ~ProgressLine() {
-    if (terminal_) fprintf(stderr, "\r\033[K");
-  }
-
- private:
-  bool terminal_ = isatty(STDERR_FILENO);
-};
 
 void measure_all_memory(const Plan& plan, EngineHost* host, ProgressLine* progress, Json* document) {
   (*document)["memory"] = Json::array();
@@ -199,20 +161,9 @@ Result<Json> measure(const Options& options, const Plan& plan, EngineHost* host)
   if (!more) return unexpected(more.error());
   std::move(more->begin(), more->end(), std::back_inserter(*series));
   Json document = make_document(plan, plan.cells.empty() ? plan.rounds : cell_runner.rounds_done(), *series);
-  document["problems"] = stack_runner.problems();
+  for (const std::string& problem : stack_runner.problems()) document["problems"].push_back(problem);
   if (options.memory || options.accept) measure_all_memory(plan, host, &progress, &document);
   return document;
-}
-
-int publish(const Options& options, const Json& document, const std::string& text, const std::string& html) {
-  if (!options.out.empty()) {
-    if (auto written = write_file(options.out, document.dump(1) + "\n"); !written) return fail(written.error());
-  }
-  if (!options.html.empty()) {
-    if (auto written = write_file(options.html, html); !written) return fail(written.error());
-  }
-  fputs(options.format == "json" ? (document.dump(1) + "\n").c_str() : text.c_str(), stdout);
-  return kOk;
 }
 
 int compare(const Options& options) {
@@ -221,7 +172,8 @@ int compare(const Options& options) {
   Result<Json> after = load_document(options.compare[1]);
   if (!after) return fail(kUsage, after.error().to_string());
   Json comparison = compare_documents(*before, *after);
-  return publish(options, comparison, terminal_comparison(comparison), html_comparison(comparison, *before, *after));
+  return publish(options.output, comparison, terminal_comparison(comparison),
+                 html_comparison(comparison, *before, *after));
 }
 
 int list() {
@@ -247,12 +199,7 @@ int bench(const Options& options) {
   Result<Json> document = measure(options, *plan, host.get());
   if (!document) return fail(document.error());
   bool hold = !options.accept || judge_bars(&*document);
-  if (int code = publish(options, *document, terminal_report(*document), html_report(*document)); code != kOk)
-    return code;
-  std::vector<std::string> failed = failures(*document);
-  for (const Json& problem : document->at("problems")) failed.push_back(problem);
-  for (const std::string& failure : failed) fprintf(stderr, "shunt-bench: failed: %s\n", failure.c_str());
-  return failed.empty() && hold && !interrupted() ? kOk : kFailed;
+  return publish_report(options.output, *document, hold);
 }
 
 }  // namespace
@@ -265,12 +212,15 @@ int main(int argc, char** argv) {
       "Measures local connections: plain TCP, with Shunt, Unix sockets and shared memory, in interleaved rounds.",
       "shunt bench");
   add_options(&app, &options);
+  TlsOptions tls_options;
+  const CLI::App* tls = add_tls_command(&app, &tls_options);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kOk : kUsage;
   }
   catch_interrupts();
+  if (tls->parsed()) return bench_tls(tls_options);
   if (options.list) return list();
   return options.compare.empty() ? bench(options) : compare(options);
 }

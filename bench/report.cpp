@@ -70,10 +70,10 @@ std::string section(const Json& document, const std::string& title, const std::s
   return any ? title + "\n" + table(rows) + "\n" : std::string();
 }
 
-std::string value_cell(const Json& cell, const std::string& variant, const Json& result) {
+std::string value_cell(const Json& cell, const std::string&, const Json& result) {
   if (!result.at("failures").empty() && result.at("value") == 0) return "FAILED";
   std::string failed = result.at("failures").empty() ? "" : " FAILED";
-  if (variant == "plain" || !result.contains("ratio")) return rate_text(result.at("value"), cell.at("unit")) + failed;
+  if (!result.contains("ratio")) return rate_text(result.at("value"), cell.at("unit")) + failed;
   return ratio_text(result.at("ratio"), result.at("mark")) + failed;
 }
 
@@ -92,15 +92,65 @@ std::string number_cell(const Json& result, const char* field, const char* forma
 std::string environment_text(const Json& document) {
   const Json& environment = document.at("environment");
   const Json& plan = document.at("plan");
+  const std::string emulator = environment.at("emulator");
   return fmt::format(
-      "shunt {} on {}\n{}, {} of {} CPUs, governor {}, mitigations {}, load {}, a system call takes {:.0f} ns\n{} of "
+      "{}shunt {} on {}\n{}, {} of {} CPUs, governor {}, mitigations {}, load {}, a system call takes {:.0f} ns\n{} of "
       "{} rounds, {} s a run{}\n\n",
+      emulator.empty()
+          ? ""
+          : fmt::format("EMULATED by QEMU in software ({}): ratios of this are not those of a CPU\n", emulator),
       environment.at("shunt").get<std::string>(), environment.at("kernel").get<std::string>(),
       environment.at("cpu").get<std::string>(), environment.at("usable_cpus").get<int>(),
       environment.at("cores").get<int>(), environment.at("governor").get<std::string>(),
       environment.at("command_line_mitigations").get<std::string>(), environment.at("load_average").get<std::string>(),
       environment.at("syscall_ns").get<double>(), plan.at("rounds_done").get<int>(), plan.at("rounds").get<int>(),
       plan.at("seconds").get<double>(), plan.at("interrupted").get<bool>() ? "; INTERRUPTED" : "");
+}
+
+// What is to be known of gateways before a figure of theirs is looked at.
+std::string tls_text(const Json& document) {
+  if (!document.contains("tls")) return {};
+  const Json& tls = document.at("tls");
+  std::string text = "two network namespaces and a veth pair; mutual TLS 1.3, " + tls.at("cipher").get<std::string>() +
+                     ", one thread for each gateway, " +
+                     (tls.at("cpus") == 1 ? "everything on one CPU\n" : "on all CPUs\n");
+  for (const auto& [variant, who] : tls.at("encrypts").items()) {
+    text += fmt::format("  in {} {} encrypts\n", variant, who.get<std::string>());
+  }
+  text += "cost: " + document.at("cost").at("text").get<std::string>() + "\n";
+  for (const auto& [variant, why] : tls.at("absent").items()) {
+    text += fmt::format("ABSENT {}: {}\n", variant, why.get<std::string>());
+  }
+  return text + "\n";
+}
+
+// Of all processes of a variant, and of the gateways alone.
+std::string cost_sections(const Json& document) {
+  if (!document.contains("cost")) return {};
+  const std::string unit = document.at("cost").at("unit");
+  const auto one = [&](const char* whose, const char* per, const std::set<std::string>& groups, const char* field,
+                       const char* format) {
+    return section(
+        document, fmt::format("{}, {} per {}", whose, unit, per), groups,
+        [&](const Json&, const std::string&, const Json& result) { return number_cell(result, field, format); });
+  };
+  return one("both gateways", "byte", {"one-way"}, "gateway_cost_per_byte", "{:.2f}") +
+         one("gateways and ends", "byte", {"one-way"}, "cost_per_byte", "{:.2f}") +
+         one("both gateways", "request", {"request"}, "gateway_cost_per_message", "{:.0f}") +
+         one("gateways and ends", "request", {"request"}, "cost_per_message", "{:.0f}");
+}
+
+// Of both ends, where there is nobody else.
+std::string cpu_sections(const Json& document) {
+  if (document.contains("cost")) return {};
+  return section(document, "CPU time of both ends, ns per byte", {"one-way", "slow-reader"},
+                 [](const Json&, const std::string&, const Json& result) {
+                   return number_cell(result, "cpu_ns_per_byte", "{:.3f}");
+                 }) +
+         section(document, "CPU time of both ends, ns per request", {"ping-pong", "connect", "setsockopt", "stacks"},
+                 [](const Json&, const std::string&, const Json& result) {
+                   return number_cell(result, "cpu_ns_per_message", "{:.0f}");
+                 });
 }
 
 std::string extra_sections(const Json& document) {
@@ -151,20 +201,15 @@ std::string ratio_text(const Json& ratio, const std::string& mark) {
 }
 
 std::string terminal_report(const Json& document) {
-  std::string text = environment_text(document);
-  text += section(document,
-                  "ratio to plain TCP, median and 95 % interval; ▼ slower, ▲ faster than plain, from six rounds on", {},
-                  value_cell);
+  const std::string base = document.at("base").at("text");
+  std::string text = environment_text(document) + tls_text(document);
+  text += section(
+      document,
+      fmt::format("ratio to {}, median and 95 % interval; ▼ slower, ▲ faster than that, from six rounds on", base), {},
+      value_cell);
   text += section(document, "round trip, p50 / p99 / p99.9 in microseconds",
-                  {"ping-pong", "connect", "setsockopt", "stacks"}, latency_cell);
-  text += section(document, "CPU time of both ends, ns per byte", {"one-way", "slow-reader"},
-                  [](const Json&, const std::string&, const Json& result) {
-                    return number_cell(result, "cpu_ns_per_byte", "{:.3f}");
-                  });
-  text += section(document, "CPU time of both ends, ns per request", {"ping-pong", "connect", "setsockopt", "stacks"},
-                  [](const Json&, const std::string&, const Json& result) {
-                    return number_cell(result, "cpu_ns_per_message", "{:.0f}");
-                  });
+                  {"ping-pong", "connect", "setsockopt", "stacks", "request"}, latency_cell);
+  text += cost_sections(document) + cpu_sections(document);
   text += section(document, "bytes sent and not yet read, at most", {"slow-reader"},
                   [](const Json&, const std::string&, const Json& result) {
                     return number_cell(result, "queued_bytes_max", "{:.0f}");

@@ -237,6 +237,9 @@ Result<std::string> run_command(const Command& command, double seconds_max) {
     waitpid(*pid, nullptr, 0);
     return unexpected(Error{ETIMEDOUT, command.argv[0] + " did not end in time: " + last_line(text), {}});
   }
+  if (WIFSIGNALED(status)) {
+    return unexpected(Error{EIO, command.argv[0] + " died: " + strsignal(WTERMSIG(status)), {}});
+  }
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
     return unexpected(Error{EIO, command.argv[0] + " failed: " + last_line(text), {}});
   }

@@ -17,7 +17,6 @@ namespace shunt::bench {
 namespace {
 
 constexpr uint32_t kBodyBytes = 1024;
-constexpr double kReadySeconds = 20;
 constexpr uint16_t kChainPort = 8080;      // of the application, in both namespaces of a chain
 constexpr uint16_t kOutboundPort = 18001;  // of the client's sidecar
 constexpr uint16_t kInboundPort = 18006;   // of the server's sidecar
@@ -48,34 +47,8 @@ function done(summary, latency, requests)
 end
 )";
 
-Command in_context(const StackContext& context, std::vector<std::string> argv, int netns_fd = -1) {
-  Command command;
-  command.argv = std::move(argv);
-  command.cgroup_procs = context.cgroup_procs;
-  command.cpu = context.cpu;
-  command.netns_fd = netns_fd;
-  return command;
-}
-
-Result<void> start_server(RunningStack* stack, Command command, const std::string& log) {
-  command.output = log;
-  Result<Process> server = Process::start(command);
-  if (!server) return unexpected(server.error());
-  stack->servers.push_back(std::move(*server));
-  return {};
-}
-
-// Until `probe` succeeds; the servers' death ends the wait.
-Result<void> wait_ready(RunningStack* stack, const Command& probe, const std::string& log) {
-  auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(kReadySeconds);
-  while (std::chrono::steady_clock::now() < deadline && !interrupted()) {
-    for (Process& server : stack->servers) {
-      if (!server.running()) return unexpected(Error{EIO, "a server ended: " + read_file(log), {}});
-    }
-    if (run_command(probe, 5)) return {};
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  }
-  return unexpected(Error{ETIMEDOUT, "the servers did not become ready: " + read_file(log), {}});
+std::function<bool()> succeeds(const Command& probe) {
+  return [probe] { return run_command(probe, 5).has_value(); };
 }
 
 // The number behind `label`, or -1.
@@ -226,7 +199,7 @@ Result<void> ready_for_wrk(RunningStack* stack, const StackContext& context, con
   Command probe;
   probe.argv = {"curl", "-sf", "-o", "/dev/null", "-m", "2", target.url};
   probe.netns_fd = target.netns_fd;
-  if (auto ready = wait_ready(stack, probe, context.folder + "/servers.log"); !ready) return ready;
+  if (auto ready = wait_ready(stack, succeeds(probe), context.folder + "/servers.log"); !ready) return ready;
   stack->load = [context, target](int concurrency, double seconds, bool check) {
     return run_wrk(context, target, concurrency, seconds, check);
   };
@@ -253,38 +226,17 @@ Result<std::unique_ptr<RunningStack>> start_nginx_debian(const StackContext& con
   return start_one_nginx(context, true);
 }
 
-Result<void> run_all(const std::vector<std::string>& lines, int netns_fd) {
-  for (const std::string& line : lines) {
-    Command command;
-    command.netns_fd = netns_fd;
-    std::istringstream words(line);
-    for (std::string word; words >> word;) command.argv.push_back(word);
-    if (auto ran = run_command(command, 20); !ran) return unexpected(ran.error());
-  }
-  return {};
-}
-
 // Two namespaces as of two pods. In the client's, what root sends to the application is turned to the sidecar, which
 // runs as another user and is left alone; in the server's, what arrives for the application is.
 Result<void> make_pods(RunningStack* stack) {
-  for (int i = 0; i < 2; i++) {
-    Result<UniqueFd> netns = make_netns();
-    if (!netns) return unexpected(netns.error());
-    stack->namespaces.push_back(std::move(*netns));
-  }
-  int client = stack->namespaces[0].get(), server = stack->namespaces[1].get();
-  std::string server_path = fmt::format("/proc/{}/fd/{}", getpid(), server);
-  auto made = run_all(
-      {"ip link add eth0 type veth peer name eth0 netns " + server_path, "ip addr add 10.99.0.1/24 dev eth0",
-       "ip link set eth0 up",
-       fmt::format("iptables -w -t nat -A OUTPUT -p tcp --dport {} -m owner --uid-owner 0 -j REDIRECT --to-ports {}",
-                   kChainPort, kOutboundPort)},
-      client);
-  if (!made) return made;
-  return run_all({"ip addr add 10.99.0.2/24 dev eth0", "ip link set eth0 up",
-                  fmt::format("iptables -w -t nat -A PREROUTING -p tcp --dport {} -j REDIRECT --to-ports {}",
-                              kChainPort, kInboundPort)},
-                 server);
+  if (auto made = make_two_hosts(stack); !made) return made;
+  const auto redirect = [](const char* chain, const char* who, uint16_t port) {
+    return fmt::format("iptables -w -t nat -A {} -p tcp --dport {}{} -j REDIRECT --to-ports {}", chain, kChainPort, who,
+                       port);
+  };
+  auto turned = run_all({redirect("OUTPUT", " -m owner --uid-owner 0", kOutboundPort)}, stack->namespaces[0].get());
+  if (!turned) return turned;
+  return run_all({redirect("PREROUTING", "", kInboundPort)}, stack->namespaces[1].get());
 }
 
 Result<std::unique_ptr<RunningStack>> start_chain(const StackContext& context, bool haproxy) {
@@ -292,7 +244,7 @@ Result<std::unique_ptr<RunningStack>> start_chain(const StackContext& context, b
   if (auto made = make_pods(stack.get()); !made) return unexpected(made.error());
   if (auto written = write_content(context.folder); !written) return unexpected(written.error());
   int client = stack->namespaces[0].get(), server = stack->namespaces[1].get();
-  std::string service = fmt::format("10.99.0.2:{}", kChainPort), local = fmt::format("127.0.0.1:{}", kChainPort);
+  std::string service = fmt::format("{}:{}", kServerHost, kChainPort), local = fmt::format("127.0.0.1:{}", kChainPort);
   auto started = start_nginx_process(stack.get(), context, "server",
                                      nginx_static(context.folder, std::to_string(kChainPort)), server);
   for (bool outbound : {false, true}) {
@@ -360,7 +312,7 @@ Result<std::unique_ptr<RunningStack>> start_redis(const StackContext& context) {
   if (!started) return unexpected(started.error());
   Command probe;
   probe.argv = {"redis-cli", "-p", port_text, "ping"};
-  if (auto ready = wait_ready(stack.get(), probe, log); !ready) return unexpected(ready.error());
+  if (auto ready = wait_ready(stack.get(), succeeds(probe), log); !ready) return unexpected(ready.error());
   Command fill;
   fill.argv = {"redis-benchmark",
                "-p",
@@ -434,7 +386,7 @@ Result<std::unique_ptr<RunningStack>> start_postgres(const StackContext& context
   if (auto started = start_server(stack.get(), serve, log); !started) return unexpected(started.error());
   Command probe;
   probe.argv = {bin + "/pg_isready", "-h", "127.0.0.1", "-p", port_text};
-  if (auto ready = wait_ready(stack.get(), probe, log); !ready) return unexpected(ready.error());
+  if (auto ready = wait_ready(stack.get(), succeeds(probe), log); !ready) return unexpected(ready.error());
   Command fill;
   fill.user = kDatabaseUser;
   fill.argv = {bin + "/pgbench", "-h", "127.0.0.1", "-p", port_text, "-U",

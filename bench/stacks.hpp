@@ -3,30 +3,12 @@
 #pragma once
 
 #include <base/result.hpp>
-#include <bench/cells.hpp>
-#include <bench/sandbox.hpp>
-#include <functional>
+#include <bench/servers.hpp>
 #include <memory>
 #include <string>
 #include <vector>
 
 namespace shunt::bench {
-
-struct StackContext {
-  std::string folder;                   // for configurations, logs and data of this stack and variant
-  std::string cgroup_procs;             // of the variant
-  std::function<double()> cpu_seconds;  // of the variant's cgroup
-  int cpu = -1;                         // all on this CPU; -1: on all
-  int index = 0;                        // of the variant: makes addresses and ports differ
-};
-
-// A running stack. Goes with its owner: load generators, servers, namespaces, files.
-struct RunningStack {
-  std::vector<UniqueFd> namespaces;
-  std::vector<Process> servers;
-  // One measurement. `check` runs look at each answer and are not timed.
-  std::function<Sample(int concurrency, double seconds, bool check)> load;
-};
 
 struct StackCell {
   std::string name;  // "nginx-chain/c16"

@@ -186,7 +186,8 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"table", "json"}))
       ->capture_default_str();
   auto commands = add_commands(app, arguments);
-  auto* bench = app.add_subcommand("bench", "measure what the shortcut brings; see 'shunt bench --help'");
+  auto* bench =
+      app.add_subcommand("bench", "measure what the shortcut brings, or TLS gateways; see 'shunt bench --help'");
   bench->prefix_command();
   bench->set_help_flag();
   try {

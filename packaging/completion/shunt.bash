@@ -69,6 +69,7 @@ _shunt() {
         monitor) options+=' --pid --port --program --event --reason' ;;
         off | cleanup) options+=' --timeout' ;;
         ca) options+=' --ca --out --days' ;;
+        bench) options='--cells --variants --rounds --seconds --seed --quick --output --out --html --list --help' ;;
         policy) options+=' --file --host --header --command --key --replace' ;;
     esac
     if [[ $cur == -* ]]; then
@@ -87,6 +88,8 @@ _shunt() {
         else
             _filedir
         fi
+    elif [[ $command == bench ]]; then
+        [[ $prev == bench ]] && COMPREPLY=($(compgen -W 'tls' -- "$cur"))
     elif [[ $command == ca ]]; then
         [[ $prev == ca ]] && COMPREPLY=($(compgen -W 'init issue' -- "$cur"))
     elif [[ $command == why ]]; then

@@ -15,6 +15,7 @@ import guest
 SOURCES = pathlib.Path(__file__).resolve().parents[2]
 IDLE_CPUS_MIN = 0.7
 IDLE_LOOK_S = 5
+BENCH = "bench-tls"
 # Google Test's line for the end of a case; the summary at its end repeats the failed ones without a time.
 NO_CASE = b"[==========] 0 tests from 0 test suites ran."
 CASE = re.compile(rb"^\[ +(OK|FAILED|SKIPPED) +\] .* \(\d+ ms\)", re.M)
@@ -53,23 +54,36 @@ def count(output, status):
     return counts
 
 
+def run_options(kernel, options, build, out=None):
+    """Status of what a line of the list says."""
+    here = lambda path: next((str(root / path) for root in (build, SOURCES) if (root / path).exists()), path)  # noqa: E731
+    program = build / options.argv[0]
+    if not program.exists():
+        raise guest.GuestError(f"{program} is not there: build first")
+    argv = [str(program), *map(here, options.argv[1:])]
+    return guest.run(kernel, argv, files=[here(f) for f in options.file], programs=[here(p) for p in options.program],
+                     modules=options.module, env=dict(item.split("=", 1) for item in options.env), memory=options.memory,
+                     openssl=options.openssl, cpus=options.cpus, timeout=options.timeout, out=out, count_instructions=options.count_instructions)
+
+
 def run_job(kernel, name, options, build):
     """(kernel, name, counts, seconds, output)"""
     began = time.monotonic()
     out = io.BytesIO()
-    here = lambda path: next((str(root / path) for root in (build, SOURCES) if (root / path).exists()), path)  # noqa: E731
-    program = build / options.argv[0]
     try:
-        if not program.exists():
-            raise guest.GuestError(f"{program} is not there: build first")
-        argv = [str(program), *map(here, options.argv[1:])]
-        status = guest.run(kernel, argv, files=[here(f) for f in options.file], programs=[here(p) for p in options.program],
-                           modules=options.module, env=dict(item.split("=", 1) for item in options.env),
-                           openssl=options.openssl, memory=options.memory, cpus=options.cpus, timeout=options.timeout, out=out)
+        status = run_options(kernel, options, build, out)
     except Exception as error:  # noqa: BLE001  # whatever went wrong with one guest, the others still run
         out.write(f"{error}\n".encode())
         status = -1
     return kernel, name, count(out.getvalue(), status), time.monotonic() - began, out.getvalue()
+
+
+def bench(kernel, build, parse_run, arguments, timeout):
+    """`shunt bench tls` in a guest, as the list has it but with other arguments."""
+    options = dict(read_list(build, parse_run))[BENCH]
+    options.argv[2:] = arguments
+    options.timeout = timeout
+    return run_options(kernel, options, build)
 
 
 class Idleness:
