@@ -2,6 +2,7 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 
+#include <atomic>
 #include <cassert>
 #include <cstdlib>
 #include <cstring>
@@ -30,14 +31,27 @@ int forget_object(CRYPTO_EX_DATA*, const CRYPTO_EX_DATA*, void** object, int, lo
   return 1;
 }
 
-int ssl_index() {
-  static const int index = SSL_get_ex_new_index(0, nullptr, nullptr, forget_object, free_object<SessionState>);
+// The one in `kept`. Negative: there is no memory for one now; the next call tries again. Where two threads make one at
+// once, one of the two is not used.
+template <typename Make>
+int kept_index(std::atomic<int>& kept, Make make) {
+  int index = kept;
+  if (index >= 0) return index;
+  const int made = make();
+  if (made < 0 || kept.compare_exchange_strong(index, made)) return made;
   return index;
 }
 
+int ssl_index() {
+  static std::atomic<int> kept{-1};
+  return kept_index(kept,
+                    [] { return SSL_get_ex_new_index(0, nullptr, nullptr, forget_object, free_object<SessionState>); });
+}
+
 int context_index() {
-  static const int index = SSL_CTX_get_ex_new_index(0, nullptr, nullptr, forget_object, free_object<KtlsSettings>);
-  return index;
+  static std::atomic<int> kept{-1};
+  return kept_index(
+      kept, [] { return SSL_CTX_get_ex_new_index(0, nullptr, nullptr, forget_object, free_object<KtlsSettings>); });
 }
 
 BasicUnexpected<KtlsError> failed(KtlsReason reason) { return unexpected(KtlsError{reason}); }

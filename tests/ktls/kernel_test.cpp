@@ -500,16 +500,6 @@ TEST(KeyUpdate, AKernelThatRefusesTheKeysEndsTheConnection) {
 
 // ---- splice ----
 
-struct Pipe {
-  UniqueFd reading, writing;
-  Pipe() {
-    int ends[2];
-    require(pipe2(ends, O_CLOEXEC | O_NONBLOCK) == 0, "pipe");
-    reading.reset(ends[0]);
-    writing.reset(ends[1]);
-  }
-};
-
 TEST_P(EachRole, SpliceSendsWhatThePipeHolds) {
   Sessions sessions(probed_options());
   KtlsSocket socket = handed_off(sessions, GetParam());

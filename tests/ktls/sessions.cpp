@@ -1,11 +1,13 @@
 #include "ktls/sessions.hpp"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <cstring>
 
@@ -113,7 +115,7 @@ bool Wire::copy(int from) {
     std::lock_guard lock(mutex_);
     seen_[from].append(bytes, static_cast<size_t>(n));
   }
-  if (corrupt_[from].exchange(false)) bytes[n / 2] ^= 1;
+  if (corrupt_[from].exchange(false)) bytes[n - 1] ^= 1;  // seldom a header's, after which another length is waited for
   for (ssize_t sent = 0; sent < n;) {
     const ssize_t part = ::send(ends_[1 - from].get(), bytes + sent, static_cast<size_t>(n - sent), MSG_NOSIGNAL);
     if (part < 0) break;  // nobody listens any more; what comes is still looked at
@@ -239,6 +241,13 @@ bool shut_down(KtlsSocket& socket) {
     auto done = socket.shutdown();
     return done && done->event == KtlsIo::Event::data;
   });
+}
+
+Pipe::Pipe() {
+  int ends[2];
+  require(pipe2(ends, O_CLOEXEC | O_NONBLOCK) == 0, "pipe");
+  reading.reset(ends[0]);
+  writing.reset(ends[1]);
 }
 
 std::string marked(uint64_t seed, size_t bytes) {

@@ -41,12 +41,10 @@ class Wire {
   Wire(UniqueFd client_side, UniqueFd server_side);
   ~Wire();
 
-  void stop();                          // afterwards the bytes are complete
-  std::string seen(Role sender) const;  // so far
-  void corrupt_next(Role sender) {
-    corrupt_[static_cast<int>(sender)] = true;
-  }  // one bit in the middle of the next piece
-  void pause(Role sender, bool on) { paused_[static_cast<int>(sender)] = on; }  // leaves bytes in the sender's socket
+  void stop();                                                                   // afterwards the bytes are complete
+  std::string seen(Role sender) const;                                           // so far
+  void corrupt_next(Role sender) { corrupt_[static_cast<int>(sender)] = true; }  // one bit at the end of the next piece
+  void pause(Role sender, bool on) { paused_[static_cast<int>(sender)] = on; }   // leaves bytes in the sender's socket
 
  private:
   void run();
@@ -95,6 +93,11 @@ bool ssl_write_all(SSL* ssl, const std::string& bytes);
 std::string receive_exactly(KtlsSocket& socket, size_t bytes, size_t piece = 65536);
 bool send_all(KtlsSocket& socket, const std::string& bytes);
 bool shut_down(KtlsSocket& socket);
+
+struct Pipe {  // does not block
+  Pipe();
+  UniqueFd reading, writing;
+};
 
 // `bytes` of which every 64 begin with the marker; depends on the seed at every position otherwise.
 std::string marked(uint64_t seed, size_t bytes);
