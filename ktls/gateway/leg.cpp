@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <ktls/gateway/leg.hpp>
+#include <optional>
 
 namespace shunt::gateway {
 namespace {
@@ -59,6 +60,7 @@ class OpensslLeg final : public Leg {
 
   // As many whole records as there are and fit: one call brings one.
   KtlsIoResult receive(std::span<uint8_t> into) override {
+    if (receiving_failed_) return unexpected(*receiving_failed_);
     size_t filled = 0;
     receiving_wants_output_ = false;
     while (into.size() - filled >= SSL3_RT_MAX_PLAIN_LENGTH) {
@@ -68,11 +70,13 @@ class OpensslLeg final : public Leg {
         filled += got;
         continue;
       }
-      if (filled > 0) break;  // what stopped it stops the next call, too
       const int error = SSL_get_error(ssl(), 0);
-      if (error == SSL_ERROR_ZERO_RETURN) return end();
+      const KtlsIoResult result = error == SSL_ERROR_ZERO_RETURN ? end() : outcome(error);
       receiving_wants_output_ = error == SSL_ERROR_WANT_WRITE;
-      return outcome(error);
+      // OpenSSL tells the reason of a failure once; an end and a wait stop the next call, too.
+      if (!result) receiving_failed_ = result.error();
+      if (filled > 0) break;
+      return result;
     }
     return done(filled);
   }
@@ -121,6 +125,7 @@ class OpensslLeg final : public Leg {
   UniqueFd fd_;
   std::unique_ptr<Handshake> handshake_;
   bool receiving_wants_output_ = false;
+  std::optional<KtlsError> receiving_failed_;
 };
 
 }  // namespace

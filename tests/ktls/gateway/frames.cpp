@@ -6,42 +6,67 @@
 #include <netinet/tcp.h>
 
 #include <cstring>
+#include <string_view>
 
 namespace shunt::test {
 
-std::optional<Flow> Frames::take(const uint8_t* frame, size_t bytes) {
-  bytes_.append(reinterpret_cast<const char*>(frame), bytes);
+namespace {
+
+struct Segment {
+  Flow flow;
+  uint32_t seq = 0;
+  bool syn = false;
+  std::string_view data;
+};
+
+std::optional<Segment> parse(std::string_view frame) {
   ether_header ethernet;
   iphdr ip;
-  if (bytes < sizeof(ethernet) + sizeof(ip)) return {};
-  std::memcpy(&ethernet, frame, sizeof(ethernet));
-  std::memcpy(&ip, frame + sizeof(ethernet), sizeof(ip));
+  if (frame.size() < sizeof(ethernet) + sizeof(ip)) return {};
+  std::memcpy(&ethernet, frame.data(), sizeof(ethernet));
+  std::memcpy(&ip, frame.data() + sizeof(ethernet), sizeof(ip));
   if (ntohs(ethernet.ether_type) != ETHERTYPE_IP || ip.protocol != IPPROTO_TCP) return {};
   // Frames may be padded: the packet says how long it is.
   const size_t tcp_at = sizeof(ethernet) + ip.ihl * 4u, end = sizeof(ethernet) + ntohs(ip.tot_len);
   tcphdr tcp;
-  if (tcp_at + sizeof(tcp) > bytes || end > bytes) return {};
-  std::memcpy(&tcp, frame + tcp_at, sizeof(tcp));
-  const Flow flow{ip.saddr, ip.daddr, ntohs(tcp.source), ntohs(tcp.dest)};
-  Capture& capture = captures_[flow];
-  if (tcp.syn) capture.first = ntohl(tcp.seq) + 1;
+  if (tcp_at + sizeof(tcp) > frame.size() || end > frame.size()) return {};
+  std::memcpy(&tcp, frame.data() + tcp_at, sizeof(tcp));
+  Segment segment{{ip.saddr, ip.daddr, ntohs(tcp.source), ntohs(tcp.dest)}, ntohl(tcp.seq), tcp.syn != 0, {}};
   const size_t data_at = tcp_at + tcp.doff * 4u;
-  if (data_at >= end) return flow;
-  std::string& part = capture.parts[ntohl(tcp.seq) - capture.first];
-  if (part.size() < end - data_at) part.assign(reinterpret_cast<const char*>(frame) + data_at, end - data_at);
-  return flow;
+  if (data_at < end) segment.data = frame.substr(data_at, end - data_at);
+  return segment;
 }
 
-std::map<Flow, std::string> Frames::streams() const {
-  std::map<Flow, std::string> streams;
+std::string_view text_of(const uint8_t* frame, size_t bytes) { return {reinterpret_cast<const char*>(frame), bytes}; }
+
+}  // namespace
+
+std::optional<Flow> flow_of(const uint8_t* frame, size_t bytes) {
+  const auto segment = parse(text_of(frame, bytes));
+  return segment ? std::optional(segment->flow) : std::nullopt;
+}
+
+void Frames::take(const uint8_t* frame, size_t bytes) {
+  const std::string_view text = text_of(frame, bytes);
+  saw_ = saw_ || text.find(wanted_) != std::string_view::npos;
+  const auto segment = parse(text);
+  if (!segment) return;
+  Capture& capture = captures_[segment->flow];
+  if (segment->syn) capture.first = segment->seq + 1;
+  if (segment->data.empty()) return;
+  std::string& part = capture.parts[segment->seq - capture.first];
+  if (part.size() < segment->data.size()) part.assign(segment->data);
+}
+
+void Frames::for_each_stream(const std::function<void(const Flow&, const std::string&)>& look) const {
   for (const auto& [flow, capture] : captures_) {
-    std::string& stream = streams[flow];
+    std::string stream;
     for (const auto& [at, part] : capture.parts) {
       if (at > stream.size()) break;  // never sent, or lost before the interface
       if (at + part.size() > stream.size()) stream.append(part, stream.size() - at);
     }
+    look(flow, stream);
   }
-  return streams;
 }
 
 }  // namespace shunt::test

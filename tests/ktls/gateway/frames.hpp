@@ -3,9 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 
 namespace shunt::test {
 
@@ -15,13 +17,20 @@ struct Flow {  // one direction of a connection
   auto operator<=>(const Flow&) const = default;
 };
 
+// The frame's, if it is a whole one of TCP over IPv4.
+std::optional<Flow> flow_of(const uint8_t* frame, size_t bytes);
+
 class Frames {
  public:
-  // The frame's flow, if it is a whole one of TCP over IPv4.
-  std::optional<Flow> take(const uint8_t* frame, size_t bytes);
+  // Looks for `wanted` in every frame.
+  explicit Frames(std::string wanted) : wanted_(std::move(wanted)) {}
 
-  const std::string& bytes() const { return bytes_; }  // one frame behind the other
-  std::map<Flow, std::string> streams() const;         // each up to the first gap
+  void take(const uint8_t* frame, size_t bytes);
+
+  bool saw() const { return saw_; }  // `wanted`
+  // The stream of each flow up to its first gap, one after the other: together they may be more than memory has room for
+  // twice.
+  void for_each_stream(const std::function<void(const Flow&, const std::string&)>& look) const;
 
  private:
   struct Capture {
@@ -29,7 +38,8 @@ class Frames {
     std::map<uint32_t, std::string> parts;  // by their distance from it
   };
 
-  std::string bytes_;
+  std::string wanted_;
+  bool saw_ = false;
   std::map<Flow, Capture> captures_;
 };
 

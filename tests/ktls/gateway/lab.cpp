@@ -85,11 +85,35 @@ uint64_t Gateway::resident_bytes() const {
   return pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
+// ---- new certificates ----
+
+Rotation::Rotation(const Mesh& mesh) : mesh_(mesh), thread_([this] { run(); }) {}
+
+Rotation::~Rotation() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  stop_.notify_one();
+  thread_.join();
+}
+
+void Rotation::run() {
+  std::unique_lock lock(mutex_);
+  do {
+    lock.unlock();
+    for (const auto& [files, id] : {std::pair{&mesh_.files_a, "a"}, std::pair{&mesh_.files_b, "b"}})
+      files->write(mesh_.leaf(id, mesh_.ca), pem_of(mesh_.ca));
+    count_++;
+    lock.lock();
+  } while (!stop_.wait_for(lock, std::chrono::seconds(1), [this] { return stopping_; }));
+}
+
 // ---- both ----
 
 Mesh::Mesh(const std::string& more) : files_a{folder / "a"}, files_b{folder / "b"}, more_(more) {
   connect_namespaces(ns_a, "wire", std::string(kAddressA) + "/24", ns_b, "wire", std::string(kAddressB) + "/24");
-  recorder_ = std::make_unique<Recorder>(ns_a, "wire");
+  recorder_ = std::make_unique<Recorder>(ns_a, "wire", kMarker);
   for (const HostFiles* files : {&files_a, &files_b})
     require(mkdir(files->folder.c_str(), 0755) == 0, "make " + files->folder);
   files_a.write(leaf("a", ca), pem_of(ca));
@@ -100,13 +124,13 @@ Mesh::~Mesh() {
   a.reset();
   b.reset();
   recorder_->stop();
-  EXPECT_EQ(recorder_->frames().find(kMarker), std::string::npos) << "the marker is on the wire";
+  EXPECT_FALSE(recorder_->frames().saw()) << "the marker is on the wire";
   size_t records = 0;
-  for (const auto& [flow, stream] : recorder_->streams()) {
-    if (plaintext_sent && flow.to_port == kMeshPort) continue;
+  recorder_->frames().for_each_stream([&](const Flow& flow, const std::string& stream) {
+    if (plaintext_sent && flow.to_port == kMeshPort) return;
     EXPECT_EQ(wire_complaint(stream, true), "") << flow.from_port << " to " << flow.to_port;
     records += stream.size();
-  }
+  });
   EXPECT_GT(records, 0u) << "nothing was recorded";
 }
 
@@ -174,12 +198,12 @@ int Mesh::ending_at_a(uint16_t port) const {
   return ending;
 }
 
-void Mesh::await_listener_b(uint16_t port) const {
+void Mesh::await_listener(const NetNs& ns, uint16_t port) const {
   char line[64];
   std::snprintf(line, sizeof(line), ":%04X 00000000:0000 0A", port);
   const auto listening = [&] {
     std::string sockets;
-    ns_b.run([&] { sockets = read_text("/proc/thread-self/net/tcp"); });
+    ns.run([&] { sockets = read_text("/proc/thread-self/net/tcp"); });
     return sockets.find(line) != std::string::npos;
   };
   require(eventually(listening, kPatience), "wait for a listener");

@@ -2,10 +2,14 @@
 // wire between them is recorded and looked at in every test.
 #pragma once
 
+#include <atomic>
+#include <condition_variable>
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <thread>
 
 #include "ktls/forge.hpp"
 #include "ktls/gateway/recorder.hpp"
@@ -64,7 +68,7 @@ class Mesh {
   UniqueFd listen_b(uint16_t port) const;
   UniqueFd connect_a(uint16_t port) const;  // a local client of host a
   int ending_at_a(uint16_t port) const;     // of a local client; it may be reset within connect()
-  void await_listener_b(uint16_t port) const;
+  void await_listener(const NetNs& ns, uint16_t port) const;
   UniqueFd connect_mesh() const;                        // from host a to the gateway of host b, without its own
   Connection connect_through_mesh(int listener) const;  // to the echo service: the client, and what the server accepted
 
@@ -80,6 +84,27 @@ class Mesh {
 
   std::string more_;
   std::unique_ptr<Recorder> recorder_;
+};
+
+// Both hosts get new certificates every second, while it lives.
+class Rotation {
+ public:
+  explicit Rotation(const Mesh& mesh);
+  ~Rotation();
+  Rotation(const Rotation&) = delete;
+  Rotation& operator=(const Rotation&) = delete;
+
+  size_t count() const { return count_; }
+
+ private:
+  void run();
+
+  const Mesh& mesh_;
+  std::mutex mutex_;
+  std::condition_variable stop_;
+  bool stopping_ = false;
+  std::atomic<size_t> count_{0};
+  std::thread thread_;
 };
 
 }  // namespace shunt::test

@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <utility>
 #include <vector>
 
 namespace shunt::test {
@@ -18,7 +19,7 @@ constexpr size_t kFrameBytesMax = 128 << 10;  // segmentation is left to hardwar
 
 }  // namespace
 
-Recorder::Recorder(const NetNs& ns, const std::string& interface) {
+Recorder::Recorder(const NetNs& ns, const std::string& interface, std::string wanted) : frames_(std::move(wanted)) {
   ns.run([&] {
     socket_.reset(socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL)));
     require(socket_.valid(), "make a packet socket");

@@ -13,13 +13,13 @@ namespace shunt::test {
 
 class Recorder {
  public:
-  Recorder(const NetNs& ns, const std::string& interface);
+  // Looks for `wanted` in every frame.
+  Recorder(const NetNs& ns, const std::string& interface, std::string wanted);
   ~Recorder();
 
-  // After the traffic: what the frames hold. Dies if the kernel dropped any.
+  // After the traffic. Dies if the kernel dropped any frame.
   void stop();
-  const std::string& frames() const { return frames_.bytes(); }
-  std::map<Flow, std::string> streams() const { return frames_.streams(); }
+  const Frames& frames() const { return frames_; }
 
  private:
   void run();
