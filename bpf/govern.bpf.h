@@ -362,13 +362,13 @@ static __always_inline bool sh_is_server_end(struct __sk_buff *skb, struct tcp_s
 static __always_inline void sh_police_older(struct __sk_buff *skb, struct sh_policy_head *policy, struct tcp_sock *tp,
 					    struct sh_policed *policed)
 {
+	sh_stands_for(tp, &policed->own); /* the sweep asks who is at this end, also where the gate does not */
 	if (policy->existing == SH_POLICY_EXISTING_GRACE || sh_is_steered(tp) || !sh_is_server_end(skb, tp)) {
 		policed->generation = policy->generation;
 		policed->state = SH_POLICED_FREE;
 		return;
 	}
 	policed->port = sh_local_port(tp);
-	sh_stands_for(tp, &policed->own);
 	sh_police(policy, tp, policed);
 	if (policed->state == SH_POLICED_FORBIDDEN)
 		policed->reason = SH_L7_WHY_OLDER;

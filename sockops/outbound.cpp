@@ -10,9 +10,13 @@
 namespace shunt {
 namespace {
 
-// The kernel copies it in parts: in between there is no gateway.
+// The kernel copies it in parts: in between there is no gateway. Not where it is the same as before, as after a restart
+// of shuntd: its live connections would be anybody's for that moment.
 Result<void> write_gateway(const MapFinder& map, const sh_gateway& gateway) {
   const uint32_t zero = 0;
+  sh_gateway before = {};
+  if (bpf_map_lookup_elem(map("sh_gateways"), &zero, &before) == 0 && memcmp(&before, &gateway, sizeof(gateway)) == 0)
+    return {};
   for (const sh_gateway& value : {sh_gateway{}, gateway})
     if (bpf_map_update_elem(map("sh_gateways"), &zero, &value, BPF_ANY) != 0)
       return unexpected(errno, "cannot say who the gateway is");

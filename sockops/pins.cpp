@@ -12,6 +12,8 @@
 #include <algorithm>
 #include <base/mounts.hpp>
 #include <cstdio>
+#include <iterator>
+#include <string_view>
 
 namespace shunt {
 namespace {
@@ -56,7 +58,9 @@ std::string generation_dir(const Paths& paths, uint32_t number, uint32_t layout)
   return fmt::format("{}/gen-{}-l{}", paths.pin_dir, number, layout);
 }
 bool is_crossing_map(const std::string& name) {
-  return name == "sh_socks" || name == "sh_isns" || name == "sh_answers";
+  constexpr std::string_view kNames[] = {"sh_socks",    "sh_isns",    "sh_answers",
+                                         "sh_gateways", "sh_remotes", "sh_dialled"};
+  return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
 }
 
 Result<UniqueFd> map_for_others(int map, uint32_t flags) {

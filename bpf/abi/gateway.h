@@ -9,7 +9,7 @@
 #define SH_SERVICES_MAX 131072
 #define SH_ADMISSIONS_MAX 65536
 
-/* The gateway that shuntd has admitted: a socket is its own if it has both. */
+/* The gateway that shuntd has admitted: a socket is its own if it has both. Crossing layout, as sh_remote and sh_dialled. */
 struct sh_gateway {
 	sh_u64 cgroup;  /* id */
 	sh_u32 uid;

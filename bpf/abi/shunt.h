@@ -4,8 +4,8 @@
  *
  * Two kinds of layout live here:
  *  - the *crossing* layout (SH_CROSSING_VERSION), shared by all generations of the programs that live side by side during an
- *    upgrade: the sockhash, the pairing records, the first bytes of the socket storage. It changes only with its version, and
- *    then pairs are no longer made across the two.
+ *    upgrade: the sockhash, the pairing records, the first bytes of the socket storage; who the gateway is, for whom its sockets
+ *    stand, what was dialled (gateway.h). It changes only with its version, and then pairs are no longer made across the two.
  *  - everything else, which belongs to one generation and may change with SH_LAYOUT_VERSION. So that a new version can list and
  *    stop an old generation, struct sh_sock only ever grows at its end, and sh_config begins with the mode. */
 #ifndef SHUNT_ABI_SHUNT_H

@@ -17,10 +17,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools/lib"))
 sys.dont_write_bytecode = True
 
+from checked_requests import CheckedRequests, start_server  # noqa: E402
 from databases import start_redis, through_postgres, through_redis, write_cargo  # noqa: E402
 from lab import free_port  # noqa: E402
 from postgres import start_postgres  # noqa: E402
-from scenarios import Scenarios, eventually, expect  # noqa: E402
+from scenarios import PATIENCE_S, Scenarios, eventually, expect  # noqa: E402
 from two_hosts import HERE, HOOK_PORT, MESH_PORT, THERE, USER, TwoHosts, remote_policy  # noqa: E402
 
 CURL_CANNOT_CONNECT = 7
@@ -28,7 +29,8 @@ SERVICE, SERVICE6 = "10.96.77.7", "fd00:96:77::7"  # nobody has these addresses
 
 
 def tell(outcome):
-    return f"{outcome['seconds']} s" + "".join(f", {name} {value}" for name, value in outcome.items() if name.endswith("_ns"))
+    told = ("_ns", "connections", "requests", "rotations")
+    return f"{outcome['seconds']} s" + "".join(f", {name} {value}" for name, value in outcome.items() if name.endswith(told))
 
 
 SCENARIOS = Scenarios("across", lambda lab, function, _: function(lab), tell)
@@ -313,8 +315,11 @@ def lenient(lab):
     expect((code, status) == (0, "200") and f"to {HERE}" in text and peer == mesh.service, f"{code} {status} {peer} {text}")
 
 
+ROTATIONS = 4
+
+
 @scenario("psql and redis-cli find PostgreSQL and Redis on another host: 10 MB there and back")
-def databases(lab):
+def databases(lab, rotating=False):
     hosts = TwoHosts(lab)
     postgres, redis = free_port(), free_port()
     directory = hosts.mesh / "databases.yaml"
@@ -330,6 +335,8 @@ def databases(lab):
     hosts.gateway("databases", f"listen: ['{THERE}:{MESH_PORT}']\nservices: [{services}]\n", here=False)
     log = hosts.gateway("here", config)[1]
     hosts.linked()
+    if rotating:
+        hosts.rotate("here", "databases")
     cargo = lab.folder / "cargo"
     write_cargo(cargo)
 
@@ -338,11 +345,137 @@ def databases(lab):
         expect(code == 0, f"{command}: {code} {text[-800:]}\n{log()}")
         return text
 
-    who = through_postgres(run, SERVICE, postgres, cargo)
-    expect(who == f"{postgres}|127.0.0.1", f"PostgreSQL is talking to {who}")
-    through_redis(run, SERVICE, redis, cargo)
-    eventually(lambda: log().count("service=postgres") == 4 and log().count("service=redis") == 2, lambda: f"the gateway's log: {log()}")
-    expect(log().count("peer=spiffe://mesh.example/databases") == 6, f"the gateway's log: {log()}")
+    rounds, wanted = 0, {}
+    while rounds == 0 or (rotating and hosts.rotations < ROTATIONS):
+        rounds += 1
+        who = through_postgres(run, SERVICE, postgres, cargo)
+        expect(who == f"{postgres}|127.0.0.1", f"PostgreSQL is talking to {who}")
+        through_redis(run, SERVICE, redis, cargo)
+        wanted = {"service=postgres": 4 * rounds, "service=redis": 2 * rounds, "peer=spiffe://mesh.example/databases": 6 * rounds}
+    eventually(lambda: all(log().count(part) == count for part, count in wanted.items()), lambda: f"the gateway's log: {log()}")
+    if rotating:
+        return {"rotations": hosts.rotated()}
+    return None
+
+
+@scenario("psql and redis-cli, the same while both hosts get new certificates every second")
+def databases_while_certificates_rotate(lab):
+    return databases(lab, rotating=True)
+
+
+LIVE = 100  # connections each way
+
+
+class BothWays:
+    """The deathstar is on this host and the depot on the other one; each answers with what it gets."""
+
+    def __init__(self, lab, existing="reset"):
+        self.lab, self.hosts = lab, TwoHosts(lab, remote_policy("tiefighter", "xwing"))
+        self.hosts.more = self.hosts.more.replace("policy: {", f"policy: {{existing: {existing}, ")
+        hosts, self.depot, there, server = self.hosts, free_port(), free_port(), free_port()
+        directories = {"here": f"- {{name: depot, address: '{SERVICE}:{self.depot}', gateway: '{THERE}:{MESH_PORT}', "
+                               "identity: spiffe://mesh.example/depot}\n",
+                       "tiefighter": f"- {{name: deathstar, listen: '127.0.0.1:{there}', gateway: '{HERE}:{MESH_PORT}', "
+                                     "identity: spiffe://mesh.example/here}\n"}
+        for name, services in directories.items():
+            (hosts.mesh / f"{name}.yaml").write_text("services:\n" + services)
+        config = (f"shuntd: {{socket: {lab.folder}/gateway.sock}}\nlisten: ['{HERE}:{MESH_PORT}']\n"
+                  f"services: [{{name: deathstar, server: '127.0.0.1:{hosts.port}'}}]\n"
+                  f"hooks: {{listen: ['127.0.0.1:{HOOK_PORT}']}}\ndirectory: [{hosts.mesh}/here.yaml]\n")
+        hosts.start_daemon(hosts.gateway_config("here", config), ("stranger",))
+        start_server(lab, hosts.port, hosts.cgroups["deathstar"], "deathstar")
+        start_server(lab, server, lab.without, "depot", hosts.inside)
+        hosts.gateway("depot", f"listen: ['{THERE}:{MESH_PORT}']\nservices: [{{name: depot, server: '127.0.0.1:{server}'}}]\n", here=False)
+        hosts.gateway("tiefighter", f"directory: [{hosts.mesh}/tiefighter.yaml]\n", here=False)
+        self.log = hosts.gateway("here", config)[1]
+        hosts.linked()
+        self.there = there
+        self.flows = [CheckedRequests(lab, "inbound", LIVE, "127.0.0.1", there, lab.without, "/v1/request-landing", hosts.inside,
+                                      explain=self.explain),
+                      CheckedRequests(lab, "outbound", LIVE, SERVICE, self.depot, hosts.cgroups["stranger"], "/v1/cargo",
+                                      explain=self.explain)]
+
+    def explain(self):
+        counters = {name: value for name, value in self.hosts.counters().items() if value and not isinstance(value, dict)}
+        return f"{counters}\n" + "\n".join(line for line in self.log().splitlines() if "reason=" in line)[-1500:]
+
+    def rows(self):
+        """Sockets of live connections: the deathstar's and the gateway's that call it, the clients' of the depot and the gateway's."""
+        ports = (f":{self.hosts.port}", f":{HOOK_PORT}", f":{self.depot}")
+        rows = json.loads(self.hosts.shunt("-o", "json", "list"))["sockets"]
+        return {row["cookie"]: row for row in rows if row["local"].endswith(ports) or row["remote"].endswith(ports)}
+
+    def hold(self, known):
+        """All that live go on, over the shortcut; what is new is judged. What was redirected is kept in `known`."""
+        for flow in self.flows:
+            flow.move_on()
+
+        def fast():
+            return [row for row in self.rows().values() if row["in_map"] and row["redirected_bytes"] > known.get(row["cookie"], 0)]
+        eventually(lambda: len(fast()) >= 4 * LIVE, lambda: f"{len(fast())} of {4 * LIVE} sockets send over the shortcut")
+        known.update((cookie, row["redirected_bytes"]) for cookie, row in self.rows().items())
+        for method, wanted in (("POST", "200"), ("GET", "403")):
+            code, status, text = self.hosts.curl_there(self.there, method, "/v1/request-landing", "-H", "Content-Length: 0")
+            expect((code, status) == (0, wanted), f"a new connection, {method}: {code} {status} {text}\n{self.log()}")
+        code, status, text = self.hosts.curl("stranger", "POST", "/v1/request-landing")
+        expect(code == CURL_CANNOT_CONNECT, f"a process of this host: {code} {status} {text}")
+
+    def replace_daemon(self, number, program="control/shuntd"):
+        generation = self.lab.status()["generation"]
+        self.hosts.daemon.send_signal(number)
+        self.hosts.daemon.wait(PATIENCE_S)
+        for flow in self.flows:  # without it
+            flow.move_on()
+        self.hosts.daemon = self.lab.run_daemon(program)
+        self.hosts.linked()
+        return self.lab.status()["generation"] - generation
+
+
+def live_through(mesh, *events):
+    """Events are (signal that ends the daemon, the next one's program, how many generations further that is)."""
+    known = {}
+    mesh.hold(known)
+    cookies = set(mesh.rows())
+    for number, program, generations in events:
+        further = mesh.replace_daemon(number, program)
+        expect(further == generations, f"{program}: {further} further generations, not {generations}")
+        mesh.hold(known)
+        lost = cookies - set(mesh.rows())
+        expect(not lost, f"{program} does not know {len(lost)} of {len(cookies)} live sockets")
+
+
+def end_all(mesh):
+    requests = sum(flow.finish() for flow in mesh.flows)
+    eventually(lambda: mesh.log().count("msg=closed") >= 2 * LIVE, lambda: f"the gateway's log: {mesh.log()[-800:]}")
+    expect("msg=failed" not in mesh.log() and "msg=refused" not in mesh.log(), f"the gateway's log: {mesh.log()[-2000:]}")
+    return {"connections": 2 * LIVE, "requests": requests, "errors": 0}
+
+
+@scenario("100 live connections each way, every byte checked, while shuntd is killed and restarted")
+def live_through_restarts(lab):
+    mesh = BothWays(lab)
+    live_through(mesh, (signal.SIGKILL, "control/shuntd", 0), (signal.SIGTERM, "control/shuntd", 0))
+    return end_all(mesh)
+
+
+# By `existing: reset` connections whose requests are judged end with an upgrade to another layout: to it they are older.
+@scenario("100 live connections each way, every byte checked, while shuntd is upgraded and downgraded to other layouts")
+def live_through_versions(lab):
+    mesh = BothWays(lab, existing="grace")
+    told, hosts = lab.folder / "upgraded", mesh.hosts
+    request = "POST /v1/request-landing HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n"
+    again = [["send", request], ["responses", 1], ["sleep", 1]]
+    steps = [*again, ["until", [str(told), again]], ["send", request.replace("POST", "PUT")], ["responses", 1], *again]
+    port, hosts.port = hosts.port, mesh.there
+    command = hosts.client_command(steps, command=hosts.inside)
+    hosts.port = port
+    client = lab.serve(command, cgroup=lab.without)
+    live_through(mesh, (signal.SIGTERM, "control/shuntd-next", 1), (signal.SIGKILL, "control/shuntd", 1))
+    told.touch()
+    result = json.loads(client.communicate(timeout=PATIENCE_S)[0])
+    expect(not result["error"] and result["got"].count("403") == 1 and result["got"].endswith("Length: 0\r\n\r\n"),
+           f"a live connection is not judged any more: {result}")
+    return end_all(mesh)
 
 
 EGRESS = """

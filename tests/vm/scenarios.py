@@ -16,7 +16,7 @@ import kernels
 SOURCES = pathlib.Path(__file__).resolve().parents[2]
 # What the scenarios call, and what finds out what is left.
 PACKAGES = ["python3", "nginx-light", "haproxy", "curl", "wrk", "iproute2", "procps", "kmod"]
-PROGRAMS = ["control/shunt", "control/shuntd", "fallback-proxy/shunt-proxy", "ktls/gateway/shunt-gateway"]
+PROGRAMS = ["control/shunt", "control/shuntd", "control/shuntd-next", "fallback-proxy/shunt-proxy", "ktls/gateway/shunt-gateway"]
 # Of this machine, as they are: a package would make a cluster, and start it while the disk is made.
 POSTGRES = ["/usr/lib/postgresql", "/usr/share/postgresql"]
 OTHERS = ["/usr/bin/redis-server", "/usr/bin/redis-cli", "/usr/sbin/nghttpd", "/usr/bin/h2load"]

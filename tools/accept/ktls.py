@@ -11,6 +11,7 @@ SPEED_KERNEL = "6.12"
 SPEED_VARIANTS = ("gateway-openssl", "gateway-ktls", "haproxy", "nginx", "plain")
 SPEED_WHOLE = ("--rounds", "7", "--seconds", "0.1")
 SPEED_QUICK = ("--rounds", "1", "--seconds", "0.02", "--cells", "one-way/16KiB,request/1KiB/c1/")
+MANY = ("--env", "SHUNT_TEST_CONNECTIONS=2000", "--env", "SHUNT_TEST_MEGABYTES=100", "--memory", "2G", "--timeout", "10800")
 REFUSALS = "StrangersAreRefused*:PlaintextIsRefused:UnfinishedHandshakes*:StrangersServices*:WhatDoesNotFit*"
 
 
@@ -21,27 +22,26 @@ def kernels(context):
 def two_hosts(context):
     """With keys in the kernel, so in guests: real programs through two gateways, between network namespaces."""
     for kernel in kernels(context):
-        yield context.parts("vm", "test", "--only", "ktls-gateway", kernel)
+        many = () if context.quick else MANY
+        yield context.parts("vm", "test", "--only", "ktls-gateway", *many, kernel, seconds=11000)
         yield context.parts("vm", "scenarios", "--timeout", "14400", kernel, "across_hosts", seconds=15000)
     for pair in PAIRS[:1] if context.quick else PAIRS:
         yield context.parts("vm", "two-hosts", *pair)
-    yield missing("all programs while certificates rotate every second; 2,000 connections; 100 MB by hash", "on all kernels",
-                  "rotation, 100 connections and 10 MB are tested one by one")
 
 
 def wire(context):
-    """What crosses between the hosts is recorded raw by the tests themselves."""
+    """What crosses between the hosts is recorded raw by the tests themselves, also while each system call and each allocation fails
+    once: of the handshake and of a life in user space here, from the handoff to the end with keys in the kernel in guests."""
+    yield context.gtest("tests/ktls/test_ktls", "*EveryStep*")
     for kernel in kernels(context):
         yield context.parts("vm", "test", "--only", "ktls", kernel)
-    yield missing("faults injected at every system call and allocation of a handoff", "never plaintext", "only failing handoffs are tried")
 
 
 def interoperability(context):
-    yield context.gtest(GATEWAY, "*OpensslIsAPeer*:*Curl*:*Redis*:*H2load*")
+    """nginx 1.22 offers no ALPN to servers: it is a server, and as a client seen to be refused."""
+    yield context.gtest(GATEWAY, "*OpensslIsAPeer*:*Curl*:*Redis*:*H2load*:Peers.*")
     for kernel in kernels(context):
         yield context.parts("vm", "test", "--only", "ktls-openssl-3.5", "--only", "gateway-openssl-3.5", kernel)
-    yield missing("nginx and haproxy as peers of the gateway", "all ciphers",
-                  "point 2 has s_client, s_server, nginx and haproxy of OpenSSL 3.0 as peers of the library")
 
 
 def refusals(context):
@@ -57,8 +57,9 @@ def policy(context):
 
 def life(context):
     yield context.gtest(GATEWAY, "*ASignalLetsLiveConnectionsFinish:*AKilledGateway*:*CertificatesRotate*:*EndLiveConnections:*ABundle*")
-    yield missing("100 live connections with checked traffic through restart and upgrade of shuntd", "no byte lost",
-                  "one connection is tried")
+    yield from scenarios(context, "across_hosts",
+                         *(f"100 live connections each way, every byte checked, while shuntd is {event}"
+                           for event in ("killed and restarted", "upgraded and downgraded to other layouts")))
 
 
 def directory(context):

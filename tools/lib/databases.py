@@ -25,7 +25,7 @@ def through_postgres(run, address, port, cargo):
     """Four connections. `run` runs a command that has to succeed, and returns what it printed."""
     landed = cargo.with_name("landed")
     psql = [bin_dir() / "psql", "-h", address, "-p", port, "-U", "postgres", "-Atq", "-v", "ON_ERROR_STOP=1", "-c"]
-    run(*psql, "create table cargo (line serial, text text)")
+    run(*psql, "drop table if exists cargo; create table cargo (line serial, text text)")
     run(*psql, f"\\copy cargo (text) from '{cargo}'")
     run(*psql, f"\\copy (select text from cargo order by line) to '{landed}'")
     expect(landed.read_bytes() == cargo.read_bytes(), f"PostgreSQL gave back {landed.stat().st_size} bytes, or others than it got")

@@ -6,6 +6,7 @@ import pwd
 import shutil
 import subprocess
 import sys
+import threading
 
 from galaxy import PATIENCE_S, POLICY, Galaxy
 from lab import LabError, nginx_conf
@@ -127,13 +128,41 @@ class TwoHosts(Host):
             subprocess.run(["ip", *command.split()], check=True)
         self.inside = ["ip", "netns", "exec", self.name]
 
+    def issue(self, identity, folder):
+        self.ca("issue", f"spiffe://mesh.example/{identity}", "--out", str(folder))
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, pwd.getpwnam(USER).pw_uid, -1)
+
     def gateway_config(self, identity, more):
         folder = self.mesh / identity
         if not folder.exists():
-            self.ca("issue", f"spiffe://mesh.example/{identity}", "--out", str(folder))
-            for path in (folder, *folder.iterdir()):
-                os.chown(path, pwd.getpwnam(USER).pw_uid, -1)
+            self.issue(identity, folder)
         return super().gateway_config(identity, more)
+
+    def rotate(self, *identities):
+        """These get a new certificate every second, until rotated() is asked."""
+        self.rotations, self.rotating = 0, identities
+        self.last_rotation = threading.Event()
+        self.lab.stack.callback(self.last_rotation.set)
+        self.rotator = threading.Thread(target=self.issue_again_and_again, daemon=True)
+        self.rotator.start()
+
+    def issue_again_and_again(self):
+        while not self.last_rotation.wait(1):
+            for identity in self.rotating:
+                self.issue(identity, self.mesh / f"{identity}-next")
+                for path in (self.mesh / f"{identity}-next").iterdir():
+                    path.rename(self.mesh / identity / path.name)
+            self.rotations += 1
+
+    def rotated(self):
+        """How often; each gateway has noticed it."""
+        self.last_rotation.set()
+        self.rotator.join()
+        for identity in self.rotating:
+            log = self.mesh / identity / "log"
+            eventually(lambda log=log: "msg=rotated" in log.read_text(), lambda log=log: f"no rotation: {log.read_text()}")
+        return self.rotations
 
     def there(self, command):
         process = self.lab.start([*self.inside, *command], cgroup=self.lab.without)
