@@ -156,7 +156,8 @@ static __always_inline void sh_start_connect(struct bpf_sock_ops *ops, struct sh
 		sh_leave_caller(tp, bpf_get_socket_cookie(ops), kind);
 }
 
-/* The daemon is asked to look at it: it may be one of those to which the proxy forwards, or of a strict service in a namespace that is new. */
+/* The daemon is asked to look at it: it may be one of those to which the proxy forwards, or a strict service's in a namespace that is
+ * new. */
 static __always_inline void sh_govern_listen(struct bpf_sock_ops *ops, struct sh_config *cfg)
 {
 	struct tcp_sock *tp = sh_tcp_sock(ops);

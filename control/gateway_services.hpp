@@ -1,6 +1,6 @@
 // What the daemon takes from the gateway's configuration: who the gateway is, the services on other hosts that local
-// processes dial, and which of this host take no plaintext from other hosts. Only root writes that file; the gateway itself could not be asked, it has no say in where
-// connections go.
+// processes dial, and which of this host take no plaintext from other hosts. Only root writes that file; the gateway
+// itself could not be asked, it has no say in where connections go.
 #pragma once
 
 #include <base/result.hpp>

@@ -1,6 +1,6 @@
 /* Connections that leave the host or come from another one, as far as the kernel side takes part: whose sockets are the gateway's, for
- * whom they stand, which services it carries connections to, and which of this host's take connections from nobody else. Plain C11 that is also C++20; integers in host order, addresses as in
- * shunt.h. */
+ * whom they stand, which services it carries connections to, and which of this host's take connections of other hosts from it alone. Plain
+ * C11 that is also C++20; integers in host order, addresses as in shunt.h. */
 #ifndef SHUNT_ABI_GATEWAY_H
 #define SHUNT_ABI_GATEWAY_H
 

@@ -58,8 +58,9 @@ class Modes:
         hosts.start_daemon(hosts.mesh / "here/gateway.yaml")
         self.start()
         self.there = free_port()
-        (hosts.mesh / "directory.yaml").write_text(f"services: [{{name: web, listen: '127.0.0.1:{self.there}', gateway: '{HERE}:{MESH_PORT}', "
-                                                   "identity: spiffe://mesh.example/here}]\n")
+        (hosts.mesh / "directory.yaml").write_text(
+            f"services: [{{name: web, listen: '127.0.0.1:{self.there}', gateway: '{HERE}:{MESH_PORT}', "
+            "identity: spiffe://mesh.example/here}]\n")
         hosts.gateway("there", f"directory: [{hosts.mesh}/directory.yaml]\n", here=False)
 
     def config(self, mode):
@@ -108,7 +109,8 @@ def strict(lab):
     hosts = modes.hosts
     access = modes.nginx()[1]
     log = lab.folder / "monitor.log"
-    monitor = lab.serve([lab.build / "control/shunt", "-c", lab.folder / "shunt.yaml", "-o", "json", "monitor", "--event", "forbidden"], log=log)
+    command = [lab.build / "control/shunt", "-c", lab.folder / "shunt.yaml", "-o", "json", "monitor", "--event", "forbidden"]
+    monitor = lab.serve(command, log=log)
 
     def told():
         modes.plain()
@@ -119,7 +121,7 @@ def strict(lab):
     for host in (HERE, HERE6):
         outcome = modes.plain(host)
         expect(outcome == REFUSED, f"plaintext to {host}: {outcome}")
-    expect(modes.refused() == before + 2 and not access.read_text(), f"counted {modes.refused() - before}, nginx saw {access.read_text()!r}")
+    expect(modes.refused() == before + 2 and not access.read_text(), f"counted {modes.refused() - before}, nginx saw {access.read_text()}")
     expect(modes.mesh() == (0, "200"), f"through the mesh: {modes.log()}")
     tiefighter = hosts.cgroups["tiefighter"]
     for host in ("127.0.0.1", HERE, HERE6, "::1"):
@@ -189,8 +191,9 @@ def container(lab):
         inside, _, _, device = hosts.namespace(80)
         name = inside[-1]
         wire = f"smc{modes.port}"
-        for command in (f"-n {hosts.name} link add {wire}a type veth peer name {wire}b netns {name}", f"-n {hosts.name} link set {wire}a up",
-                        f"-n {hosts.name} addr add {FAR}/30 dev {wire}a", f"-n {name} addr add {NEAR}/30 dev {wire}b",
+        for command in (f"-n {hosts.name} link add {wire}a type veth peer name {wire}b netns {name}",
+                        f"-n {hosts.name} link set {wire}a up", f"-n {hosts.name} addr add {FAR}/30 dev {wire}a",
+                        f"-n {name} addr add {NEAR}/30 dev {wire}b",
                         f"-n {name} link set {wire}b up", f"-n {hosts.name} route add {CONTAINER}/32 via {NEAR}"):
             subprocess.run(["ip", *command.split()], check=True)
         server = modes.nginx(["ip", "netns", "exec", name])[0]

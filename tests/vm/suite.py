@@ -63,7 +63,8 @@ def run_options(kernel, options, build, out=None):
     argv = [str(program), *map(here, options.argv[1:])]
     return guest.run(kernel, argv, files=[here(f) for f in options.file], programs=[here(p) for p in options.program],
                      modules=options.module, env=dict(item.split("=", 1) for item in options.env), memory=options.memory,
-                     openssl=options.openssl, cpus=options.cpus, timeout=options.timeout, out=out, count_instructions=options.count_instructions)
+                     openssl=options.openssl, cpus=options.cpus, timeout=options.timeout, out=out,
+                     count_instructions=options.count_instructions)
 
 
 def run_job(kernel, name, options, build):

@@ -51,21 +51,27 @@ void Frames::take(const uint8_t* frame, size_t bytes) {
   saw_ = saw_ || text.find(wanted_) != std::string_view::npos;
   const auto segment = parse(text);
   if (!segment) return;
-  Capture& capture = captures_[segment->flow];
+  std::vector<Capture>& captures = captures_[segment->flow];
+  if (captures.empty() || (segment->syn && captures.back().first != segment->seq + 1)) captures.emplace_back();
+  Capture& capture = captures.back();
   if (segment->syn) capture.first = segment->seq + 1;
   if (segment->data.empty()) return;
   std::string& part = capture.parts[segment->seq - capture.first];
   if (part.size() < segment->data.size()) part.assign(segment->data);
 }
 
+std::string Frames::stream_of(const Capture& capture) {
+  std::string stream;
+  for (const auto& [at, part] : capture.parts) {
+    if (at > stream.size()) break;  // never sent, or lost before the interface
+    if (at + part.size() > stream.size()) stream.append(part, stream.size() - at);
+  }
+  return stream;
+}
+
 void Frames::for_each_stream(const std::function<void(const Flow&, const std::string&)>& look) const {
-  for (const auto& [flow, capture] : captures_) {
-    std::string stream;
-    for (const auto& [at, part] : capture.parts) {
-      if (at > stream.size()) break;  // never sent, or lost before the interface
-      if (at + part.size() > stream.size()) stream.append(part, stream.size() - at);
-    }
-    look(flow, stream);
+  for (const auto& [flow, captures] : captures_) {
+    for (const Capture& capture : captures) look(flow, stream_of(capture));
   }
 }
 

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace shunt::test {
 
@@ -28,8 +29,8 @@ class Frames {
   void take(const uint8_t* frame, size_t bytes);
 
   bool saw() const { return saw_; }  // `wanted`
-  // The stream of each flow up to its first gap, one after the other: together they may be more than memory has room for
-  // twice.
+  // The stream of each flow up to its first gap, one after the other: together they may be more than memory has room
+  // for twice.
   void for_each_stream(const std::function<void(const Flow&, const std::string&)>& look) const;
 
  private:
@@ -38,9 +39,11 @@ class Frames {
     std::map<uint32_t, std::string> parts;  // by their distance from it
   };
 
+  static std::string stream_of(const Capture& capture);
+
   std::string wanted_;
   bool saw_ = false;
-  std::map<Flow, Capture> captures_;
+  std::map<Flow, std::vector<Capture>> captures_;  // connections one after the other: ports are used again
 };
 
 }  // namespace shunt::test
