@@ -84,7 +84,8 @@ Result<LinkMessage> receive_link_message(int socket) {
   take_descriptors(header, message.fds);
   const auto size = static_cast<size_t>(bytes);
   const bool whole = (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0 && size % sizeof(uint32_t) == 0;
-  if (!whole || wire.kind < static_cast<uint32_t>(LinkKind::hello) || wire.kind > static_cast<uint32_t>(LinkKind::maps))
+  if (!whole || wire.kind < static_cast<uint32_t>(LinkKind::hello) ||
+      wire.kind > static_cast<uint32_t>(LinkKind::expiry))
     return unexpected(EPROTO, "the proxy's link");
   message.kind = static_cast<LinkKind>(wire.kind);
   message.numbers.assign(wire.numbers, wire.numbers + (size / sizeof(uint32_t) - 1));

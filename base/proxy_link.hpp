@@ -14,6 +14,7 @@
 //
 //   gateway -> shuntd  gateway  its version
 //   shuntd -> gateway  maps     with two descriptors: to write for whom a socket stands, and to read what was dialled
+//   gateway -> shuntd  expiry   when its certificate expires, again after each rotation: what `shunt status` tells
 //
 // The link ends with its socket: shuntd then resets what the proxy had not finished, unless shuntd itself is gone.
 #pragma once
@@ -30,16 +31,16 @@
 namespace shunt {
 
 inline constexpr uint32_t kProxyLinkVersion = 4;
-inline constexpr uint32_t kGatewayLinkVersion = 1;
+inline constexpr uint32_t kGatewayLinkVersion = 2;
 inline constexpr size_t kLinkChannelsMax = 100;  // in one message: a message carries 253 descriptors at most
 inline constexpr size_t kLinkServersMax = 100;   // likewise
 
-enum class LinkKind : uint32_t { hello = 1, keep, page, channels, policy, steer, unsteer, gateway, maps };
+enum class LinkKind : uint32_t { hello = 1, keep, page, channels, policy, steer, unsteer, gateway, maps, expiry };
 
 struct LinkMessage {
   LinkKind kind = LinkKind::hello;
   std::vector<uint32_t> numbers;  // hello: version and count; channels: theirs; policy: its generation;
-                                  // steer: see LinkServer; unsteer: slots
+                                  // steer: see LinkServer; unsteer: slots; expiry: seconds since 1970, upper half first
   std::vector<UniqueFd> fds;
 };
 

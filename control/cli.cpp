@@ -8,11 +8,25 @@
 #include <control/values.hpp>
 #include <cstdio>
 #include <filesystem>
+#include <ktls/probe.hpp>
 #include <sockops/probe.hpp>
 #include <utility>
 
 namespace shunt {
 namespace {
+
+// With what the gateway needs, and nobody else. That comes first: it tries to load kTLS.
+ProbeReport probe_all(const std::string& cgroup_root) {
+  std::vector<ProbeItem> ktls = ktls_probe().items;
+  ProbeReport report = probe_kernel(cgroup_root);
+  for (ProbeItem& item : ktls) {
+    item.name = "ktls-" + item.name;
+    if (item.verdict == ProbeVerdict::fatal) item.verdict = ProbeVerdict::missing;
+    if (!item.remedy.empty()) item.meaning += " (" + item.remedy + ")";
+    report.items.push_back(std::move(item));
+  }
+  return report;
+}
 
 constexpr auto kDrainMax = std::chrono::minutes(10);
 
@@ -197,7 +211,7 @@ ExitCode Cli::check() {
   {
     Progress progress(true);
     progress.show("probing the kernel: a second or two");
-    report = probe_kernel(config_.paths.cgroup_root);
+    report = probe_all(config_.paths.cgroup_root);
   }
   show(probe_document(report));
   return report.usable ? ExitCode::ok : ExitCode::kernel_unusable;

@@ -495,6 +495,7 @@ Result<Json> Daemon::status() {
   document.update(status_document(**current));
   if (!draining()) document["policy"] = policy_.summary(engine_->policy());
   document["gateway"] = {{"linked", gateway_link_->connected()},
+                         {"certificate_expires", expiry_text(gateway_link_->certificate_expiry())},
                          {"services", gateway_.outbound.services.size()},
                          {"strict_services", strict_.strict},
                          {"strict_services_nowhere", strict_.nowhere}};

@@ -39,19 +39,26 @@ double age_seconds(uint64_t since_ns) {
   return since_ns < now ? static_cast<double>((now - since_ns) / 1'000'000) / 1000 : 0;
 }
 
+std::string utc_text(uint64_t seconds_since_1970) {
+  const auto seconds = static_cast<time_t>(seconds_since_1970);
+  tm parts{};
+  if (!gmtime_r(&seconds, &parts)) return "";
+  char text[32];
+  return std::string(text, strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &parts));
+}
+
 std::string utc_time(uint64_t monotonic_ns) {
   const uint64_t wall_ns = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC) + monotonic_ns;
-  const time_t seconds = static_cast<time_t>(wall_ns / 1'000'000'000u);
-  tm parts{};
-  gmtime_r(&seconds, &parts);
-  char text[32];
-  const size_t length = strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &parts);
   char fraction[16];
   snprintf(fraction, sizeof(fraction), ".%06uZ", static_cast<unsigned>(wall_ns / 1000 % 1'000'000));
-  return std::string(text, length) + fraction;
+  return utc_text(wall_ns / 1'000'000'000u) + fraction;
 }
 
 }  // namespace
+
+std::string expiry_text(uint64_t seconds_since_1970) {
+  return seconds_since_1970 == 0 ? "" : utc_text(seconds_since_1970) + "Z";
+}
 
 std::string dump(const Json& document, int indent) {
   return document.dump(indent, ' ', false, Json::error_handler_t::replace);

@@ -18,6 +18,9 @@ using Json = nlohmann::ordered_json;
 // Bytes that are not UTF-8 (a program's name may hold anything) are replaced.
 std::string dump(const Json& document, int indent = -1);
 
+// "2025-01-02T03:04:05Z"; empty for 0, which nobody has told.
+std::string expiry_text(uint64_t seconds_since_1970);
+
 const char* state_name(uint32_t state);        // enum sh_state
 const char* mode_name(uint32_t mode);          // enum sh_mode
 const char* event_name(uint32_t kind);         // enum sh_event_kind

@@ -34,14 +34,21 @@ void GatewayLink::on_message() {
   auto message = receive_link_message(gateway_.get());
   if (!message && message.error().code == EAGAIN) return;
   if (!message) return drop(message.error().code == ECONNRESET ? "it has gone" : "it says something unknown");
-  auto done = admit(*message);
+  auto done = take(*message);
   if (done) return;
   log_failure("the gateway is not admitted", done.error(), "nothing of it stands for anybody");
   drop("it could not be served");
 }
 
+Result<void> GatewayLink::take(const LinkMessage& message) {
+  if (!admitted_) return admit(message);
+  if (message.kind != LinkKind::expiry || message.numbers.size() != 2) return unexpected(EPROTO, "the gateway's link");
+  expiry_ = static_cast<uint64_t>(message.numbers[0]) << 32 | message.numbers[1];
+  return {};
+}
+
 Result<void> GatewayLink::admit(const LinkMessage& hello) {
-  if (hello.kind != LinkKind::gateway || hello.numbers.size() != 1 || !hello.fds.empty() || admitted_)
+  if (hello.kind != LinkKind::gateway || hello.numbers.size() != 1 || !hello.fds.empty())
     return unexpected(EPROTO, "the gateway's link");
   if (hello.numbers[0] != kGatewayLinkVersion)
     return unexpected(Error{EPROTO, "the gateway is of another version", "restart it after an upgrade"});
@@ -58,6 +65,7 @@ Result<void> GatewayLink::admit(const LinkMessage& hello) {
   auto maps = engine->admit_gateway(uid_, process->path, process->netns);
   if (!maps) return unexpected(maps.error());
   admitted_ = true;
+  expiry_ = 0;
   log_info("the gateway is here", {{"pid", std::to_string(pid_)}, {"cgroup", process->path}});
   return send_link_message(gateway_.get(), LinkKind::maps, {}, {maps->remotes.get(), maps->dialled.get()});
 }

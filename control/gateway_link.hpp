@@ -24,10 +24,13 @@ class GatewayLink {
   Result<void> listen(const std::string& path);
   void end();  // the gateway is sent away
   bool connected() const { return admitted_; }
+  // When its certificate expires, in seconds since 1970, as it says; 0: it has not said.
+  uint64_t certificate_expiry() const { return admitted_ ? expiry_ : 0; }
 
  private:
   void on_connect();
   void on_message();
+  Result<void> take(const LinkMessage& message);
   Result<void> admit(const LinkMessage& hello);
   void drop(const char* why);
 
@@ -38,6 +41,7 @@ class GatewayLink {
   pid_t pid_ = 0;
   uid_t uid_ = 0;
   bool admitted_ = false;
+  uint64_t expiry_ = 0;
 };
 
 }  // namespace shunt

@@ -168,6 +168,8 @@ std::string gateway_line(const Json& gateway, const Style& style) {
   std::string text =
       fmt::format("{}; {} services on other hosts, {} strict here",
                   gateway.value("linked", false) ? "linked" : style.yellow("not linked"), services, strict);
+  if (const std::string expires = text_of(gateway, "certificate_expires"); !expires.empty())
+    text += "; certificate until " + expires;
   if (!gateway.value("strict_services_nowhere", Json::array()).empty())
     text += style.yellow(fmt::format(" (not found: {})", nowhere));
   return text;

@@ -70,6 +70,7 @@ Result<void> ShuntdLink::take(LinkMessage message) {
   switch (message.kind) {
     case LinkKind::hello:
     case LinkKind::gateway:
+    case LinkKind::expiry:
       break;
     case LinkKind::maps:
       if (message.fds.size() != 1) break;

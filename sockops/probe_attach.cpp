@@ -5,6 +5,7 @@
 #include <bpf/libbpf.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <netinet/tcp.h>
 #include <probe.skel.h>
 #include <signal.h>
 #include <sys/ptrace.h>
@@ -254,6 +255,20 @@ Finding try_reset(Lab& lab) {
                  "CONFIG_INET_DIAG_DESTROY");
 }
 
+// A socket in a map whose records the kernel makes can send plaintext. That a socket of a map takes no keys, the
+// program at setsockopt() sees to. Whoever asks for the ULP has the kernel load its module: not here.
+Finding try_kernel_tls(Lab& lab) {
+  constexpr char kName[] = "tls";
+  if (!lab.has_ulp(kName)) return works("no kTLS is loaded");
+  Pair pair = lab.connect({.client = PROBE_MAP_NONE, .server = PROBE_MAP_NONE});
+  if (setsockopt(pair.client.get(), IPPROTO_TCP, TCP_ULP, kName, sizeof(kName)) != 0)
+    lab.trouble(errno_error(errno, "TCP_ULP"));
+  if (lab.troubled()) return {};
+  const int error = lab.put_into_map(PROBE_MAP_PLAIN, pair.client.get());
+  if (error != 0) return works(std::string("a map refuses a socket with kTLS: ") + strerror(error));
+  return quirk("a map takes a socket with kTLS", "never put there: its plaintext could go out");
+}
+
 }  // namespace
 
 std::vector<Trial> attachment_trials() {
@@ -272,6 +287,7 @@ std::vector<Trial> attachment_trials() {
       {"memory-pressure", {"probe_read"}, false, try_memory_pressure},
       {"iterator-delete", {"probe_iter", "probe_sockops"}, false, try_iterator},
       {"socket-reset", {}, false, try_reset},
+      {"ktls-outside-maps", {"probe_sockops"}, false, try_kernel_tls},
   };
 }
 

@@ -16,6 +16,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <sstream>
 
 namespace shunt {
@@ -84,6 +85,7 @@ Lab::~Lab() {
 }
 
 Result<void> Lab::enter(const std::string& cgroup) {
+  std::getline(std::ifstream("/proc/sys/net/ipv4/tcp_available_ulp") >> std::ws, ulps_);
   cgroup_.reset(open(cgroup.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   UniqueFd procs(openat(cgroup_.get(), "cgroup.procs", O_WRONLY | O_CLOEXEC));
   if (!cgroup_ || !procs || write(procs.get(), "0", 1) != 1) return unexpected(errno, "cannot move into " + cgroup);
@@ -276,6 +278,11 @@ probe_peek Lab::peek_address(uint64_t address) {
 bool Lab::in_map(probe_map map, uint64_t cookie) {
   uint64_t value;
   return bpf_map_lookup_elem(map_fd(skel_, map), &cookie, &value) == 0;
+}
+
+int Lab::put_into_map(probe_map map, int fd) {
+  const uint64_t cookie = cookie_of(fd), value = static_cast<uint64_t>(fd);
+  return bpf_map_update_elem(map_fd(skel_, map), &cookie, &value, BPF_NOEXIST) == 0 ? 0 : errno;
 }
 
 void Lab::set_message_program(const char* program) {

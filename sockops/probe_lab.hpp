@@ -43,6 +43,8 @@ class Lab {
 
   // Enters a new network namespace and the cgroup; brings up lo; listens.
   Result<void> enter(const std::string& cgroup);
+  // Is this upper layer protocol loaded? As it was before enter(): other network namespaces do not tell.
+  bool has_ulp(const std::string& name) const { return ulps_.find(name) != std::string::npos; }
   // Loads every program that the kernel accepts. An error says that even the maps could not be made.
   Result<void> load();
   // Why a program was refused; empty: it is loaded.
@@ -68,6 +70,8 @@ class Lab {
   probe_peek peek(int fd);
   probe_peek peek_address(uint64_t address);
   bool in_map(probe_map map, uint64_t cookie);
+  // Puts a socket into the map from here: 0, or the error.
+  int put_into_map(probe_map map, int fd);
   void set_message_program(const char* program);
 
   probe_bpf* skel() { return skel_; }
@@ -82,6 +86,7 @@ class Lab {
   int storage_fd() const;
 
   probe_bpf* skel_ = nullptr;
+  std::string ulps_;
   UniqueFd cgroup_;
   UniqueFd listener_;
   uint16_t port_be_ = 0;

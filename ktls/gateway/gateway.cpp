@@ -114,6 +114,11 @@ Result<void> serve_metrics(EventLoop& loop, MetricsServer& server, const std::st
   return loop.add_timer(std::chrono::seconds(1), [&server] { server.sweep(); });
 }
 
+void rotate(Shared& shared, ShuntdLink* link) {
+  rotate(shared);
+  if (link) link->tell_expiry(shared.security.get()->expiry_seconds());
+}
+
 // The main thread's part: signals, files, status, metrics.
 Result<void> supervise(Shared& shared, WatchedFiles& files, StatusSocket& status, ShuntdLink* link) {
   auto loop = EventLoop::create();
@@ -126,11 +131,11 @@ Result<void> supervise(Shared& shared, WatchedFiles& files, StatusSocket& status
     if (::read(signal_fd.get(), &info, sizeof(info)) != sizeof(info)) return;
     if (info.ssi_signo != SIGHUP) return (*loop)->stop();
     shared.access_log.reopen();
-    rotate(shared);
+    rotate(shared, link);
   });
   if (ready)
     ready = (*loop)->add_timer(kLookAtFiles, [&] {
-      if (files.changed()) rotate(shared);
+      if (files.changed()) rotate(shared, link);
     });
   if (ready) ready = status.serve(**loop, shared);
   MetricsServer metrics(**loop, [&]() -> Result<std::string> { return metrics_text(gateway_metrics(shared)); });
@@ -194,6 +199,7 @@ Result<void> run_gateway(const std::string& config_file) {
   if (!shared.config.shuntd.empty())
     link = std::make_unique<ShuntdLink>(shared.config.shuntd, shared.kernel,
                                         [&] { return claim_listeners(shared, *listening); });
+  if (link) link->tell_expiry((*security)->expiry_seconds());
   if (ready && link) ready = link->open();
   if (ready) ready = start_to_listen(*listening);
   if (!ready) return ready;

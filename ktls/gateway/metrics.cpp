@@ -16,13 +16,6 @@ MetricFamily counter(const char* name, const char* help, double value) {
   return single_metric(MetricType::Counter, name, help, value);
 }
 
-// "2025-01-02T03:04:05Z" in seconds since 1970; 0 for anything else.
-double seconds_of(const std::string& time) {
-  tm fields{};
-  const char* end = strptime(time.c_str(), "%Y-%m-%dT%H:%M:%SZ", &fields);
-  return end != nullptr && *end == '\0' ? static_cast<double>(timegm(&fields)) : 0;
-}
-
 MetricFamily mode_family(const Shared& shared) {
   MetricFamily made = metric_family(MetricType::Gauge, "gateway_mode",
                                     "1 for who encrypts: the kernel (ktls), or OpenSSL (userspace).");
@@ -56,7 +49,7 @@ std::vector<MetricFamily> gateway_metrics(const Shared& shared) {
       build_info_metric(),
       mode_family(shared),
       gauge("gateway_certificate_expiry_seconds", "When the gateway's certificate expires, in seconds since 1970.",
-            seconds_of(shared.security.get()->expires)),
+            static_cast<double>(shared.security.get()->expiry_seconds())),
       counter("gateway_certificate_rotations_total", "Rotations of certificates and bundles.",
               metric_value(counters.rotations)),
       gauge("gateway_connections", "Open connections.", metric_value(counters.connections)),

@@ -1,6 +1,7 @@
 #include <sys/stat.h>
 
 #include <base/values.hpp>
+#include <ctime>
 #include <ktls/gateway/handshake.hpp>
 #include <ktls/gateway/security.hpp>
 #include <sstream>
@@ -119,6 +120,12 @@ std::string WatchedFiles::signature() const {
     text += ";";
   }
   return text;
+}
+
+uint64_t Security::expiry_seconds() const {
+  tm fields{};
+  const char* end = strptime(expires.c_str(), "%Y-%m-%dT%H:%M:%SZ", &fields);
+  return end != nullptr && *end == '\0' ? static_cast<uint64_t>(timegm(&fields)) : 0;
 }
 
 }  // namespace shunt::gateway

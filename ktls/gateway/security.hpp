@@ -15,11 +15,13 @@ inline constexpr std::string_view kProtocol = "shunt/1";  // ALPN
 
 struct Security {
   SpiffeId id;
-  std::string expires;
+  std::string expires;  // "2025-01-02T03:04:05Z"
   std::string serial;
   std::shared_ptr<const TrustBundles> trust;
   SslContext server;
   SslContext client;
+
+  uint64_t expiry_seconds() const;  // since 1970
 };
 
 // `settings`: the ciphers to offer. kTLS or not, sessions are made so that they could be handed off.

@@ -25,7 +25,16 @@ Result<void> ShuntdLink::open() {
   if (message->kind != LinkKind::maps || message->fds.size() != 2) return unexpected(EPROTO, "the link to shuntd");
   kernel_.set(std::move(message->fds[0]), std::move(message->fds[1]));
   socket_ = std::move(*fresh);
+  tell_expiry(expiry_);
   return on_maps_();
+}
+
+// One that cannot be told has gone, which the loop learns by itself.
+void ShuntdLink::tell_expiry(uint64_t seconds) {
+  expiry_ = seconds;
+  if (!socket_) return;
+  (void)send_link_message(socket_.get(), LinkKind::expiry,
+                          {static_cast<uint32_t>(seconds >> 32), static_cast<uint32_t>(seconds)}, {});
 }
 
 Result<void> ShuntdLink::watch(EventLoop& loop) {

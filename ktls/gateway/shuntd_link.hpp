@@ -18,6 +18,8 @@ class ShuntdLink {
   Result<void> open();  // waits for shuntd
   // What shuntd handed out goes on without it; the next shuntd is asked anew.
   Result<void> watch(EventLoop& loop);
+  // When the gateway's certificate expires, in seconds since 1970. Before open() it is told there.
+  void tell_expiry(uint64_t seconds);
 
  private:
   void lose(const Error& error);
@@ -28,6 +30,7 @@ class ShuntdLink {
   std::function<Result<void>()> on_maps_;
   EventLoop* loop_ = nullptr;
   UniqueFd socket_;
+  uint64_t expiry_ = 0;
   bool told_ = false;  // that it cannot be reached
 };
 

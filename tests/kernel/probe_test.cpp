@@ -74,6 +74,17 @@ TEST(Probe, IsUsableExactlyWithoutFatalItems) {
   EXPECT_TRUE(report.fionread_redirected);
 }
 
+// In a guest with the module, a map must have been seen to refuse such a socket.
+TEST(Probe, KernelTlsIsKeptOutOfMaps) {
+  const auto& items = host_probe().items;
+  const auto item =
+      std::find_if(items.begin(), items.end(), [](const ProbeItem& one) { return one.name == "ktls-outside-maps"; });
+  ASSERT_NE(item, items.end());
+  const bool loaded = read_text("/proc/sys/net/ipv4/tcp_available_ulp").find("tls") != std::string::npos;
+  EXPECT_EQ(item->verdict, ProbeVerdict::ok) << item->found;
+  EXPECT_EQ(item->found.substr(0, 15), loaded ? "a map refuses a" : "no kTLS is load") << item->found;
+}
+
 TEST(Probe, GivesTheSameAnswerTwiceAndLeavesNothing) {
   const ProbeReport& first = host_probe();
   const size_t groups = cgroups(), fds = descriptors();

@@ -99,7 +99,7 @@ os.setuid(int(sys.argv[1]))
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 s.connect(sys.argv[2])
 try:
-    s.send(struct.pack("=II", 6, 1))
+    s.send(struct.pack("=II", 8, 2))
     got, ancillary, *_ = s.recvmsg(64, 1024)
     print("maps" if got and ancillary else "nothing")
 except OSError:

@@ -145,7 +145,10 @@ def life(lab):
     modes = Modes(lab)
     hosts = modes.hosts
     modes.nginx()
-    expect(lab.status()["gateway"]["strict_services"] == 1, f"status: {lab.status()['gateway']}")
+    said = lab.status()["gateway"]
+    command = [lab.build / "ktls/gateway/shunt-gateway", "-c", hosts.mesh / "here/gateway.yaml", "--status"]
+    own = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    expect(said["strict_services"] == 1 and said["certificate_expires"] == own["expires"], f"status: {said}, {own['expires']}")
     lab.stop(modes.process)
     expect(modes.plain() == REFUSED, "without the gateway")
     hosts.daemon.send_signal(signal.SIGKILL)

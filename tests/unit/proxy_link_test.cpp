@@ -53,7 +53,7 @@ TEST(LinkMessages, CarryNumbersAndDescriptors) {
 }
 
 TEST(LinkMessages, WhatIsNoneIsRefused) {
-  const std::string beyond(1, static_cast<char>(LinkKind::maps) + 1);
+  const std::string beyond(1, static_cast<char>(LinkKind::expiry) + 1);
   for (const std::string& text : {beyond + std::string(3, '\0'), std::string("\x01\0\0", 3), std::string(4000, '\1')}) {
     const Pair link;
     ASSERT_EQ(send(link.a.get(), text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
@@ -292,6 +292,10 @@ TEST_F(GatewaysEnd, TheGatewayIsAdmittedByItsUserAndCgroupUntilItGoes) {
   EXPECT_EQ(maps->kind, LinkKind::maps);
   EXPECT_EQ(maps->fds.size(), 2u);
   EXPECT_TRUE(link_.connected());
+  EXPECT_EQ(link_.certificate_expiry(), 0u);
+  ASSERT_TRUE(send_link_message(gateway->get(), LinkKind::expiry, {1, 2}, {}));
+  turn();
+  EXPECT_EQ(link_.certificate_expiry(), (uint64_t{1} << 32) + 2);
   gateway->reset();
   turn();
   EXPECT_FALSE(link_.connected());
