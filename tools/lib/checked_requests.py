@@ -34,7 +34,7 @@ asyncio.run(main())
 CLIENT = """
 import asyncio, json, random, re, signal, sys
 host, port, count, path, pause = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], float(sys.argv[5])
-turns, errors, ended, stop = [0] * count, [], 0, None
+turns, errors, ended, stop, opening = [0] * count, [], 0, None, None
 async def ask(number, reader, writer, bodies):
     body = bodies.randbytes(bodies.randrange(1, 8000))
     writer.write(f"POST {path} HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: {len(body)}\\r\\n\\r\\n".encode() + body)
@@ -47,7 +47,9 @@ async def live(number):
     global ended
     bodies = random.Random(number)
     try:
-        reader, writer = await asyncio.open_connection(host, port)
+        async with opening:  # one after the other: so many at once are another test
+            reader, writer = await asyncio.open_connection(host, port)
+            await ask(number, reader, writer, bodies)
         while not stop.is_set():
             await ask(number, reader, writer, bodies)
             try:
@@ -66,8 +68,8 @@ async def tell():
         print(json.dumps({"turns": turns, "errors": errors, "ended": ended}), flush=True)
         await asyncio.sleep(0.2)
 async def main():
-    global stop
-    stop = asyncio.Event()
+    global stop, opening
+    stop, opening = asyncio.Event(), asyncio.Lock()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     telling = asyncio.create_task(tell())
     await asyncio.gather(*[live(number) for number in range(count)])

@@ -10,7 +10,7 @@ import threading
 
 from galaxy import PATIENCE_S, POLICY, Galaxy
 from lab import LabError, nginx_conf
-from scenarios import eventually
+from scenarios import SLOWER, eventually
 
 USER = "nobody"
 HERE, THERE = "198.18.79.1", "198.18.79.2"
@@ -76,6 +76,7 @@ class Host(Galaxy):
         folder = self.mesh / identity
         config, ktls = folder / "gateway.yaml", os.environ.get("SHUNT_TEST_KTLS", "off")
         config.write_text(f"user: {USER}\nktls: {ktls}\nthreads: 1\nstatus: {folder}/status.sock\nlog: {{target: stderr}}\n"
+                          f"timeouts: {{handshake: {10 * SLOWER}s, connect: {3 * SLOWER}s}}\n"
                           f"identity: {{certificate: {folder}/certificate.pem, key: {folder}/key.pem}}\n"
                           f"trust: [{{domain: mesh.example, bundle: {folder}/bundle.pem}}]\n{more}")
         return config
