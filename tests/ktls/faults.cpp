@@ -65,6 +65,12 @@ constexpr Way kRecvmsg[] = {{"recvmsg EINTR", code, EINTR, true},
                             {"recvmsg ENOMEM", code, ENOMEM, false},
                             {"recvmsg EINVAL", code, EINVAL, false},
                             {"recvmsg ECONNRESET", code, ECONNRESET, false}};
+// Of a record that is known to be there. EAGAIN is no answer then, and 7.2 does not wake anybody for a KeyUpdate that
+// it has seen.
+constexpr Way kRecvmsgThere[] = {{"recvmsg EINTR", code, EINTR, true},
+                                 {"recvmsg in part", part, 0, true},
+                                 {"recvmsg ENOMEM", code, ENOMEM, false},
+                                 {"recvmsg ECONNRESET", code, ECONNRESET, false}};
 constexpr Way kSplice[] = {{"splice EINTR", code, EINTR, true},    {"splice EAGAIN", code, EAGAIN, true},
                            {"splice in part", part, 0, true},      {"splice 0", nothing, 0, true},
                            {"splice EINVAL", code, EINVAL, false}, {"splice ENOMEM", code, ENOMEM, false}};
@@ -174,7 +180,8 @@ ssize_t sendmsg(int fd, const msghdr* message, int flags) {
 ssize_t recvmsg(int fd, msghdr* message, int flags) {
   static const auto next = hidden<ssize_t(int, msghdr*, int)>("recvmsg");
   if (message->msg_iovlen != 1) return next(fd, message, flags);
-  return moves(kRecvmsg, fd, message->msg_iov->iov_len, [&](size_t some) {
+  const std::span<const Way> ways = flags & MSG_DONTWAIT ? std::span<const Way>(kRecvmsgThere) : kRecvmsg;
+  return moves(ways, fd, message->msg_iov->iov_len, [&](size_t some) {
     message->msg_iov->iov_len = some;
     return next(fd, message, flags);
   });
