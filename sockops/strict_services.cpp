@@ -101,19 +101,26 @@ Result<void> StrictServices::write(const Rows& rows) {
   return {};
 }
 
+// Namespaces are looked for only where that is needed: it means to look at all processes.
 Result<void> StrictServices::scan(StrictReport& report) {
+  std::vector<UniqueFd> namespaces;
   const bool by_address = std::any_of(services_.begin(), services_.end(), [](const HostService& service) {
     return service.strict && !is_of_gateway(service);
   });
-  const auto namespaces = by_address ? namespaces_with_sockets(paths_) : network_namespaces();
-  if (by_address)
+  if (by_address) {
+    namespaces = namespaces_with_sockets(paths_);
     if (auto looked = addresses_.look(namespaces); !looked) return looked;
+  }
   Rows rows;
   const std::set<uint64_t> wanted = place(rows, report);
   if (auto written = write(rows); !written) return written;
   Result<void> done;
-  for (const uint64_t netns : wanted)
-    if (auto attached = programs_.attach(static_cast<uint32_t>(netns), namespaces); !attached) done = attached;
+  for (const uint64_t inode : wanted) {
+    const auto netns = static_cast<uint32_t>(inode);
+    if (programs_.attached(netns)) continue;
+    if (namespaces.empty()) namespaces = network_namespaces();
+    if (auto attached = programs_.attach(netns, namespaces); !attached) done = attached;
+  }
   programs_.keep(SynPrograms::kStrictServices, wanted);
   return done;
 }
