@@ -43,6 +43,25 @@ void take_descriptors(msghdr& header, std::vector<UniqueFd>& fds) {
   }
 }
 
+// The beginning of an item (RFC 8949, 3), as nlohmann reads it.
+enum class Cbor : uint8_t { number = 0, text = 3, array = 4, map = 5 };
+
+void begin_item(std::string& out, Cbor type, uint64_t argument) {
+  constexpr uint8_t kFourBytesFollow = 26;
+  const auto first = static_cast<uint8_t>(static_cast<uint8_t>(type) << 5);
+  if (argument < 24) {
+    out += static_cast<char>(first | argument);
+    return;
+  }
+  out += static_cast<char>(first | kFourBytesFollow);
+  for (int shift = 24; shift >= 0; shift -= 8) out += static_cast<char>(argument >> shift & 0xff);
+}
+
+void add_text(std::string& out, std::string_view text) {
+  begin_item(out, Cbor::text, text.size());
+  out += text;
+}
+
 }  // namespace
 
 Result<void> send_link_message(int socket, LinkKind kind, const std::vector<uint32_t>& numbers,
@@ -139,22 +158,52 @@ Result<std::vector<LinkServer>> read_link_servers(const LinkMessage& message) {
   return servers;
 }
 
-Result<UniqueFd> seal_bundle(const PolicyBundle& bundle) {
-  Json document{{"sources", Json::array()}, {"identities", Json::array()}};
-  for (const TextSource& source : bundle.sources)
-    document["sources"].push_back(Json::array({source.name, source.text}));
-  for (const NamedIdentity& identity : bundle.identities)
-    document["identities"].push_back(Json::array({identity.number, identity.title}));
-  const std::vector<uint8_t> bytes = Json::to_cbor(document);
-  auto memfd = new_bundle();
-  if (!memfd) return memfd;
+namespace {
+Result<void> write_whole(int memfd, const std::string& bytes) {
   for (size_t done = 0; done < bytes.size();) {
-    const ssize_t written = write(memfd->get(), bytes.data() + done, bytes.size() - done);
+    const ssize_t written = write(memfd, bytes.data() + done, bytes.size() - done);
     if (written < 0) return unexpected(errno, "cannot write a memfd");
     done += static_cast<size_t>(written);
   }
-  if (auto sealed = seal_bundle(memfd->get()); !sealed) return unexpected(sealed.error());
+  return {};
+}
+}  // namespace
+
+// Each reload does this: a document of nlohmann's would be several copies of all texts.
+Result<UniqueFd> begin_bundle(const std::vector<TextSource>& sources) {
+  constexpr size_t kHeadsMax = 16;
+  size_t room = kHeadsMax;
+  for (const TextSource& source : sources) room += kHeadsMax + source.name.size() + source.text.size();
+  if (room > static_cast<size_t>(kBundleBytesMax))
+    return unexpected(Error{E2BIG, "the policy's documents are larger than 1 GiB in all", "write fewer"});
+  std::string bytes;
+  bytes.reserve(room);
+  begin_item(bytes, Cbor::map, 2);
+  add_text(bytes, "sources");
+  begin_item(bytes, Cbor::array, sources.size());
+  for (const TextSource& source : sources) {
+    begin_item(bytes, Cbor::array, 2);
+    add_text(bytes, source.name);
+    add_text(bytes, source.text);
+  }
+  auto memfd = new_bundle();
+  if (!memfd) return memfd;
+  if (auto written = write_whole(memfd->get(), bytes); !written) return unexpected(written.error());
   return memfd;
+}
+
+Result<UniqueFd> end_bundle(UniqueFd begun, const std::vector<NamedIdentity>& identities) {
+  std::string bytes;
+  add_text(bytes, "identities");
+  begin_item(bytes, Cbor::array, identities.size());
+  for (const NamedIdentity& identity : identities) {
+    begin_item(bytes, Cbor::array, 2);
+    begin_item(bytes, Cbor::number, identity.number);
+    add_text(bytes, identity.title);
+  }
+  if (auto written = write_whole(begun.get(), bytes); !written) return unexpected(written.error());
+  if (auto sealed = seal_bundle(begun.get()); !sealed) return unexpected(sealed.error());
+  return begun;
 }
 
 Result<PolicyBundle> open_bundle(int memfd) {

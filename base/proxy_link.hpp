@@ -76,8 +76,10 @@ struct PolicyBundle {
   std::vector<NamedIdentity> identities;
 };
 
-Result<UniqueFd> seal_bundle(const PolicyBundle& bundle);
-// The same in two steps, for who has the bytes already.
+// A sealed memfd, in two steps: the identities may be found while the texts are written.
+Result<UniqueFd> begin_bundle(const std::vector<TextSource>& sources);
+Result<UniqueFd> end_bundle(UniqueFd begun, const std::vector<NamedIdentity>& identities);
+// The same for who has the bytes already.
 Result<UniqueFd> new_bundle();
 Result<void> seal_bundle(int memfd);
 // Refuses what is not sealed: it could change while it is read.

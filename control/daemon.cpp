@@ -257,6 +257,11 @@ void Daemon::on_sweep_signal() {
   if (std::exchange(sweep_again_, false) && !draining()) begin_sweep();
 }
 
+void Daemon::on_policy_settled() {
+  uint64_t count = 0;
+  if (::read(engine_->policy_settled_fd(), &count, sizeof(count)) == sizeof(count) && !draining()) refresh_policy();
+}
+
 void Daemon::refresh_policy() {
   auto refreshed = engine_->refresh_policy();
   const std::string error = refreshed ? "" : refreshed.error().to_string();
@@ -362,6 +367,7 @@ Result<void> Daemon::watch_engine() {
   auto watched = loop_->add(drain_signal_.get(), EPOLLIN, [this](uint32_t) { on_drain_signal(); });
   if (watched) watched = loop_->add(sweep_signal_.get(), EPOLLIN, [this](uint32_t) { on_sweep_signal(); });
   if (watched) watched = loop_->add(reload_signal_.get(), EPOLLIN, [this](uint32_t) { on_reload_signal(); });
+  if (watched) watched = loop_->add(engine_->policy_settled_fd(), EPOLLIN, [this](uint32_t) { on_policy_settled(); });
   if (!watched) return watched;
   return loop_->add(engine_->events_fd(), EPOLLIN, [this](uint32_t) { on_engine_events(); });
 }
@@ -654,7 +660,7 @@ Result<Json> Daemon::put_reloaded(Reload& reload) {
       return reload_failed(put.error());
     }
   }
-  waiting_ = std::move(*prepared);
+  waiting_.swap(*prepared);
   sd_notify(0, "READY=1");
   numbers_.reloads++;
   config_error_.clear();

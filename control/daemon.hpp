@@ -103,6 +103,7 @@ class Daemon : private ControlBackend {
   Result<void> accelerate();  // attaches, and finds the listeners that are older
   Result<void> put_policy(std::shared_ptr<const PolicyState::Prepared> prepared);
   Result<void> restore_policy();
+  void on_policy_settled();
   void refresh_policy();
   void begin_sweep();  // or another one when this one has ended
   void on_sweep_signal();

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <control/policy_state.hpp>
 #include <filesystem>
+#include <future>
 #include <map>
 #include <policy/rows.hpp>
 
@@ -67,15 +68,18 @@ Result<std::shared_ptr<const PolicyState::Prepared>> PolicyState::prepare(const 
 
 Result<std::shared_ptr<const PolicyState::Prepared>> PolicyState::prepare(std::vector<TextSource> sources) {
   auto prepared = std::make_shared<Prepared>();
-  PolicyBundle bundle{std::move(sources), {}};
-  prepared->loaded = loader_.load(bundle.sources);
+  auto bundle = std::async(std::launch::async, [&sources] { return begin_bundle(sources); });
+  prepared->loaded = loader_.load(sources);
   if (!prepared->loaded.ok()) return unexpected(problems_error(prepared->loaded.problems));
   if (!prepared->any()) return std::shared_ptr<const Prepared>(prepared);
   prepared->tables = compiler_.compile(prepared->loaded.model);
   prepared->rows = policy::rows_of(prepared->loaded.model, prepared->tables);
+  std::vector<NamedIdentity> identities;
   for (const policy::Identity& identity : prepared->tables.identities)
-    bundle.identities.push_back({identity.number, identity.title});
-  auto sealed = seal_bundle(bundle);
+    identities.push_back({identity.number, identity.title});
+  auto begun = bundle.get();
+  if (!begun) return unexpected(begun.error());
+  auto sealed = end_bundle(std::move(*begun), identities);
   if (!sealed) return unexpected(sealed.error());
   prepared->bundle = std::move(*sealed);
   return std::shared_ptr<const Prepared>(prepared);

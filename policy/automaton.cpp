@@ -254,7 +254,7 @@ void refuse(RuleInput& input, uint32_t field, std::shared_ptr<const Expression> 
   input.fields[field] = std::move(approximation);
 }
 
-std::vector<RuleInput> make_inputs(const std::vector<const HttpRule*>& rules, const Conditions& conditions,
+std::vector<RuleInput> make_inputs(std::span<const HttpRule* const> rules, const Conditions& conditions,
                                    ExpressionCache& expressions) {
   std::vector<RuleInput> inputs(rules.size());
   for (size_t i = 0; i < rules.size(); i++) {
@@ -372,20 +372,52 @@ AutomatonBuilder::AutomatonBuilder(AutomatonBuilder&&) noexcept = default;
 AutomatonBuilder& AutomatonBuilder::operator=(AutomatonBuilder&&) noexcept = default;
 AutomatonBuilder::~AutomatonBuilder() = default;
 
+namespace {
+
+// Those of rules that have the same numbers at the beginning and the end as before are taken over.
+std::vector<RuleInput> update_inputs(std::vector<RuleInput> before, const std::vector<uint32_t>& numbers_before,
+                                     std::span<const HttpRule* const> rules, const std::vector<uint32_t>& numbers,
+                                     const Conditions& conditions, ExpressionCache& expressions) {
+  const size_t shorter = std::min(numbers.size(), numbers_before.size());
+  const auto first =
+      std::mismatch(numbers.begin(), numbers.begin() + static_cast<ptrdiff_t>(shorter), numbers_before.begin());
+  const auto begin = static_cast<size_t>(first.first - numbers.begin());
+  const auto last = std::mismatch(numbers.rbegin(), numbers.rbegin() + static_cast<ptrdiff_t>(shorter - begin),
+                                  numbers_before.rbegin());
+  const auto behind = static_cast<size_t>(last.first - numbers.rbegin());
+  const size_t fresh = numbers.size() - begin - behind;
+  std::vector<RuleInput> inputs = make_inputs(rules.subspan(begin, fresh), conditions, expressions);
+  if (fresh == before.size() - begin - behind) {
+    std::move(inputs.begin(), inputs.end(), before.begin() + static_cast<ptrdiff_t>(begin));
+    return before;
+  }
+  std::vector<RuleInput> all(numbers.size());
+  std::move(before.begin(), before.begin() + static_cast<ptrdiff_t>(begin), all.begin());
+  std::move(inputs.begin(), inputs.end(), all.begin() + static_cast<ptrdiff_t>(begin));
+  std::move_backward(before.end() - static_cast<ptrdiff_t>(behind), before.end(), all.end());
+  return all;
+}
+
+}  // namespace
+
 std::shared_ptr<const Automaton> AutomatonBuilder::build(const std::vector<const HttpRule*>& rules,
+                                                         const std::vector<uint32_t>& numbers,
                                                          ExpressionCache& expressions, const AutomatonLimits& limits) {
   const Conditions conditions(rules);
-  std::vector<RuleInput> inputs = make_inputs(rules, conditions, expressions);
+  const bool alike = kept_ && conditions_ == conditions.list;  // a condition is known by its bit
+  inputs_ = alike ? update_inputs(std::move(inputs_), numbers_, rules, numbers, conditions, expressions)
+                  : make_inputs(rules, conditions, expressions);
+  numbers_ = numbers;
   changed_ = false;
-  if (kept_ && conditions_ == conditions.list) {
-    if (auto automaton = kept_->change(inputs, limits)) {
+  if (alike) {
+    if (auto automaton = kept_->change(inputs_, limits)) {
       changed_ = true;
       return automaton;
     }
   }
   kept_.reset();
   conditions_ = conditions.list;
-  return policy::build(std::move(inputs), conditions, limits, &kept_);
+  return policy::build(inputs_, conditions, limits, &kept_);
 }
 
 }  // namespace shunt::policy

@@ -7,6 +7,7 @@
 #include <memory>
 #include <policy/model.hpp>
 #include <policy/regex.hpp>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -55,6 +56,7 @@ std::shared_ptr<const Automaton> build_automaton(const std::vector<const RedisRu
                                                  const AutomatonLimits& limits = {});
 
 class EditableAutomaton;
+struct RuleInput;
 
 // Builds the automaton of a large set again and again, as its rules change. Few changes at once cost what the changed
 // rules take part in, and a copy of the table; else all is built anew. Keeps the table and the subsets it was made of.
@@ -66,14 +68,18 @@ class AutomatonBuilder {
   ~AutomatonBuilder();
 
   // As build_automaton(): requests get the same, the states may have other numbers and be a few more. Always with the
-  // same cache of expressions.
-  std::shared_ptr<const Automaton> build(const std::vector<const HttpRule*>& rules, ExpressionCache& expressions,
+  // same cache of expressions. `numbers`: of the rules; equal ones are of equal rules, now and in earlier calls.
+  std::shared_ptr<const Automaton> build(const std::vector<const HttpRule*>& rules,
+                                         const std::vector<uint32_t>& numbers, ExpressionCache& expressions,
                                          const AutomatonLimits& limits = {});
-  bool changed() const { return changed_; }  // the last one was made of the one before it
+  bool changed() const { return changed_; }                          // the last one was made of the one before it
+  const std::vector<uint32_t>& numbers() const { return numbers_; }  // of the rules it was built of last
 
  private:
   std::unique_ptr<EditableAutomaton> kept_;
   std::vector<HeaderCondition> conditions_;
+  std::vector<uint32_t> numbers_;
+  std::vector<RuleInput> inputs_;  // of the rules, unless they are not known
   bool changed_ = false;
 };
 

@@ -75,22 +75,47 @@ void mention(const std::vector<CidrBlock>& blocks, std::map<std::string, Cidr>& 
   }
 }
 
-std::string key_of(const HttpRule& rule) {
-  std::string key;
-  for (const std::string* text : {&rule.method, &rule.path, &rule.host}) key += *text + '\0';
+constexpr std::string_view kEnd("\0", 1);  // of a word
+
+// What tells rules apart, as words.
+template <typename See>
+void each_word(const HttpRule& rule, See see) {
+  const auto see_value = [&](const std::optional<std::string>& value) {
+    see(value ? "=" : "?");
+    if (value) see(*value);
+    see(kEnd);
+  };
+  for (const std::string* text : {&rule.method, &rule.path, &rule.host}) {
+    see(*text);
+    see(kEnd);
+  }
   for (const HeaderCondition& condition : rule.headers) {
-    key += condition.name + (condition.value ? '=' + *condition.value : std::string("?")) + '\0';
+    see(condition.name);
+    see_value(condition.value);
   }
   for (const HeaderRewrite& rewrite : rule.rewrites) {
-    key += std::string("rewrite") + static_cast<char>('0' + static_cast<int>(rewrite.action)) + rewrite.written +
-           (rewrite.wanted.value ? '=' + *rewrite.wanted.value : std::string("?")) + '\0';
+    const char action = static_cast<char>('0' + static_cast<int>(rewrite.action));
+    see("rewrite");
+    see({&action, 1});
+    see(rewrite.written);
+    see_value(rewrite.wanted.value);
   }
-  return key;
 }
 
-std::string key_of(const RedisRule& rule) {
-  std::string key = "redis" + std::string(1, '\0') + rule.command + '\0';
-  if (rule.key) key += (rule.key_is_prefix ? '*' : '=') + *rule.key;
+template <typename See>
+void each_word(const RedisRule& rule, See see) {
+  see("redis");
+  see(kEnd);
+  see(rule.command);
+  see(kEnd);
+  if (rule.key) see(rule.key_is_prefix ? "*" : "=");
+  if (rule.key) see(*rule.key);
+}
+
+template <typename Request>
+std::string key_of(const Request& rule) {
+  std::string key;
+  each_word(rule, [&](std::string_view word) { key += word; });
   return key;
 }
 
@@ -99,6 +124,12 @@ constexpr uint64_t kNoWords = 0xcbf29ce484222325;
 
 uint64_t hash_words(uint64_t hash, std::string_view words) {
   for (const char c : words) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return hash;
+}
+
+template <typename Request>
+uint64_t hash_rule(uint64_t hash, const Request& rule) {
+  each_word(rule, [&](std::string_view word) { hash = hash_words(hash, word); });
   return hash;
 }
 
@@ -286,10 +317,18 @@ std::vector<Compiler::ResolvedRule> Compiler::resolve(const Tables& tables, cons
   return rules;
 }
 
-uint32_t Compiler::number_of(const std::string& request_rule) {
-  const auto [known, fresh] = rule_numbers_.emplace(request_rule, next_rule_);
-  if (fresh) next_rule_++;
-  return known->second;
+// Asked for once of each rule of a policy: there are many, and most of them have not changed.
+template <typename Request>
+const std::vector<uint32_t>& Compiler::numbers_of_rules(const RuleOrigin& origin,
+                                                        const std::vector<Request>& requests) {
+  std::vector<uint32_t>& numbers = policies_.at(origin.policy).numbers[origin.rule];
+  if (numbers.size() == requests.size()) return numbers;
+  for (const Request& request : requests) {
+    const auto [known, fresh] = rule_numbers_.try_emplace(key_of(request), next_rule_);
+    if (fresh) next_rule_++;
+    numbers.push_back(known->second);
+  }
+  return numbers;
 }
 
 std::pair<std::shared_ptr<const Automaton>, uint32_t> Compiler::automaton(std::vector<uint32_t> numbers,
@@ -311,15 +350,15 @@ std::shared_ptr<const Automaton> Compiler::build_http(const std::vector<const Ht
   Builder* nearest = nullptr;
   size_t most = numbers.size() / 2;  // of equal rules at its beginning and its end
   for (Builder& builder : builders_) {
-    const auto begin = std::mismatch(numbers.begin(), numbers.end(), builder.numbers.begin(), builder.numbers.end());
-    const auto end = std::mismatch(numbers.rbegin(), numbers.rend(), builder.numbers.rbegin(), builder.numbers.rend());
+    const std::vector<uint32_t>& known = builder.builder.numbers();
+    const auto begin = std::mismatch(numbers.begin(), numbers.end(), known.begin(), known.end());
+    const auto end = std::mismatch(numbers.rbegin(), numbers.rend(), known.rbegin(), known.rend());
     const auto equal = static_cast<size_t>((begin.first - numbers.begin()) + (end.first - numbers.rbegin()));
     if (equal > most) nearest = &builder;
     most = std::max(most, equal);
   }
   if (nearest == nullptr) nearest = &builders_.emplace_back();
-  const auto built = nearest->builder.build(rules, expressions_);
-  nearest->numbers = numbers;
+  const auto built = nearest->builder.build(rules, numbers, expressions_);
   nearest->newest = built;
   return built;
 }
@@ -331,18 +370,23 @@ std::vector<const Request*> Compiler::collect(const std::vector<const ResolvedRu
                                               Entry& entry, std::vector<uint32_t>& numbers) {
   std::vector<const Request*> requests;
   std::unordered_set<uint32_t> seen;
+  size_t most = 0;
+  for (const ResolvedRule* rule : rules) most += (rule->origin.rule->*list).size();
+  seen.reserve(most);
   for (const ResolvedRule* rule : rules) {
     const uint64_t policy = hash_words(entry.counters.front(), rule->origin.policy->title() + '\0');
-    for (const Request& request : rule->origin.rule->*list) {
-      const std::string key = key_of(request);
-      const uint32_t number = number_of(key);
+    const std::vector<Request>& all = rule->origin.rule->*list;
+    const std::vector<uint32_t>& their_numbers = numbers_of_rules(rule->origin, all);
+    for (size_t i = 0; i < all.size(); i++) {
+      const Request& request = all[i];
+      const uint32_t number = their_numbers[i];
       if (!seen.insert(number).second) continue;
       requests.push_back(&request);
       numbers.push_back(number);
       RuleOrigin origin{rule->origin.policy, rule->origin.rule};
       origin.*place = &request;
       entry.origins.push_back(origin);
-      entry.counters.push_back(counter_key(hash_words(policy, key)));
+      entry.counters.push_back(counter_key(hash_rule(policy, request)));
     }
   }
   return requests;
@@ -490,17 +534,19 @@ std::vector<uint32_t> Compiler::subjects_of(const Policy& policy, const Tables& 
 // By subject and direction, in the order of the model. Whom a policy selects is looked for once.
 Compiler::Selected Compiler::select(const Model& model, const Tables& tables) {
   Selected selected;
-  std::unordered_map<std::shared_ptr<const Policy>, std::vector<uint32_t>> subjects;
+  std::unordered_map<const Policy*, KnownPolicy> policies;
   for (const PlacedPolicy& placed : model.policies) {
-    const auto known = subjects_.find(placed.policy);
-    std::vector<uint32_t>& chosen = subjects[placed.policy];
-    chosen = known != subjects_.end() ? std::move(known->second) : subjects_of(*placed.policy, tables);
-    for (const uint32_t subject : chosen) {
+    const auto known = policies_.find(placed.policy.get());
+    const auto [place, fresh] = policies.try_emplace(placed.policy.get());
+    KnownPolicy& policy = place->second;
+    if (fresh && known != policies_.end()) policy = std::move(known->second);
+    if (!policy.policy) policy = {placed.policy, subjects_of(*placed.policy, tables), {}};
+    for (const uint32_t subject : policy.subjects) {
       if (placed.policy->ingress) selected[{subject, SH_POLICY_INGRESS}].push_back(placed.policy);
       if (placed.policy->egress) selected[{subject, SH_POLICY_EGRESS}].push_back(placed.policy);
     }
   }
-  subjects_ = std::move(subjects);
+  policies_ = std::move(policies);
   return selected;
 }
 
@@ -514,7 +560,7 @@ Tables Compiler::compile(const Model& model) {
   if (universe != universe_) {
     for (const auto& [key, before] : kept_) give_back(*before);
     kept_.clear();
-    subjects_.clear();
+    policies_.clear();
     universe_ = std::move(universe);
   }
   for (auto& [key, policies] : select(model, tables)) {
@@ -546,6 +592,7 @@ void Compiler::forget() {
   std::unordered_set<uint32_t> used;
   for (const auto& [numbers, kept] : sets_) used.insert(numbers.begin(), numbers.end());
   std::erase_if(rule_numbers_, [&](const auto& item) { return !used.contains(item.second); });
+  for (auto& [policy, known] : policies_) known.numbers.clear();
   if (expressions_.size() > kRememberedMin + 3 * rule_numbers_.size()) expressions_.forget_unused();
   remembered_max_ = 2 * kRememberedMin + 8 * rule_numbers_.size();
 }

@@ -126,7 +126,8 @@ class Compiler {
   Entry decide(const std::vector<const ResolvedRule*>& rules, const std::string& where);
   void judge_requests(const std::vector<const ResolvedRule*>& rules, const std::string& where, Entry& entry);
   void give_back(const SubjectTable& table);
-  uint32_t number_of(const std::string& request_rule);
+  template <typename Request>
+  const std::vector<uint32_t>& numbers_of_rules(const RuleOrigin& origin, const std::vector<Request>& requests);
   void forget();
   template <typename Request>
   std::vector<const Request*> collect(const std::vector<const ResolvedRule*>& rules,
@@ -159,14 +160,18 @@ class Compiler {
   // Of each large set what its next change is built from.
   struct Builder {
     AutomatonBuilder builder;
-    std::vector<uint32_t> numbers;          // of the rules it knows
     std::weak_ptr<const Automaton> newest;  // that it has built
   };
   std::vector<Builder> builders_;
   const Model* model_ = nullptr;  // while it is being compiled
   std::string universe_;
   std::map<std::pair<uint32_t, int>, std::shared_ptr<const SubjectTable>> kept_;
-  std::unordered_map<std::shared_ptr<const Policy>, std::vector<uint32_t>> subjects_;  // whom each policy selects
+  struct KnownPolicy {
+    std::shared_ptr<const Policy> policy;                            // so that its address is not another one's
+    std::vector<uint32_t> subjects;                                  // whom it selects
+    std::unordered_map<const Rule*, std::vector<uint32_t>> numbers;  // of its rules for requests
+  };
+  std::unordered_map<const Policy*, KnownPolicy> policies_;
 };
 
 }  // namespace shunt::policy

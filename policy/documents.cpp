@@ -6,10 +6,12 @@
 #include <base/printable.hpp>
 #include <base/unique_fd.hpp>
 #include <filesystem>
+#include <future>
 #include <policy/document_reader.hpp>
 #include <policy/documents.hpp>
 #include <policy/edited_document.hpp>
 #include <set>
+#include <thread>
 
 namespace shunt::policy {
 namespace {
@@ -54,13 +56,35 @@ Result<std::string> read_text(const std::string& file) {
     text.resize(std::max(expected, at) + 1);
     const ssize_t count = ::read(fd.get(), text.data() + at, text.size() - at);
     if (count < 0 && errno != EINTR) return unexpected(errno, "cannot read it");
-    if (count == 0) {
+    const size_t more = static_cast<size_t>(std::max(count, ssize_t{0}));
+    // There was room for a byte more than it has.
+    const bool whole =
+        count == 0 || (count > 0 && at + more == static_cast<size_t>(info.st_size) && at + more < text.size());
+    at += more;
+    if (whole) {
       text.resize(at);
       return text;
     }
-    at += static_cast<size_t>(std::max(count, ssize_t{0}));
   }
   return invalid("a file of more than 64 MiB", "split it");
+}
+
+// Of many files each CPU reads a part: what takes time is to open them.
+std::vector<std::optional<Result<std::string>>> read_texts(const std::vector<std::string>& files) {
+  constexpr size_t kFilesOfPart = 128;
+  constexpr size_t kPartsMax = 8;
+  const size_t cpus = std::clamp<size_t>(std::thread::hardware_concurrency(), 1, kPartsMax);
+  const size_t parts = std::min(cpus, files.size() / kFilesOfPart + 1);
+  std::vector<std::optional<Result<std::string>>> texts(files.size());
+  const auto read_part = [&](size_t part) {
+    for (size_t i = files.size() * part / parts; i < files.size() * (part + 1) / parts; i++)
+      texts[i] = read_text(files[i]);
+  };
+  std::vector<std::future<void>> others;
+  for (size_t part = 1; part < parts; part++) others.push_back(std::async(std::launch::async, read_part, part));
+  read_part(0);
+  for (std::future<void>& other : others) other.get();
+  return texts;
 }
 
 std::vector<std::string> files_of(const std::string& folder, std::vector<Problem>& problems) {
@@ -86,8 +110,10 @@ std::vector<TextSource> read_files(const std::vector<std::string>& paths, std::v
     std::error_code code;
     const std::vector<std::string> files =
         fs::is_directory(path, code) ? files_of(path, problems) : std::vector<std::string>{path};
-    for (const std::string& file : files) {
-      auto text = read_text(file);
+    std::vector<std::optional<Result<std::string>>> texts = read_texts(files);
+    for (size_t i = 0; i < files.size(); i++) {
+      const std::string& file = files[i];
+      Result<std::string>& text = *texts[i];
       if (!text) problems.push_back({file, 0, 0, text.error().message, text.error().remedy});
       if (text) sources.push_back({file, std::move(*text)});
     }

@@ -168,8 +168,8 @@ struct Engine::State {
   Result<void> pin_programs() const;
   Result<void> wire_socket_map() const;
   Result<void> tie_socket_map() const;
-  Result<void> install(const Settings& wanted) const {
-    return install_settings(paths, probe, wanted, [this](const std::string& name) { return map(name); });
+  Result<void> install(const Settings& wanted, const Settings* before) const {
+    return install_settings(paths, probe, wanted, before, [this](const std::string& name) { return map(name); });
   }
   PolicyPrograms policy_programs() const;
   Result<void> attach_outbound() const;
@@ -306,7 +306,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const Paths& wanted, const ProbeRep
   std::unique_ptr<Engine> engine(new Engine(std::move(state)));
   auto& s = *engine->state_;
   // What an earlier daemon attached keeps its programs until attach(): those of a new generation know no policy yet.
-  if (auto installed = s.install(settings); !installed) return unexpected(installed.error());
+  if (auto installed = s.install(settings, nullptr); !installed) return unexpected(installed.error());
   if (auto pinned = s.pin_programs(); !pinned) return unexpected(pinned.error());
   s.on_exec.reset(bpf_program__attach(s.skeleton->progs.sh_on_exec));  // without it, the first connection asks
   s.ring.reset(ring_buffer__new(s.map("sh_events"), take_event, &s.sink, nullptr));
@@ -321,7 +321,7 @@ Result<void> Engine::apply(const Settings& settings) {
   const InOut<std::string>& cgroups = settings.selection.cgroups;
   const bool by_path = !cgroups.include.empty() || !cgroups.exclude.empty();
   if (by_path || !(settings == state_->settings)) {
-    if (auto installed = state_->install(settings); !installed) return installed;
+    if (auto installed = state_->install(settings, &state_->settings); !installed) return installed;
     state_->settings = settings;
   }
   return linked_cgroups(state_->paths, "ops").empty() ? Result<void>{} : attach();
@@ -368,6 +368,7 @@ Result<void> Engine::set_policy(const PolicyRows* rows, sh_policy_existing exist
   return rows ? state_->policy->put(*rows, existing) : state_->policy->drop();
 }
 Result<bool> Engine::refresh_policy() { return state_->policy->refresh(); }
+int Engine::policy_settled_fd() const { return state_->policy->settled_fd(); }
 PolicyReport Engine::policy() const { return state_->policy->report(); }
 std::vector<uint64_t> Engine::policy_hits() const { return state_->policy->hits(); }
 std::unique_ptr<PolicyTables> Engine::policy_tables() const {
@@ -376,6 +377,7 @@ std::unique_ptr<PolicyTables> Engine::policy_tables() const {
 
 Result<std::vector<sh_live>> Engine::live_connections() const {
   const auto& s = *state_;
+  wait_for_programs();  // they may be judging by the policy before
   auto raw = run_iterator_in(namespaces_with_sockets(s.paths), bpf_program__fd(s.skeleton->progs.sh_iter_police));
   if (!raw) return unexpected(raw.error());
   std::vector<sh_live> live(raw->size() / sizeof(sh_live));

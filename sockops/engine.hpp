@@ -209,9 +209,11 @@ class Engine {
   // Puts a policy in force instead of the one before, at once; nothing: none. On an error the one before stays in force
   // whole, and the message names the limit. Before attach() it takes effect with attach().
   Result<void> set_policy(const PolicyRows* rows, sh_policy_existing existing);
-  // Looks again for workloads that were not there, or moved: were there any? To be called once a second or so; costs
-  // little.
+  // Looks again for workloads that were not there, or moved: were there any? To be called once a second or so, and when
+  // policy_settled_fd() is readable; costs little.
   Result<bool> refresh_policy();
+  // An eventfd, which the caller reads: the kernel side has let go of the policy before.
+  int policy_settled_fd() const;
   // Its generation alone is known of a policy that an earlier process put in force.
   PolicyReport policy() const;
   // How often the rules of the policy in force decided a request: by the number of an entry's origin in its rows the

@@ -14,9 +14,10 @@ using MapFinder = std::function<int(const std::string& name)>;
 // The cgroup's id, which is the inode number of its folder. `path` is below the cgroup v2 mount.
 Result<uint64_t> cgroup_id(const Paths& paths, const std::string& path);
 
-// Checks all, then writes: on an error nothing has changed. Keeps the mode that is in force.
+// Checks all, then writes: on an error nothing has changed. Keeps the mode that is in force. `before`: the settings
+// that this process wrote into these maps last, if it did.
 Result<void> install_settings(const Paths& paths, const ProbeReport& probe, const Settings& settings,
-                              const MapFinder& map);
+                              const Settings* before, const MapFinder& map);
 
 Result<sh_config> read_config(int config_map);
 Result<void> write_mode(int config_map, sh_mode mode);

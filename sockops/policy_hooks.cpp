@@ -17,8 +17,24 @@ constexpr const char* kOnMkdir = "mkdir";
 
 std::string mkdir_pin(const Paths& paths) { return links_dir(paths) + "/" + kOnMkdir; }
 
-// A link of a tracepoint cannot be given another program: the new one takes the old one's place.
+// 0: no such object.
+template <typename Info>
+Info info_of(int fd) {
+  Info info = {};
+  uint32_t bytes = sizeof(info);
+  return bpf_obj_get_info_by_fd(fd, &info, &bytes) == 0 ? info : Info{};
+}
+
+bool is_attached_on_mkdir(const Paths& paths, int program) {
+  const auto link = open_pin(mkdir_pin(paths));
+  const uint32_t id = info_of<bpf_prog_info>(program).id;
+  return link && id != 0 && info_of<bpf_link_info>(link->get()).prog_id == id;
+}
+
+// A link of a tracepoint cannot be given another program: the new one takes the old one's place, which takes
+// milliseconds.
 Result<void> attach_on_mkdir(const Paths& paths, int program) {
+  if (is_attached_on_mkdir(paths, program)) return {};
   UniqueFd link(bpf_raw_tracepoint_open("cgroup_mkdir", program));
   // Before Linux 6.10 a program cannot be attached twice: then it is the pinned one.
   if (!link && errno == EEXIST && is_pinned(mkdir_pin(paths))) return {};

@@ -3,6 +3,7 @@
 #include <bpf/bpf.h>
 #include <fmt/format.h>
 #include <linux/membarrier.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -27,13 +28,6 @@ Result<size_t> value_bytes(int map) {
   return size_t{info.value_size};
 }
 
-// Returns when every program that was running has ended: MEMBARRIER_CMD_GLOBAL waits for the readers of RCU, which
-// programs are. A program that found the old generation in the head and then its entries removed would take the
-// subject for one that no policy selects.
-void wait_for_programs() {
-  if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) != 0) std::this_thread::sleep_for(kGrace);  // nohz_full
-}
-
 Unexpected too_big(const std::string& what, size_t wanted, size_t room, const std::string& remedy) {
   return unexpected(Error{E2BIG, fmt::format("the policy has {} {}, and there is room for {}", wanted, what, room),
                           remedy.empty() ? "write fewer rules" : remedy});
@@ -42,6 +36,11 @@ Unexpected too_big(const std::string& what, size_t wanted, size_t room, const st
 size_t blocks_for(size_t cells) { return (cells + SH_POLICY_BLOCK_CELLS - 1) / SH_POLICY_BLOCK_CELLS; }
 
 }  // namespace
+
+// MEMBARRIER_CMD_GLOBAL waits for the readers of RCU, which programs are.
+void wait_for_programs() {
+  if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) != 0) std::this_thread::sleep_for(kGrace);  // nohz_full
+}
 
 Result<sh_policy_head> read_policy_head(int heads_map) {
   sh_policy_head head = {};
@@ -72,6 +71,15 @@ Result<void> end_policy(int heads_map) {
   none.by[0] = head->generation;
   return write_row(heads_map, uint32_t{0}, none, "head");
 }
+
+PolicyLoader::PolicyLoader(Paths paths, MapFinder map, PolicyPrograms programs,
+                           std::function<Result<void>(uint64_t)> watch)
+    : paths_(std::move(paths)),
+      map_(std::move(map)),
+      programs_(programs),
+      watch_(std::move(watch)),
+      halves_{{map_, 0}, {map_, 1}},
+      settled_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {}
 
 Result<void> PolicyLoader::check_room(const PolicyRows& rows) const {
   const auto half = [this](const char* map) { return capacity(map_(map)) / 2; };
@@ -226,6 +234,7 @@ Result<void> PolicyLoader::attach_hooks(const std::vector<WorkloadPlace>& places
 }
 
 Result<void> PolicyLoader::put(const PolicyRows& rows, sh_policy_existing existing) {
+  settle();
   if (auto room = check_room(rows); !room) return room;
   if (auto opened = hits_.is_open() ? Result<void>{} : hits_.open(map_("sh_pol_hits")); !opened) return opened;
   auto places = find(rows.workloads, known_places(rows.workloads), true);
@@ -260,18 +269,31 @@ Result<void> PolicyLoader::put(const PolicyRows& rows, sh_policy_existing existi
              rows.results(),
              capacity(map_("sh_pol_results")) / 2,
              std::move(places)};
-  // What is in the other half now differs little from what will be written there next.
-  wait_for_programs();
-  clear_workloads(half ^ 1);
-  hits_.carry_over(half);
-  if (attached_) keep_policy_hooks(paths_, hooks_);
-  // Cgroups that were made meanwhile have their identity in the old half. What goes wrong here goes wrong at the next
-  // look too, which tells it: the policy is in force.
-  (void)refresh().has_value();
+  begin_settling(half);
   return {};
 }
 
+// A program that found the old generation in the head and then its entries removed would take the subject for one that
+// no policy selects. Nobody who asked for the policy has to wait for that: programs that start now find the new one.
+void PolicyLoader::begin_settling(uint32_t half) {
+  settling_half_ = half;
+  last_readers_ = std::async(std::launch::async, [fd = settled_.get()] {
+    wait_for_programs();
+    eventfd_write(fd, 1);
+  });
+}
+
+// What is in the other half differs little from what will be written there next.
+void PolicyLoader::settle() {
+  if (!last_readers_.valid()) return;
+  last_readers_.get();
+  clear_workloads(settling_half_ ^ 1);
+  hits_.carry_over(settling_half_);
+  if (attached_) keep_policy_hooks(paths_, hooks_);
+}
+
 Result<void> PolicyLoader::drop() {
+  settle();
   if (auto ended = end_policy(map_("sh_pol_heads")); !ended) return ended;
   if (attached_) detach_policy_hooks(paths_);
   wait_for_programs();
@@ -292,7 +314,9 @@ Result<void> PolicyLoader::remove_workloads(const WorkloadRows& rows, uint32_t h
   return {};
 }
 
+// Cgroups that were made while the policy changed have their identity in the old half until they are looked for.
 Result<bool> PolicyLoader::refresh() {
+  settle();
   const uint32_t now = generation();
   if (!known_ || now == 0) return false;
   const uint32_t half = now & 1;
@@ -320,6 +344,7 @@ Result<bool> PolicyLoader::refresh() {
 }
 
 Result<void> PolicyLoader::attach(const std::vector<std::string>& cgroups) {
+  settle();
   cgroups_ = cgroups;
   attached_ = true;
   if (generation() == 0) {
@@ -348,6 +373,7 @@ Result<void> PolicyLoader::govern_also(const std::string& cgroup) {
 }
 
 void PolicyLoader::detached() {
+  settle();
   attached_ = false;
   known_ = false;
   governed_.clear();
@@ -362,7 +388,8 @@ uint32_t PolicyLoader::generation() const {
   return head ? head->generation : 0;
 }
 
-std::vector<uint64_t> PolicyLoader::hits() const {
+std::vector<uint64_t> PolicyLoader::hits() {
+  settle();
   const uint32_t now = generation();
   return known_ && now != 0 ? hits_.read(now & 1) : std::vector<uint64_t>{};
 }

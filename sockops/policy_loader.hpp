@@ -10,6 +10,7 @@
 #include <bpf/abi/policy_rows.hpp>
 #include <chrono>
 #include <functional>
+#include <future>
 #include <sockops/engine.hpp>
 #include <sockops/install_settings.hpp>
 #include <sockops/policy_half.hpp>
@@ -25,14 +26,10 @@ class PolicyLoader {
  public:
   // `watch` has the socket options of a cgroup watched, by its id: where requests are judged no connection may be left
   // out because that comes too late.
-  PolicyLoader(Paths paths, MapFinder map, PolicyPrograms programs, std::function<Result<void>(uint64_t)> watch)
-      : paths_(std::move(paths)),
-        map_(std::move(map)),
-        programs_(programs),
-        watch_(std::move(watch)),
-        halves_{{map_, 0}, {map_, 1}} {}
+  PolicyLoader(Paths paths, MapFinder map, PolicyPrograms programs, std::function<Result<void>(uint64_t)> watch);
 
-  // As Engine::set_policy. Attaches what it needs, if attach() was called before.
+  // As Engine::set_policy. Attaches what it needs, if attach() was called before. What the policy before leaves is
+  // cleared by the next call of any that is not const; settled_fd() is readable when that need not wait any more.
   Result<void> put(const PolicyRows& rows, sh_policy_existing existing);
   Result<void> drop();
   Result<bool> refresh();
@@ -46,7 +43,8 @@ class PolicyLoader {
 
   uint32_t generation() const;  // in force; 0: none
   PolicyReport report() const;
-  std::vector<uint64_t> hits() const;  // as Engine::policy_hits
+  std::vector<uint64_t> hits();  // as Engine::policy_hits
+  int settled_fd() const { return settled_.get(); }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -60,6 +58,8 @@ class PolicyLoader {
   void clear_workloads(uint32_t half);
   void clear_half(uint32_t half);
   Result<void> switch_to(uint32_t generation, const PolicyRows& rows, uint32_t by, sh_policy_existing existing) const;
+  void begin_settling(uint32_t half);
+  void settle();
   Result<void> attach_hooks(const std::vector<WorkloadPlace>& places);
   std::vector<WorkloadPlace> known_places(const std::vector<PolicyRows::Workload>& workloads) const;
   std::set<std::pair<std::string, uint64_t>> governed(const std::vector<WorkloadPlace>& places) const;
@@ -84,7 +84,13 @@ class PolicyLoader {
   std::vector<uint8_t> judged_;  // as it lies in the map; empty: not read yet
   Clock::time_point next_search_;
   uint32_t refreshes_ = 0;
+  UniqueFd settled_;
+  uint32_t settling_half_ = 0;      // in force since the last switch
+  std::future<void> last_readers_;  // valid until settle(): ends when no program uses the other half any more
 };
+
+// Returns when every program that was running has ended. Any thread may call it.
+void wait_for_programs();
 
 // The head of a generation's maps: no policy is in force.
 Result<void> end_policy(int heads_map);

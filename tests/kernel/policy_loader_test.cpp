@@ -1,5 +1,6 @@
 // Policies in the real maps: read back and asked, switched, refused; workloads found; programs attached and gone.
 #include <bpf/bpf.h>
+#include <poll.h>
 #include <sys/stat.h>
 
 #include <filesystem>
@@ -131,6 +132,14 @@ class PolicyLoading : public ::testing::Test {
     const auto done = put(compiled);
     ASSERT_TRUE(done) << done.error().to_string();
   }
+  // As a daemon does it.
+  void must_settle() {
+    pollfd settled = {shortcut_.engine().policy_settled_fd(), POLLIN, 0};
+    uint64_t count = 0;
+    ASSERT_EQ(poll(&settled, 1, 10'000), 1) << "nobody says that the policy before is not read any more";
+    ASSERT_EQ(read(settled.fd, &count, sizeof(count)), static_cast<ssize_t>(sizeof(count)));
+    ASSERT_TRUE(shortcut_.engine().refresh_policy());
+  }
   MapSource source() const { return MapSource(shortcut_.paths()); }
   size_t rows_in_maps() {
     size_t count = 0;
@@ -235,7 +244,8 @@ TEST_F(PolicyLoading, CountersOfUnchangedRulesGoOn) {
   EXPECT_EQ(hits(two, 0), 7u);
   EXPECT_EQ(hits(two, 1), 0u);
   EXPECT_EQ(hits(two, SH_POLICY_NO_RULE), 5u);
-  must_put(two);  // over `one`, whose sets have the same numbers
+  // Over `one`, whose sets have the same numbers; then again, before anybody has looked.
+  for (int i = 0; i < 3; i++) must_put(two);
   EXPECT_EQ(hits(two, 0), 7u);
   policy::HttpRequest request;
   for (const auto& [path, verdict] : {std::pair("/other", SH_POLICY_DENY), std::pair("/changed", SH_POLICY_ALLOW)}) {
@@ -331,12 +341,34 @@ TEST_F(PolicyLoading, RemoteWorkloadsAreInTheirHalfAloneAndNoTwoHaveOneId) {
   EXPECT_EQ(shortcut_.entries("sh_pol_remotes"), 2u);
   EXPECT_EQ(shortcut_.entries("sh_pol_workload"), 0u) << "every process became a workload of another host";
   must_put(Compiled(remote("a", "a") + policy("a", "/x"), compiler_));
+  must_settle();
   EXPECT_EQ(shortcut_.entries("sh_pol_remotes"), 1u);
   const auto refused = put(Compiled(remote("a", "a") + remote("b", "a") + policy("a", "/x"), compiler_));
   ASSERT_FALSE(refused);
   EXPECT_NE(refused.error().message.find("default/a and default/b are both"), std::string::npos)
       << refused.error().message;
   EXPECT_EQ(source().head().generation, 2u);
+}
+
+// Whoever asked for a policy does not wait for the programs that still read the one before.
+TEST_F(PolicyLoading, ThePolicyBeforeStaysUntilNobodyReadsIt) {
+  const std::string name = shortcut_.cgroup().name();
+  const Compiled first(workload("a", "cgroup: " + name + "/a") + policy("a", "/first/0"), compiler_);
+  const Compiled second(workload("b", "cgroup: " + name + "/b") + policy("b", "/second/0"), compiler_);
+  must_put(first);
+  must_settle();
+  must_put(second);
+  EXPECT_EQ(source().head().generation, 2u);
+  EXPECT_EQ(source().rows(), rows_of(second));
+  EXPECT_EQ(shortcut_.entries("sh_pol_paths"), 2u) << "a program may be asking for the workload of the first";
+  must_settle();
+  EXPECT_EQ(shortcut_.entries("sh_pol_paths"), 1u);
+  EXPECT_EQ(source().rows(), rows_of(second));
+  // One behind the other, without that anybody looked.
+  for (const Compiled* compiled : {&first, &second, &first}) must_put(*compiled);
+  EXPECT_EQ(source().rows(), rows_of(first));
+  must_settle();
+  EXPECT_EQ(shortcut_.entries("sh_pol_paths"), 1u);
 }
 
 TEST_F(PolicyLoading, WorkloadsAreFoundWhenTheyComeAndComeBack) {
@@ -418,8 +450,10 @@ TEST_F(PolicyLoading, ProgramsAreAttachedWhereTheyAreNeededAndNothingIsLeft) {
   expect(1, 1, 5);  // the folder above covers the one below
   const Compiled inner(workload("b", "cgroup: " + name + "/in/b") + policy("b", "/x"), compiler_);
   must_put(inner);
+  must_settle();
   expect(1, 0, 5);  // on "in" alone
   must_put(outer);
+  must_settle();
   expect(1, 1, 5);
 
   shortcut_.destroy_engine();  // what a crash of the daemon leaves
@@ -431,6 +465,7 @@ TEST_F(PolicyLoading, ProgramsAreAttachedWhereTheyAreNeededAndNothingIsLeft) {
   EXPECT_EQ(shortcut_.engine().policy().generation, 3u);
   must_put(inner);
   EXPECT_EQ(source().head().generation, 4u);
+  must_settle();
   expect(1, 0, 5);
 
   const auto drained = shortcut_.engine().detach(std::chrono::seconds(5));

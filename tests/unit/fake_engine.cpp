@@ -29,7 +29,9 @@ void fake_engine_has_events() {
   if (::write(event_signal(), &one, sizeof(one)) < 0) abort();
 }
 
-struct Engine::State {};
+struct Engine::State {
+  UniqueFd settled{eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)};
+};
 
 Engine::Engine(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Engine::~Engine() = default;
@@ -133,6 +135,7 @@ Result<void> Engine::set_outbound(Outbound outbound) {
 }
 
 Result<bool> Engine::refresh_policy() { return false; }
+int Engine::policy_settled_fd() const { return state_->settled.get(); }
 Result<std::vector<sh_live>> Engine::live_connections() const {
   const std::lock_guard guard(fake_kernel().lock);
   return fake_kernel().live;

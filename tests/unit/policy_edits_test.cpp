@@ -63,9 +63,16 @@ void edit(Random& random, Rules& rules) {
 
 std::shared_ptr<const Automaton> of(AutomatonBuilder& builder, const Rules& rules, ExpressionCache& expressions,
                                     const AutomatonLimits& limits = {}) {
+  static Rules known;  // by number
   std::vector<const HttpRule*> pointers;
-  for (const HttpRule& rule : rules) pointers.push_back(&rule);
-  return builder.build(pointers, expressions, limits);
+  std::vector<uint32_t> numbers;
+  for (const HttpRule& rule : rules) {
+    pointers.push_back(&rule);
+    const auto same = std::find_if(known.begin(), known.end(), [&](const HttpRule& other) { return rule.same(other); });
+    numbers.push_back(static_cast<uint32_t>(same - known.begin()));
+    if (same == known.end()) known.push_back(rule);
+  }
+  return builder.build(pointers, numbers, expressions, limits);
 }
 
 std::shared_ptr<const Automaton> from_scratch(const Rules& rules, const AutomatonLimits& limits = {}) {

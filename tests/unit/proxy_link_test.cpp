@@ -108,18 +108,29 @@ TEST(LinkMessages, ServersWithoutTheirSocketsAreRefused) {
 }
 
 TEST(Bundles, AreReadAsTheyWereSealed) {
-  const PolicyBundle bundle{{{"a.yaml", "x: 1\n\xff"}, {"b.yaml", ""}}, {{256, "default/web"}, {1, "host"}}};
-  const auto memfd = seal_bundle(bundle);
+  // Lengths and numbers on both sides of where their form changes.
+  PolicyBundle bundle{{{"a.yaml", "x: 1\n\xff"}, {"b.yaml", ""}}, {{256, "default/web"}, {1, "host"}}};
+  for (const size_t bytes : {23u, 24u, 255u, 256u, 65'535u, 65'536u})
+    bundle.sources.push_back({std::to_string(bytes) + ".yaml", std::string(bytes, 'x')});
+  for (const uint32_t number : {0u, 23u, 24u, 65'536u, UINT32_MAX}) bundle.identities.push_back({number, "w"});
+  auto begun = begin_bundle(bundle.sources);
+  ASSERT_TRUE(begun);
+  EXPECT_FALSE(open_bundle(begun->get())) << "it is not sealed yet";
+  const auto memfd = end_bundle(std::move(*begun), bundle.identities);
   ASSERT_TRUE(memfd);
   EXPECT_LT(write(memfd->get(), "x", 1), 0) << "a sealed bundle can be changed";
   const auto read = open_bundle(memfd->get());
   ASSERT_TRUE(read);
-  ASSERT_EQ(read->sources.size(), 2u);
-  EXPECT_EQ(read->sources[0].name, "a.yaml");
-  EXPECT_EQ(read->sources[0].text, "x: 1\n\xff");
-  ASSERT_EQ(read->identities.size(), 2u);
-  EXPECT_EQ(read->identities[0].number, 256u);
-  EXPECT_EQ(read->identities[1].title, "host");
+  ASSERT_EQ(read->sources.size(), bundle.sources.size());
+  for (size_t i = 0; i < bundle.sources.size(); i++) {
+    EXPECT_EQ(read->sources[i].name, bundle.sources[i].name);
+    EXPECT_EQ(read->sources[i].text, bundle.sources[i].text);
+  }
+  ASSERT_EQ(read->identities.size(), bundle.identities.size());
+  for (size_t i = 0; i < bundle.identities.size(); i++) {
+    EXPECT_EQ(read->identities[i].number, bundle.identities[i].number);
+    EXPECT_EQ(read->identities[i].title, bundle.identities[i].title);
+  }
 }
 
 TEST(Bundles, WhatIsNotSealedIsRefused) {
