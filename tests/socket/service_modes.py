@@ -185,20 +185,26 @@ def others(lab):
     expect(modes.refused() == 0, f"counted {modes.refused()}")
 
 
+def make_container(modes):
+    """A namespace of this host that the other one has a wire to: its name, its device on this host, and the wire's end in it."""
+    hosts = modes.hosts
+    inside, _, _, device = hosts.namespace(80)
+    name, wire = inside[-1], f"smc{modes.port}"
+    for command in (f"-n {hosts.name} link add {wire}a type veth peer name {wire}b netns {name}",
+                    f"-n {hosts.name} link set {wire}a up", f"-n {hosts.name} addr add {FAR}/30 dev {wire}a",
+                    f"-n {name} addr add {NEAR}/30 dev {wire}b",
+                    f"-n {name} link set {wire}b up", f"-n {hosts.name} route add {CONTAINER}/32 via {NEAR}"):
+        subprocess.run(["ip", *command.split()], check=True)
+    return name, device, f"{wire}b"
+
+
 @scenario("a strict service in a namespace of its own, which comes, goes and is made anew")
 def container(lab):
     modes = Modes(lab, server=CONTAINER)
     hosts = modes.hosts
     eventually(lambda: lab.status()["gateway"]["strict_services_nowhere"] == ["web"], lambda: f"status: {lab.status()['gateway']}")
     for time in ("new", "made anew"):
-        inside, _, _, device = hosts.namespace(80)
-        name = inside[-1]
-        wire = f"smc{modes.port}"
-        for command in (f"-n {hosts.name} link add {wire}a type veth peer name {wire}b netns {name}",
-                        f"-n {hosts.name} link set {wire}a up", f"-n {hosts.name} addr add {FAR}/30 dev {wire}a",
-                        f"-n {name} addr add {NEAR}/30 dev {wire}b",
-                        f"-n {name} link set {wire}b up", f"-n {hosts.name} route add {CONTAINER}/32 via {NEAR}"):
-            subprocess.run(["ip", *command.split()], check=True)
+        name, device, _ = make_container(modes)
         server = modes.nginx(["ip", "netns", "exec", name])[0]
         eventually(lambda: modes.plain(CONTAINER) == REFUSED, lambda time=time: f"{time}: {lab.status()['gateway']}")
         expect(lab.status()["gateway"]["strict_services_nowhere"] == [], f"{time}: {lab.status()['gateway']}")
@@ -208,6 +214,42 @@ def container(lab):
         lab.stop(server)
         subprocess.run(["ip", "netns", "del", name], check=True)
         eventually(lambda device=device: not pathlib.Path(f"/sys/class/net/{device}").exists(), f"{device} goes with its namespace")
+
+
+# With cookies the listener keeps nothing of a SYN: the ACK is looked up like another SYN, when the client's connect() has ended.
+@scenario("a strict service that answers with SYN cookies: who is refused has no cookie, who is not is not refused later")
+def cookies(lab):
+    modes = Modes(lab, server=CONTAINER)
+    inside = ["ip", "netns", "exec", make_container(modes)[0]]
+    modes.nginx(inside)
+    eventually(lambda: modes.plain(CONTAINER) == REFUSED, lambda: f"status: {lab.status()['gateway']}")
+    subprocess.run([*inside, "sysctl", "-qw", "net.ipv4.tcp_syncookies=2"], check=True)
+    for _ in range(20):
+        expect(modes.ask(CONTAINER, cgroup=modes.hosts.cgroups["tiefighter"]) == LANDED, "a workload")
+    expect(modes.plain(CONTAINER) == REFUSED, "plaintext from the other host")
+    expect(modes.mesh() == (0, "200"), f"through the mesh: {modes.log()}")
+    text = subprocess.run([*inside, "nstat", "-az", "TcpExtSyncookiesRecv"], capture_output=True, text=True, check=True).stdout
+    expect(int(text.split()[-2]) >= 20, f"cookies that came back: {text}")
+
+
+@scenario("a strict service behind a masquerade, which lends strangers an address of the service's own namespace")
+def masquerade(lab):
+    modes = Modes(lab, server=CONTAINER)
+    name, _, wire = make_container(modes)
+    inside = ["ip", "netns", "exec", name]
+    modes.nginx(inside)
+    eventually(lambda: modes.plain(CONTAINER) == REFUSED, lambda: f"status: {lab.status()['gateway']}")
+    snat = f"-t nat -A INPUT -i {wire} -p tcp --dport {modes.port} -j SNAT --to {NEAR}:7000-7100"
+    subprocess.run([*inside, "iptables", *snat.split()], check=True)
+    before = modes.refused()
+    outcome = modes.plain(CONTAINER)
+    expect(outcome == REFUSED, f"plaintext from the other host, with an address of the service's namespace: {outcome}")
+    expect(modes.refused() == before + 1, f"counted {modes.refused() - before}")
+    tiefighter = modes.hosts.cgroups["tiefighter"]
+    expect(modes.ask(CONTAINER, cgroup=tiefighter) == LANDED, "a workload, which comes by another wire")
+    expect(modes.ask(CONTAINER, *inside, cgroup=tiefighter) == LANDED, "a workload in the service's namespace")
+    modes.hosts.shunt("off")
+    expect(modes.plain(CONTAINER) == LANDED, "turned off: the masquerade is no reason for the refusal")
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ import kernels
 
 SOURCES = pathlib.Path(__file__).resolve().parents[2]
 # What the scenarios call, and what finds out what is left.
-PACKAGES = ["python3", "nginx-light", "haproxy", "curl", "wrk", "iproute2", "procps", "kmod"]
+PACKAGES = ["python3", "nginx-light", "haproxy", "curl", "wrk", "iproute2", "iptables", "procps", "kmod"]
 PROGRAMS = ["control/shunt", "control/shuntd", "control/shuntd-next", "fallback-proxy/shunt-proxy", "ktls/gateway/shunt-gateway"]
 # Of this machine, as they are: a package would make a cluster, and start it while the disk is made.
 POSTGRES = ["/usr/lib/postgresql", "/usr/share/postgresql"]
 OTHERS = ["/usr/bin/redis-server", "/usr/bin/redis-cli", "/usr/sbin/nghttpd", "/usr/bin/h2load"]
 SCRIPTS = ["tools/lib", "tests/socket", "tests/vectors", "tests/vm/two_guests_host.py"]
-MODULES = ["veth", "inet_diag", "tcp_diag", "ktls"]  # shuntd resets connections by the third
+# shuntd resets connections by the third; of the last iptables makes its rules.
+MODULES = ["veth", "inet_diag", "tcp_diag", "ktls", "nft_compat", "nft_chain_nat", "xt_nat", "xt_tcpudp"]
 IMAGE_BYTES = 2 << 30
 CPUS = 2
 SLOWER = 20  # this machine's emulation of another one, to what a scenario is used to
