@@ -16,6 +16,7 @@
 #include "redirect.bpf.h"
 
 #define SH_SERVER_WAIT_STEPS 4096 /* some tens of microseconds: the server's end, or its send(), is being finished on another CPU */
+#define SH_CERTAIN_WAIT_STEPS (1 << 17) /* one or two milliseconds: there certainly is one; its CPU may be taken away for a while */
 #define SH_IDLE_TRIES 4           /* channels of a proxy that is gone may stand in the queue */
 #define TCP_ESTABLISHED 1
 #define TCP_CLOSE_WAIT 8

@@ -84,22 +84,25 @@ static long sh_answer_step(__u32 index, struct sh_wait *wait)
 }
 
 /* The server's end may be coming about on another CPU just now: a connection in 20,000 sends before it has. Its first message waits. */
-static __always_inline bool sh_await_server(struct sh_sock *st)
+static __always_inline bool sh_await_server(struct tcp_sock *tp, struct sh_sock *st)
 {
 	struct sh_wait wait = {.cookie = st->shared.cookie};
+	__u32 steps = SK(tp)->sk_rx_dst_ifindex == LOOPBACK_IFINDEX ? SH_CERTAIN_WAIT_STEPS : SH_SERVER_WAIT_STEPS;
 
 	if (st->peer_cookie || sh_adopt_answer(st))
 		return true;
 	if (!st->shared.tx_msgs)
-		bpf_loop(SH_SERVER_WAIT_STEPS, sh_answer_step, &wait, 0);
+		bpf_loop(steps, sh_answer_step, &wait, 0);
 	return wait.ready && sh_adopt_answer(st);
 }
 
-/* The client asks what its requests must pass. Without a server's end nothing is known: the gate drops what is sent then, if the
- * server is governed, and the next message asks again. Not inlined, as sh_identify(). */
+/* The client asks what its requests must pass. Without a server's end nothing is known: what is sent then goes through TCP, where the
+ * gate ends the connection if requests are judged there (sh_is_judged()); so does the next message, when it asks. Not inlined, as
+ * sh_identify(). */
 static __noinline int sh_ask_client(struct sh_policy_head *policy, struct tcp_sock *tp, struct sh_sock *st)
 {
-	bool older = !st->l7_generation && st->shared.tx_msgs;
+	bool early = st->flags & SH_SOCK_EARLY;
+	bool older = !early && !st->l7_generation && st->shared.tx_msgs;
 	struct sh_sock *server = (void *)st->peer_storage;
 	struct sock *peer = (void *)st->peer_sock;
 	struct sh_policy_asked asked = {};
@@ -111,6 +114,7 @@ static __noinline int sh_ask_client(struct sh_policy_head *policy, struct tcp_so
 	if (!port)
 		bpf_probe_read_kernel(&port, sizeof(port), &server->local_port);
 	st->l7_generation = policy->generation;
+	st->flags &= ~SH_SOCK_EARLY;
 	/* Found anew for each policy, as in sh_police(). */
 	sh_identify(policy, SK(tp), &st->remote, &st->identity);
 	sh_identify(policy, peer, &server->remote, &st->peer_identity);
@@ -123,6 +127,8 @@ static __noinline int sh_ask_client(struct sh_policy_head *policy, struct tcp_so
 		st->l7_state = SH_L7_NONE;
 	} else if (asked.verdict == SH_POLICY_DENY) {
 		sh_break(st, asked.reason);
+	} else if (early) {
+		sh_break(st, SH_L7_WHY_BYTES);
 	} else if (st->l7_protocol && st->l7_protocol != sh_protocol_of(&asked)) {
 		sh_break(st, SH_L7_WHY_PROTOCOL);
 	} else if (older && policy->existing == SH_POLICY_EXISTING_RESET) {
@@ -131,10 +137,10 @@ static __noinline int sh_ask_client(struct sh_policy_head *policy, struct tcp_so
 		st->l7_state = SH_L7_NONE;
 	} else if (st->l7_state != SH_L7_JUDGED) {
 		st->l7_protocol = sh_protocol_of(&asked);
-		st->l7_state = SH_L7_JUDGED;
-		st->l7_seq = tp->write_seq;
+		st->l7_seq = tp->write_seq; /* before the state: the gate may look */
 		st->l7_left = 0;
 		st->l7_begun = 0;
+		st->l7_state = SH_L7_JUDGED;
 	}
 	return 0;
 }
@@ -414,8 +420,11 @@ static __always_inline enum sh_do sh_request(struct sk_msg_md *msg)
 	if (st->l7_state == SH_L7_JUDGED && !sh_settle(tp, st))
 		return SH_DO_DROP;
 	if (st->l7_generation != policy->generation && (st->l7_state != SH_L7_JUDGED || !st->l7_left)) {
-		if (!sh_await_server(st))
+		if (!sh_await_server(tp, st)) {
+			st->flags |= SH_SOCK_EARLY;
+			st->l7_via_tcp = 1; /* it may become known before the message is carried */
 			return SH_DO_CARRY;
+		}
 		sh_ask_client(policy, tp, st);
 	}
 	if (st->l7_state == SH_L7_BROKEN)

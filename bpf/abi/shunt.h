@@ -108,6 +108,7 @@ enum sh_sock_flags {
 	SH_SOCK_IN_MAP = 1 << 1,
 	SH_SOCK_LEFT = 1 << 2,    /* was in the map and left it */
 	SH_SOCK_SAMPLED = 1 << 3, /* enrolled against the profile */
+	SH_SOCK_EARLY = 1 << 4,   /* has sent under a policy, which could not be asked: its server was not known */
 };
 
 /* What is kept for one enrolled socket, in its socket storage. Written by the socket's own programs only. */

@@ -97,7 +97,7 @@ Result<Workers> start_workers(Shared& shared, const std::vector<Listening>& list
 
 // What is wrong is logged, and the old stays in force.
 void rotate(Shared& shared) {
-  auto fresh = load_security(shared.config, settings_of(shared));
+  auto fresh = load_security(shared.config, settings_of(shared), shared.security.get().get());
   if (!fresh) return log_failure("cannot rotate the certificates", fresh.error(), "the old ones stay in use");
   shared.security.set(*fresh);
   shared.counters.rotations++;
@@ -162,7 +162,7 @@ void log_ready(const Shared& shared, size_t threads) {
 Result<std::string> check_config(const std::string& config_file) {
   const auto config = read_config(config_file);
   if (!config) return unexpected(config.error());
-  const auto security = load_security(*config, {kAllCiphers, false, kKtlsKeyRecordsMax});
+  const auto security = load_security(*config, {kAllCiphers, false, kKtlsKeyRecordsMax}, nullptr);
   if (!security) return unexpected(security.error());
   return "valid: " + (*security)->id.text() + " until " + (*security)->expires + "; " +
          std::to_string(config->services.size()) + " services here, " + std::to_string(config->directory.size()) +
@@ -191,7 +191,7 @@ Result<void> run_gateway(const std::string& config_file) {
   pthread_sigmask(SIG_BLOCK, &blocked, nullptr);
   WatchedFiles files(shared.config);
   // With the rights that it will have when they change.
-  auto security = load_security(shared.config, settings_of(shared));
+  auto security = load_security(shared.config, settings_of(shared), nullptr);
   if (!security) return unexpected(security.error());
   shared.security.set(*security);
   ready = shared.access_log.open(shared.config.access_log.path, shared.config.access_log.format);

@@ -119,10 +119,11 @@ void Link::give_up(Refusal why) {
   if (state_ != State::done) refuse(std::move(why));
 }
 
-void Link::recheck(const TrustBundles& trust) {
-  if (state_ == State::done || !presented_) return;
-  const auto id = presented_->verify(trust);
-  if (!id) give_up(refusal(Reason::revoked, id.error().to_string()));
+bool Link::recheck(Recheck& recheck) {
+  if (state_ == State::done || !presented_ || trusted_by_ == recheck.trust()) return false;
+  trusted_by_ = recheck.trust();
+  if (const auto refused = recheck.judge(*presented_)) give_up(refusal(Reason::revoked, refused->to_string()));
+  return true;
 }
 
 // ---- until both connections are there ----
@@ -190,8 +191,7 @@ void Link::take_session() {
   mesh_watch_.forget();
   presented_.emplace(handshake_->ssl());
   if (const SpiffeId* id = handshake_->peer_id()) peer_id_ = *id;
-  const auto current = shared.security.get();
-  const bool outdated = handshake_->security() != current;  // there was a rotation meanwhile
+  trusted_by_ = handshake_->security()->trust;
   state_ = State::connecting;
   if (from_mesh()) home_.handshake_over(*this);
   if (shared.to_kernel) {
@@ -208,7 +208,8 @@ void Link::take_session() {
     mode_ = "userspace";
     mesh_ = openssl_leg(std::move(handshake_), std::move(mesh_fd_));
   }
-  if (outdated) recheck(*current->trust);
+  Recheck now(shared.security.get()->trust);  // they may have changed meanwhile
+  recheck(now);
   if (state_ == State::done) return;
   if (!from_mesh()) return begin_pumping();
   deadline_ = home_.now() + shared.config.timeouts.connect;

@@ -30,7 +30,8 @@ class Link {
   void start();
   void tick();  // looks at the clock
   void give_up(Refusal refusal);
-  void recheck(const TrustBundles& trust);  // the bundles have changed
+  // The bundles have changed. False: it is judged by these already, or not yet by any.
+  bool recheck(Recheck& recheck);
 
   bool from_mesh() const { return service_ == nullptr; }
 
@@ -90,7 +91,8 @@ class Link {
   Milliseconds began_{0};
   UniqueFd mesh_fd_, plain_fd_;  // until they belong to legs
   std::unique_ptr<Handshake> handshake_;
-  std::optional<PresentedPeer> presented_;  // once the handshake is done
+  std::optional<PresentedPeer> presented_;          // once the handshake is done
+  std::shared_ptr<const TrustBundles> trusted_by_;  // likewise: those that it was judged by last
   std::unique_ptr<Leg> mesh_, plain_;
   Watch mesh_watch_{*this}, plain_watch_{*this};
   Direction inward_, outward_;  // from the mesh, and into it

@@ -18,11 +18,9 @@ Result<std::string> text_of(const std::string& file) {
 }
 
 // One a line; what begins with '#' is passed over.
-Result<std::vector<SpiffeId>> read_denied(const std::string& file) {
-  const auto text = text_of(file);
-  if (!text) return unexpected(text.error());
+Result<std::vector<SpiffeId>> read_denied(const std::string& file, const std::string& text) {
   std::vector<SpiffeId> denied;
-  std::istringstream lines(*text);
+  std::istringstream lines(text);
   int number = 0;
   for (std::string line; std::getline(lines, line);) {
     number++;
@@ -37,23 +35,65 @@ Result<std::vector<SpiffeId>> read_denied(const std::string& file) {
   return denied;
 }
 
-Result<std::shared_ptr<const TrustBundles>> load_trust(const Config& config) {
+struct Trust {
+  std::shared_ptr<const TrustBundles> bundles;
+  std::string texts;  // a digest of what they were made of
+};
+
+// The texts that make the bundles, in the order in which they are used.
+class TrustTexts {
+ public:
+  Result<std::string> read(const std::string& file) {
+    auto text = text_of(file);
+    if (!text) return text;
+    const std::string head = file + '\0' + std::to_string(text->size()) + '\0';
+    if (!digest_ || EVP_DigestUpdate(digest_.get(), head.data(), head.size()) != 1 ||
+        EVP_DigestUpdate(digest_.get(), text->data(), text->size()) != 1)
+      return unexpected(openssl_error("cannot make a digest"));
+    return text;
+  }
+
+  Result<std::string> digest() {
+    std::string bytes(EVP_MAX_MD_SIZE, '\0');
+    unsigned int size = 0;
+    if (!digest_ || EVP_DigestFinal_ex(digest_.get(), reinterpret_cast<unsigned char*>(bytes.data()), &size) != 1)
+      return unexpected(openssl_error("cannot make a digest"));
+    bytes.resize(size);
+    return bytes;
+  }
+
+ private:
+  static EVP_MD_CTX* begun() {
+    EVP_MD_CTX* digest = EVP_MD_CTX_new();
+    if (digest && EVP_DigestInit_ex(digest, EVP_sha256(), nullptr) == 1) return digest;
+    EVP_MD_CTX_free(digest);
+    return nullptr;
+  }
+
+  std::unique_ptr<EVP_MD_CTX, FreedBy<EVP_MD_CTX_free>> digest_{begun()};
+};
+
+Result<Trust> load_trust(const Config& config) {
   auto trust = std::make_shared<TrustBundles>();
+  TrustTexts texts;
   for (const TrustedDomain& domain : config.trust) {
-    const auto bundle = text_of(domain.bundle);
+    const auto bundle = texts.read(domain.bundle);
     auto added = bundle ? trust->add(domain.name, *bundle, domain.bundle) : unexpected(bundle.error());
     if (added && !domain.crl.empty()) {
-      const auto lists = text_of(domain.crl);
+      const auto lists = texts.read(domain.crl);
       added = lists ? trust->add_revocations(domain.name, *lists, domain.crl) : unexpected(lists.error());
     }
     if (!added) return unexpected(added.error());
   }
   if (!config.deny.empty()) {
-    auto denied = read_denied(config.deny);
+    const auto text = texts.read(config.deny);
+    auto denied = text ? read_denied(config.deny, *text) : unexpected(text.error());
     if (!denied) return unexpected(denied.error());
     trust->deny(std::move(*denied));
   }
-  return std::shared_ptr<const TrustBundles>(std::move(trust));
+  auto digest = texts.digest();
+  if (!digest) return unexpected(digest.error());
+  return Trust{std::move(trust), std::move(*digest)};
 }
 
 Result<SslContext> make_context(const SSL_METHOD* method, const Credentials& credentials,
@@ -73,7 +113,8 @@ Result<SslContext> make_context(const SSL_METHOD* method, const Credentials& cre
 
 }  // namespace
 
-Result<std::shared_ptr<const Security>> load_security(const Config& config, const KtlsSettings& settings) {
+Result<std::shared_ptr<const Security>> load_security(const Config& config, const KtlsSettings& settings,
+                                                      const Security* before) {
   auto trust = load_trust(config);
   if (!trust) return unexpected(trust.error());
   auto credentials = load_credentials(config.certificate, config.key);
@@ -84,10 +125,21 @@ Result<std::shared_ptr<const Security>> load_security(const Config& config, cons
   if (!server) return unexpected(server.error());
   auto client = make_context(TLS_client_method(), *credentials, settings);
   if (!client) return unexpected(client.error());
+  const bool as_before = before != nullptr && before->trust_texts == trust->texts;
   auto security = std::make_shared<Security>(Security{std::move(credentials->id), std::move(credentials->expires),
-                                                      std::move(credentials->serial), std::move(*trust),
-                                                      std::move(*server), std::move(*client)});
+                                                      std::move(credentials->serial),
+                                                      as_before ? before->trust : std::move(trust->bundles),
+                                                      std::move(trust->texts), std::move(*server), std::move(*client)});
   return std::shared_ptr<const Security>(std::move(security));
+}
+
+std::optional<PeerRefusal> Recheck::judge(const PresentedPeer& peer) {
+  const std::string fingerprint = peer.fingerprint();
+  const auto known = known_.find(fingerprint);
+  if (!fingerprint.empty() && known != known_.end()) return known->second;
+  judged_++;
+  const auto id = peer.verify(*trust_);
+  return known_[fingerprint] = id ? std::nullopt : std::optional(id.error());
 }
 
 WatchedFiles::WatchedFiles(const Config& config) : files_{config.certificate, config.key} {

@@ -8,6 +8,8 @@
 #include <ktls/ktls.hpp>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <unordered_map>
 
 namespace shunt::gateway {
 
@@ -18,14 +20,33 @@ struct Security {
   std::string expires;  // "2025-01-02T03:04:05Z"
   std::string serial;
   std::shared_ptr<const TrustBundles> trust;
+  std::string trust_texts;  // a digest of all files that `trust` was made of
   SslContext server;
   SslContext client;
 
   uint64_t expiry_seconds() const;  // since 1970
 };
 
-// `settings`: the ciphers to offer. kTLS or not, sessions are made so that they could be handed off.
-Result<std::shared_ptr<const Security>> load_security(const Config& config, const KtlsSettings& settings);
+// `settings`: the ciphers to offer. kTLS or not, sessions are made so that they could be handed off. `before` (may be
+// null): what was in use; if nothing has changed in whom it trusts, that is the same object.
+Result<std::shared_ptr<const Security>> load_security(const Config& config, const KtlsSettings& settings,
+                                                      const Security* before);
+
+// Judges peers that were taken before by other bundles. Most connections of a mesh are of few peers: each of these is
+// judged once.
+class Recheck {
+ public:
+  explicit Recheck(std::shared_ptr<const TrustBundles> trust) : trust_(std::move(trust)) {}
+  const std::shared_ptr<const TrustBundles>& trust() const { return trust_; }
+  // Why it is not trusted any more; nothing: it is.
+  std::optional<PeerRefusal> judge(const PresentedPeer& peer);
+  size_t judged() const { return judged_; }  // with a look at signatures
+
+ private:
+  std::shared_ptr<const TrustBundles> trust_;
+  std::unordered_map<std::string, std::optional<PeerRefusal>> known_;  // by fingerprint
+  size_t judged_ = 0;
+};
 
 // What all threads use now.
 class CurrentSecurity {

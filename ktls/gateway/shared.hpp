@@ -18,7 +18,8 @@ struct Counters {
   std::atomic<uint64_t> to_mesh{0};
   std::atomic<uint64_t> received_bytes{0};  // from the mesh, of closed connections
   std::atomic<uint64_t> sent_bytes{0};
-  std::atomic<uint64_t> rotations{0};  // of certificates and bundles
+  std::atomic<uint64_t> rotations{0};     // of certificates and bundles
+  std::atomic<uint64_t> judged_again{0};  // peers of live connections, because bundles or lists have changed
 
   void count_reason(const std::string& reason) {
     const std::lock_guard lock(mutex_);

@@ -8,8 +8,10 @@ namespace shunt::gateway {
 namespace {
 
 constexpr Milliseconds kTick{100};
-constexpr size_t kScratchBytes = 64 << 10;  // also the most that one direction of a connection holds back
-constexpr int kAcceptsMax = 16;             // then others have their turn
+constexpr Milliseconds kRecheckShare{20};      // of a tick
+constexpr Milliseconds kRecheckHurries{5000};  // whoever is not trusted any more is to be gone after ten seconds
+constexpr size_t kScratchBytes = 64 << 10;     // also the most that one direction of a connection holds back
+constexpr int kAcceptsMax = 16;                // then others have their turn
 
 }  // namespace
 
@@ -148,11 +150,26 @@ void Worker::tick() {
   if (!accepting_ && !stopping_) listen(true);
 }
 
+// A little of it each time, for the sake of the others: to look at signatures takes a tenth of a millisecond each.
 void Worker::look_at_security(const std::vector<Link*>& links) {
   auto current = shared_.security.get();
-  if (current == security_) return;
+  if (current->trust != security_->trust) {
+    if (!recheck_) recheck_began_ = now_;
+    recheck_.emplace(current->trust);
+  }
   security_ = std::move(current);
-  for (Link* link : links) link->recheck(*security_->trust);
+  if (!recheck_) return;
+  const bool hurries = now_ - recheck_began_ >= kRecheckHurries;
+  const auto until = std::chrono::steady_clock::now() + kRecheckShare;
+  const size_t before = recheck_->judged();
+  bool all = true;
+  for (Link* link : links) {
+    if (!link->recheck(*recheck_) || hurries || std::chrono::steady_clock::now() < until) continue;
+    all = false;
+    break;
+  }
+  shared_.counters.judged_again += recheck_->judged() - before;
+  if (all) recheck_.reset();
 }
 
 void Worker::begin_stop() {

@@ -52,7 +52,9 @@ class Worker final : public LinkHome {
   UniqueFd wake_;
   std::vector<uint8_t> scratch_;
   Milliseconds now_{0};
-  std::shared_ptr<const Security> security_;  // by which the live connections were judged last
+  std::shared_ptr<const Security> security_;
+  std::optional<Recheck> recheck_;  // while connections are judged by other bundles than before
+  Milliseconds recheck_began_{0};
   bool accepting_ = false;
   bool stopping_ = false;
   Milliseconds stop_at_{0};

@@ -175,6 +175,17 @@ Result<SpiffeId, PeerRefusal> PresentedPeer::verify(const TrustBundles& trust) c
   return trust.verify(leaf_.get(), chain_.get(), role_, TrustBundles::Moment::connection);
 }
 
+std::string PresentedPeer::fingerprint() const {
+  std::string all(1, role_ == TrustBundles::PeerRole::client ? 'c' : 's');
+  for (int i = -1; i < sk_X509_num(chain_.get()); i++) {
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned int bytes = 0;
+    if (X509_digest(i < 0 ? leaf_.get() : sk_X509_value(chain_.get(), i), EVP_sha256(), digest, &bytes) != 1) return {};
+    all.append(reinterpret_cast<const char*>(digest), bytes);
+  }
+  return all;
+}
+
 // ---- at a handshake ----
 
 struct PeerCallback {

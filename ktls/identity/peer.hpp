@@ -66,6 +66,8 @@ class PresentedPeer {
  public:
   explicit PresentedPeer(SSL* ssl);  // after its handshake
   Result<SpiffeId, PeerRefusal> verify(const TrustBundles& trust) const;
+  // Equal for peers that presented the same, for whom verify() says the same. Empty: OpenSSL has failed.
+  std::string fingerprint() const;
 
  private:
   Certificate leaf_;

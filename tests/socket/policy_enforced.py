@@ -199,6 +199,47 @@ def dodging(galaxy):
     expect("200" not in result["got"], f"an urgent byte in a request: {result}")
 
 
+# What its server's end has left for the client is taken away: as if that end were still coming about on another CPU.
+EARLY = """
+import ctypes, os, socket, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def bpf(command, attr):
+    room = ctypes.create_string_buffer(attr, 128)
+    return libc.syscall(321, command, room, 128)
+path = ctypes.create_string_buffer(sys.argv[2].encode())
+answers = bpf(7, struct.pack("=QII", ctypes.addressof(path), 0, 0))
+if answers < 0:
+    sys.exit("cannot open " + sys.argv[2] + ": " + os.strerror(ctypes.get_errno()))
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20)
+s.setblocking(True)
+s.settimeout(20)
+key, gone = ctypes.create_string_buffer(8), 0
+while bpf(4, struct.pack("=IIQQ", answers, 0, 0, ctypes.addressof(key))) == 0:
+    gone += bpf(3, struct.pack("=IIQ", answers, 0, ctypes.addressof(key))) == 0
+try:
+    for text in sys.argv[3:]:
+        s.sendall(text.encode())
+    print(gone, s.recv(100))
+except OSError as e:
+    print(gone, e.errno)
+"""
+
+
+@scenario("a client that sends before its server's end is known: nothing that nobody has judged is read")
+def early(galaxy):
+    galaxy.recorder()
+    pins = list((galaxy.lab.folder / "bpffs").rglob("sh_answers"))
+    expect(len(pins) == 1, f"pinned: {pins}")
+    galaxy.client("tiefighter", ["send", LANDING], ["responses", 1])
+    before = galaxy.read()
+    for number in range(20):  # where in the numbers of TCP it begins is chance
+        texts = [LANDING] if number % 2 else [LANDING, EXHAUST]
+        client = galaxy.lab.start([sys.executable, "-c", EARLY, galaxy.port, pins[0], *texts], cgroup=galaxy.cgroups["tiefighter"])
+        outcome = client.communicate(timeout=PATIENCE_S)[0].decode("latin-1").strip()
+        expect(outcome in ("1 104", "1 13"), f"connection {number}: {outcome}")  # reset; or told by the second send()
+    expect(galaxy.read() == before, f"the server read {galaxy.read()[len(before):]!r}")
+
+
 @scenario("several threads and processes, heirs and strangers, write one connection at once")
 def racing(galaxy):
     galaxy.recorder()

@@ -140,6 +140,21 @@ class GatewayTest : public testing::Test {
   UniqueFd echo_;
 };
 
+std::string metrics(const NetNs& ns) {
+  const std::string url = "http://127.0.0.1:9617/metrics";
+  const CommandResult result = run_command({"curl", "-sS", "--fail", url}, ns.fd(), kPatience);
+  return result.exit_code == 0 ? result.output : "curl: " + result.output;
+}
+
+// The value of one without labels.
+std::string metric(const NetNs& ns, const std::string& name) {
+  const std::string text = metrics(ns);
+  const size_t at = text.find("\n" + name + " ");
+  if (at == std::string::npos) return "none: " + text;
+  const size_t value = at + name.size() + 2;
+  return text.substr(value, text.find('\n', value) - value);
+}
+
 // The same with certificates as they are, and with new ones every second.
 class Traffic : public GatewayTest, public testing::WithParamInterface<bool> {
  protected:
@@ -362,6 +377,25 @@ TEST_F(GatewayTest, ABundleWithoutTheirCaEndsLiveConnections) {
   ASSERT_TRUE(write_text(bundle, pem_of(mesh_->ca)));
   ASSERT_TRUE(eventually([&] { return mesh_->b->log().rfind("msg=rotated") != before; }, kPatience));
   expect_working();
+}
+
+// What costs a look at signatures is done when it may say something else, and once for all connections of a peer.
+TEST_F(GatewayTest, PeersAreJudgedAgainWhenBundlesChange) {
+  start();
+  std::vector<Connection> live;
+  for (int i = 0; i < 3; i++) live.push_back(connect());
+  for (const Connection& connection : live) ASSERT_TRUE(ping_pong(connection, 1));
+  const auto judged_again = [&] { return metric(mesh_->ns_b, "shunt_gateway_peers_judged_again_total"); };
+  const Forged leaf = mesh_->leaf("b", mesh_->ca);
+  mesh_->files_b.write(leaf, pem_of(mesh_->ca));
+  ASSERT_TRUE(mesh_->b->says({"msg=rotated", "serial=" + serial_of(leaf)})) << mesh_->b->log();
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));  // some ticks
+  EXPECT_EQ(judged_again(), "0");
+  ASSERT_TRUE(
+      write_text(mesh_->files_b.folder + "/bundle.pem", pem_of(mesh_->ca) + pem_of(forge(ca_plan("another CA")))));
+  EXPECT_TRUE(eventually([&] { return judged_again() != "0"; }, kPatience)) << mesh_->b->log();
+  EXPECT_EQ(judged_again(), "1");
+  for (const Connection& connection : live) EXPECT_TRUE(ping_pong(connection, 1)) << mesh_->b->log();
 }
 
 TEST_F(GatewayTest, ListsEndLiveConnections) {
@@ -641,11 +675,6 @@ TEST_F(GatewayTest, HasMetrics) {
   start();
   for (int i = 0; i < 3; i++) expect_working();
   EXPECT_NE(mesh_->ending_at_a(7005), 0);  // another gateway than the directory says
-  const auto metrics = [](const NetNs& ns) {
-    const std::string url = "http://127.0.0.1:9617/metrics";
-    const CommandResult result = run_command({"curl", "-sS", "--fail", url}, ns.fd(), kPatience);
-    return result.exit_code == 0 ? result.output : "curl: " + result.output;
-  };
   const std::string mode = ktls_use() == "off" ? "userspace" : "ktls";
   const auto all_there = [&](const NetNs& ns, const std::vector<std::string>& lines) {
     const std::string text = metrics(ns);
