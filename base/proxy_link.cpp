@@ -5,8 +5,10 @@
 #include <sys/un.h>
 
 #include <base/proxy_link.hpp>
+#include <chrono>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 namespace shunt {
 namespace {
@@ -19,6 +21,7 @@ constexpr size_t kServerNumbers = 9;
 constexpr size_t kNumbersMax = kServerNumbers * kLinkServersMax;
 static_assert(kNumbersMax >= kLinkChannelsMax);
 constexpr off_t kBundleBytesMax = off_t{1} << 30;
+constexpr int kSealAttempts = 20;
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
 
 struct Wire {
@@ -118,7 +121,10 @@ Result<UniqueFd> new_bundle() {
 }
 
 Result<void> seal_bundle(int memfd) {
-  if (fcntl(memfd, F_ADD_SEALS, kSeals) != 0) return unexpected(errno, "cannot seal a memfd");
+  for (int attempt = 1; fcntl(memfd, F_ADD_SEALS, kSeals) != 0; attempt++) {
+    if (errno != EBUSY || attempt == kSealAttempts) return unexpected(errno, "cannot seal a memfd");
+    std::this_thread::sleep_for(std::chrono::milliseconds(attempt));  // somebody of the kernel's looks at a page
+  }
   return {};
 }
 
@@ -170,7 +176,7 @@ Result<void> write_whole(int memfd, const std::string& bytes) {
 }  // namespace
 
 // Each reload does this: a document of nlohmann's would be several copies of all texts.
-Result<UniqueFd> begin_bundle(const std::vector<TextSource>& sources) {
+Result<std::string> begin_bundle(const std::vector<TextSource>& sources) {
   constexpr size_t kHeadsMax = 16;
   size_t room = kHeadsMax;
   for (const TextSource& source : sources) room += kHeadsMax + source.name.size() + source.text.size();
@@ -186,14 +192,12 @@ Result<UniqueFd> begin_bundle(const std::vector<TextSource>& sources) {
     add_text(bytes, source.name);
     add_text(bytes, source.text);
   }
-  auto memfd = new_bundle();
-  if (!memfd) return memfd;
-  if (auto written = write_whole(memfd->get(), bytes); !written) return unexpected(written.error());
-  return memfd;
+  return bytes;
 }
 
-Result<UniqueFd> end_bundle(UniqueFd begun, const std::vector<NamedIdentity>& identities) {
-  std::string bytes;
+// Written here, and not by whoever has put the texts together: pages that another CPU still has in its lists cannot be
+// sealed (EBUSY).
+Result<UniqueFd> end_bundle(std::string bytes, const std::vector<NamedIdentity>& identities) {
   add_text(bytes, "identities");
   begin_item(bytes, Cbor::array, identities.size());
   for (const NamedIdentity& identity : identities) {
@@ -201,9 +205,11 @@ Result<UniqueFd> end_bundle(UniqueFd begun, const std::vector<NamedIdentity>& id
     begin_item(bytes, Cbor::number, identity.number);
     add_text(bytes, identity.title);
   }
-  if (auto written = write_whole(begun.get(), bytes); !written) return unexpected(written.error());
-  if (auto sealed = seal_bundle(begun.get()); !sealed) return unexpected(sealed.error());
-  return begun;
+  auto memfd = new_bundle();
+  if (!memfd) return memfd;
+  if (auto written = write_whole(memfd->get(), bytes); !written) return unexpected(written.error());
+  if (auto sealed = seal_bundle(memfd->get()); !sealed) return unexpected(sealed.error());
+  return memfd;
 }
 
 Result<PolicyBundle> open_bundle(int memfd) {

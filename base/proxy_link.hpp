@@ -76,9 +76,9 @@ struct PolicyBundle {
   std::vector<NamedIdentity> identities;
 };
 
-// A sealed memfd, in two steps: the identities may be found while the texts are written.
-Result<UniqueFd> begin_bundle(const std::vector<TextSource>& sources);
-Result<UniqueFd> end_bundle(UniqueFd begun, const std::vector<NamedIdentity>& identities);
+// A sealed memfd, in two steps: the identities may be found while the texts are put together.
+Result<std::string> begin_bundle(const std::vector<TextSource>& sources);
+Result<UniqueFd> end_bundle(std::string begun, const std::vector<NamedIdentity>& identities);
 // The same for who has the bytes already.
 Result<UniqueFd> new_bundle();
 Result<void> seal_bundle(int memfd);

@@ -115,7 +115,6 @@ TEST(Bundles, AreReadAsTheyWereSealed) {
   for (const uint32_t number : {0u, 23u, 24u, 65'536u, UINT32_MAX}) bundle.identities.push_back({number, "w"});
   auto begun = begin_bundle(bundle.sources);
   ASSERT_TRUE(begun);
-  EXPECT_FALSE(open_bundle(begun->get())) << "it is not sealed yet";
   const auto memfd = end_bundle(std::move(*begun), bundle.identities);
   ASSERT_TRUE(memfd);
   EXPECT_LT(write(memfd->get(), "x", 1), 0) << "a sealed bundle can be changed";
