@@ -379,17 +379,20 @@ static __always_inline void sh_police_older(struct __sk_buff *skb, struct sh_pol
 static __always_inline bool sh_is_judged(struct sh_policed *policed, __u32 end_seq)
 {
 	struct sh_sock *client = (void *)policed->client_storage;
-	__u32 seq = 0, asked[2] = {}; /* l7_state, l7_generation */
+	__u32 seq = 0, flags = 0, asked[2] = {}; /* l7_state, l7_generation */
 	__u64 cookie = 0, left = 0;
 
 	bpf_probe_read_kernel(&cookie, sizeof(cookie), &client->shared.cookie);
+	bpf_probe_read_kernel(&flags, sizeof(flags), &client->flags);
 	bpf_probe_read_kernel(asked, sizeof(asked), &client->l7_state);
 	bpf_probe_read_kernel(&left, sizeof(left), &client->l7_left);
 	bpf_probe_read_kernel(&seq, sizeof(seq), &client->l7_seq);
 	if (cookie != policed->client_cookie)
 		return false;
-	if (asked[0] == SH_L7_NONE) /* sent under a policy that did not look at requests; or none was asked, as the server was not known */
-		return asked[1];
+	/* Sent under a policy that did not look at requests, by a client that asks before it sends more; or none was asked, as the server was
+	 * not known. */
+	if (asked[0] == SH_L7_NONE)
+		return asked[1] && flags & SH_SOCK_IN_MAP;
 	if (!seq) /* likewise, and another message broke it */
 		return false;
 	if (left > 1U << 30)
