@@ -389,8 +389,8 @@ static __always_inline bool sh_is_judged(struct sh_policed *policed, __u32 end_s
 	bpf_probe_read_kernel(&seq, sizeof(seq), &client->l7_seq);
 	if (cookie != policed->client_cookie)
 		return false;
-	/* Sent under a policy that did not look at requests, by a client that asks before it sends more; or none was asked, as the server was
-	 * not known. */
+	/* Sent under a policy that did not look at requests, by a client that asks before it sends more; or none was asked, as the server
+	 * was not known. */
 	if (asked[0] == SH_L7_NONE)
 		return asked[1] && flags & SH_SOCK_IN_MAP;
 	if (!seq) /* likewise, and another message broke it */
