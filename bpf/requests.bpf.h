@@ -20,6 +20,7 @@
 #ifndef SHUNT_REQUESTS_BPF_H
 #define SHUNT_REQUESTS_BPF_H
 
+#include "responses.bpf.h"
 #include "judge_http1.bpf.h"
 #include "judge_resp.bpf.h"
 
@@ -311,6 +312,8 @@ static __always_inline enum sh_do sh_client_message(struct sk_msg_md *msg, struc
 			bpf_msg_apply_bytes(msg, (__u32)st->l7_left);
 		return SH_DO_CARRY;
 	}
+	if (protocol == SH_L7_HTTP1)
+		sh_see_request(st);
 	scratch = sh_claim_scratch();
 	if (!scratch || !sh_copy(msg, st, scratch, protocol)) {
 		if (scratch)
@@ -321,10 +324,12 @@ static __always_inline enum sh_do sh_client_message(struct sk_msg_md *msg, struc
 	sh_judge_requests(msg, st, scratch, protocol);
 	if (sh_begins(msg, scratch, protocol))
 		what = sh_resp_keep(msg, st, scratch) ? SH_DO_CARRY : SH_DO_DROP;
-	else if (scratch->verdict != SH_POLICY_ALLOW)
+	else if (scratch->verdict == SH_POLICY_ALLOW)
+		what = sh_allow(msg, st, scratch) ? SH_DO_CARRY : SH_DO_DROP;
+	else
 		what = sh_refuse(msg, tp, st, scratch, protocol);
-	else if (!sh_allow(msg, st, scratch))
-		what = SH_DO_DROP;
+	if (protocol == SH_L7_HTTP1 && what != SH_DO_CARRY)
+		sh_see_refusal(st, what == SH_DO_DROP, scratch->verdict == SH_POLICY_DENY);
 	sh_release_scratch(scratch);
 	if (what == SH_DO_DROP && st->l7_state != SH_L7_BROKEN)
 		sh_break(st, SH_L7_WHY_SCRATCH);
@@ -381,6 +386,7 @@ static __always_inline enum sh_do sh_from_server(struct sk_msg_md *msg, struct b
 		return SH_DO_CARRY;
 	if (sh_server_protocol(st) == SH_L7_RESP)
 		return SH_DO_RESP;
+	sh_see_response(msg, st);
 	sh_server_message(msg, tp, st, SH_L7_HTTP1);
 	return SH_DO_CARRY;
 }

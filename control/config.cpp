@@ -90,23 +90,26 @@ class ConfigReader {
 
  private:
   void read_root(const Node& root) {
-    reader_.mapping(
-        root, {
-                  {"log", [this](const Node& node) { read_log_settings(reader_, node, config_.daemon.log); }},
-                  {"control", [this](const Node& node) { read_control(node); }},
-                  {"metrics",
-                   [this](const Node& node) { read_metrics_settings(reader_, node, config_.daemon.metrics_listen); }},
-                  {"proxy", [this](const Node& node) { read_proxy(node); }},
-                  {"paths", [this](const Node& node) { read_paths(node); }},
-                  {"selection", [this](const Node& node) { read_selection(node); }},
-                  {"receivers", [this](const Node& node) { read_receivers(node); }},
-                  {"spill", [this](const Node& node) { read_spill(node); }},
-                  {"firewall", [this](const Node& node) { read_firewall(node); }},
-                  {"profile", [this](const Node& node) { read_profile(node); }},
-                  {"drain", [this](const Node& node) { read_drain(node); }},
-                  {"policy", [this](const Node& node) { read_policy(node); }},
-                  {"gateway", [this](const Node& node) { read_gateway(node); }},
-              });
+    reader_.mapping(root,
+                    {
+                        {"log", [this](const Node& node) { read_log_settings(reader_, node, config_.daemon.log); }},
+                        {"control", [this](const Node& node) { read_control(node); }},
+                        {"metrics",
+                         [this](const Node& node) {
+                           read_metrics_settings(reader_, node, config_.daemon.metrics_listen,
+                                                 &config_.settings.tell_responses);
+                         }},
+                        {"proxy", [this](const Node& node) { read_proxy(node); }},
+                        {"paths", [this](const Node& node) { read_paths(node); }},
+                        {"selection", [this](const Node& node) { read_selection(node); }},
+                        {"receivers", [this](const Node& node) { read_receivers(node); }},
+                        {"spill", [this](const Node& node) { read_spill(node); }},
+                        {"firewall", [this](const Node& node) { read_firewall(node); }},
+                        {"profile", [this](const Node& node) { read_profile(node); }},
+                        {"drain", [this](const Node& node) { read_drain(node); }},
+                        {"policy", [this](const Node& node) { read_policy(node); }},
+                        {"gateway", [this](const Node& node) { read_gateway(node); }},
+                    });
   }
 
   void read_control(const Node& section) {

@@ -216,6 +216,9 @@ Result<void> Daemon::put_policy(std::shared_ptr<const PolicyState::Prepared> pre
   if (!set) return set;
   const PolicyReport report = engine_->policy();
   to_keep_ = prepared;
+  take_responses();
+  request_metrics_.policy_changed(report.generation, prepared);
+  if (config_.settings.tell_responses) engine_->forget_responses(request_metrics_.oldest());
   policy_.put_in_force(std::move(prepared), report.generation);
   policy_error_.clear();
   if (proxy_link_) proxy_link_->policy_changed();
@@ -226,6 +229,15 @@ Result<void> Daemon::put_policy(std::shared_ptr<const PolicyState::Prepared> pre
                                  {"sets", std::to_string(report.sets)}});
   if (sweep_signal_) begin_sweep();
   return {};
+}
+
+void Daemon::take_responses() {
+  if (!config_.settings.tell_responses) return;
+  const auto rows = engine_->responses();
+  if (rows)
+    request_metrics_.take(*rows);
+  else
+    log_failure("metrics of requests are late", rows.error(), "the next reading follows");
 }
 
 void Daemon::begin_sweep() {
@@ -314,7 +326,12 @@ std::optional<StartFailure> Daemon::open_sockets() {
     if (!current) return unexpected(current.error());
     numbers_.monitor_clients = static_cast<uint32_t>(control_->monitors());
     numbers_.monitor_events_lost = control_->events_lost();
-    return metrics_text(metrics_.collect(**current, numbers_));
+    auto families = metrics_.collect(**current, numbers_);
+    if (config_.settings.tell_responses && !draining()) {
+      take_responses();
+      for (auto& family : request_metrics_.families()) families.push_back(std::move(family));
+    }
+    return metrics_text(families);
   });
   auto metrics = listen_for_metrics();
   if (!metrics) log_failure("no metrics", metrics.error(), "everything else goes on");

@@ -13,6 +13,7 @@
 #include <control/policy_state.hpp>
 #include <control/policy_sweep.hpp>
 #include <control/proxy_link.hpp>
+#include <control/request_metrics.hpp>
 #include <control/run_lock.hpp>
 #include <memory>
 #include <optional>
@@ -103,6 +104,7 @@ class Daemon : private ControlBackend {
   Result<void> accelerate();  // attaches, and finds the listeners that are older
   Result<void> put_policy(std::shared_ptr<const PolicyState::Prepared> prepared);
   Result<void> restore_policy();
+  void take_responses();
   void on_policy_settled();
   void refresh_policy();
   void begin_sweep();  // or another one when this one has ended
@@ -150,6 +152,7 @@ class Daemon : private ControlBackend {
   bool sweep_again_ = false;
   uint64_t reloads_begun_ = 0;
   MetricsSource metrics_;
+  RequestMetrics request_metrics_;
   DaemonNumbers numbers_;
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   std::chrono::steady_clock::time_point snapshot_time_;

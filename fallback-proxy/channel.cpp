@@ -463,13 +463,21 @@ void Channel::tick() {
 
 void Channel::record(Outcome outcome, std::string_view reason, int status) {
   home_.counters().count(Source::channel, outcome, status, body_.bytes(), 0);
+  if (outcome != Outcome::forwarded) tell(status);
   log(outcome, reason, status);
 }
 
 // A request that was forwarded or refused before has been counted; what became of it then has a line of its own.
 void Channel::record_end(std::string_view reason, int status) {
   if ((answer_flags_ & SH_PUNT_IN_HAND) != 0) return record(Outcome::failed, reason, status);
+  tell(status);
   log(Outcome::failed, reason, status);
+}
+
+// What the server answers, the kernel side sees and tells.
+void Channel::tell(int status) {
+  if (!home_.config().tell_responses || !relation_) return;
+  policies_->tell(home_.counters().responses, *relation_, status, std::chrono::steady_clock::now() - began_);
 }
 
 void Channel::log(Outcome outcome, std::string_view reason, int status) {

@@ -124,6 +124,7 @@ class Channel final : private Operation {
   Milliseconds since(Milliseconds moment) const { return home_.now() - moment; }
   void record(Outcome outcome, std::string_view reason, int status);
   void record_end(std::string_view reason, int status);
+  void tell(int status);
   void log(Outcome outcome, std::string_view reason, int status);
 
   ChannelHome& home_;

@@ -88,7 +88,10 @@ class ConfigReader {
             {"policies", [this](const Node& node) { read_texts(node, config_.policies, parse_nonempty); }},
             {"log", [this](const Node& node) { read_log_settings(reader_, node, config_.log); }},
             {"access_log", [this](const Node& node) { read_access_log(node); }},
-            {"metrics", [this](const Node& node) { read_metrics_settings(reader_, node, config_.metrics_listen); }},
+            {"metrics",
+             [this](const Node& node) {
+               read_metrics_settings(reader_, node, config_.metrics_listen, &config_.tell_responses);
+             }},
             {"timeouts", [this](const Node& node) { read_timeouts(node); }},
             {"limits", [this](const Node& node) { read_limits(node); }},
             {"channels", [this](const Node& node) { read_channels(node); }},

@@ -91,6 +91,7 @@ struct Config {
   LogSettings log;
   AccessLogSettings access_log;
   std::string metrics_listen = "127.0.0.1:9616";  // empty: no metrics
+  bool tell_responses = false;                    // in metrics with Istio's names
   Timeouts timeouts;
   Limits limits;
   ChannelSettings channels;

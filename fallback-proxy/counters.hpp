@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <policy/istio_metrics.hpp>
 #include <string_view>
 
 namespace shunt::proxy {
@@ -32,6 +33,8 @@ struct Counters {
   std::atomic<uint64_t> requests[std::size(kSourceNames)][std::size(kOutcomeNames)][kStatusClasses] = {};
   std::atomic<uint64_t> request_bytes[std::size(kSourceNames)] = {};  // of bodies
   std::atomic<uint64_t> response_bytes[std::size(kSourceNames)] = {};
+
+  policy::IstioMetrics responses;  // that the kernel side does not see
 
   // A request is over. `status`: 0 or what the client was answered; anything that is no status counts as 0.
   void count(Source source, Outcome outcome, int status, uint64_t request_body, uint64_t response_body) {

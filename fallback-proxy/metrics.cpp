@@ -37,8 +37,8 @@ MetricFamily bytes_family(const char* name, const char* help,
 
 }  // namespace
 
-std::vector<MetricFamily> proxy_metrics(const Counters& counters, uint64_t log_lines_lost) {
-  return {
+std::vector<MetricFamily> proxy_metrics(const Counters& counters, uint64_t log_lines_lost, bool tells_responses) {
+  std::vector<MetricFamily> families{
       build_info_metric(),
       single_metric(MetricType::Gauge, "proxy_connections", "Open connections of clients.",
                     metric_value(counters.connections)),
@@ -54,6 +54,9 @@ std::vector<MetricFamily> proxy_metrics(const Counters& counters, uint64_t log_l
       single_metric(MetricType::Counter, "proxy_access_log_lines_lost_total",
                     "Lines that the access log could not be given fast enough.", static_cast<double>(log_lines_lost)),
   };
+  if (tells_responses)
+    for (MetricFamily& family : counters.responses.families()) families.push_back(std::move(family));
+  return families;
 }
 
 Result<void> MetricsThread::start(const std::string& address) {

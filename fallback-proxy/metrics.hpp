@@ -13,7 +13,8 @@
 
 namespace shunt::proxy {
 
-std::vector<prometheus::MetricFamily> proxy_metrics(const Counters& counters, uint64_t log_lines_lost);
+std::vector<prometheus::MetricFamily> proxy_metrics(const Counters& counters, uint64_t log_lines_lost,
+                                                    bool tells_responses);
 
 class MetricsThread {
  public:

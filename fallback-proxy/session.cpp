@@ -193,7 +193,10 @@ Session::Step Session::take_request() {
   keep_alive_ = request_.keep_alive();
   expects_continue_ = request_.expects_continue();
   head_answered_ = cut_request_ = close_delimited_ = upstream_keeps_ = false;
-  if (!verdict_.allowed || !verdict_.mismatched.empty() || home_.access_log().sampled()) begin_record();
+  if (!verdict_.allowed || !verdict_.mismatched.empty() || home_.access_log().sampled())
+    begin_record();
+  else
+    record_began_ = std::chrono::steady_clock::now();
   if (verdict_.allowed && verdict_.rewrites.empty()) return begin_exchange(header_rules());
   if (verdict_.allowed) return begin_exchange(merged(verdict_.rewrites, header_rules()));
   end_record(Outcome::denied, policy::reason_name(verdict_.reason), 403);
@@ -494,9 +497,9 @@ void Session::end() {
 }
 
 void Session::begin_record() {
+  record_began_ = std::chrono::steady_clock::now();
   if (!home_.access_log().enabled()) return;
   recording_ = true;
-  record_began_ = std::chrono::steady_clock::now();
   record_.client = origin_.client.to_string();
   record_.method = request_.method();
   record_.host = request_.host();
@@ -509,6 +512,9 @@ void Session::end_record(Outcome outcome, std::string_view reason, int status) {
   const bool wanted = std::exchange(recording_, false);
   home_.counters().count(origin_.server ? Source::steered : Source::listener, outcome, status, request_body_.bytes(),
                          response_body_.bytes());
+  const auto took = std::chrono::steady_clock::now() - record_began_;
+  if (runtime_->config.tell_responses && related_ != nullptr)
+    related_->tell(home_.counters().responses, relation_, status, took);
   if (!home_.access_log().enabled() || (!wanted && outcome == Outcome::forwarded)) return;
   record_.listener = origin_.server ? kSteered : std::string_view(runtime_->config.listeners[origin_.listener].name);
   if (related_ != nullptr) {
@@ -525,11 +531,9 @@ void Session::end_record(Outcome outcome, std::string_view reason, int status) {
   record_.response_bytes = response_body_.bytes();
   if (!wanted) {
     record_.client = origin_.client.to_string();
-    record_began_ = std::chrono::steady_clock::now();
     record_.method = record_.host = record_.path = {};
     record_.judged = {};
   }
-  const auto took = std::chrono::steady_clock::now() - record_began_;
   record_.duration_us = static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(took).count());
   home_.access_log().write(record_);
 }

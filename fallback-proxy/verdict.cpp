@@ -115,6 +115,7 @@ std::optional<Relation> Policies::relation_to(uint32_t server, uint16_t port, co
 }
 
 void Policies::ask(Relation& relation, uint16_t port) const {
+  relation.port = port;
   const auto egress = tables_.ask(SH_POLICY_EGRESS, relation.client, relation.server, port);
   const auto ingress = tables_.ask(SH_POLICY_INGRESS, relation.server, relation.client, port);
   relation.egress = {egress.first, egress.second};
@@ -169,6 +170,17 @@ void Policies::judge_rules(const policy::Entry& entry, const RequestReader& requ
   verdict.rewrites = std::move(found.rewrites);
   for (const std::string& name : found.mismatched)
     verdict.mismatched += (verdict.mismatched.empty() ? "" : ", ") + name;
+}
+
+void Policies::tell(policy::IstioMetrics& metrics, const Relation& relation, int status,
+                    std::chrono::steady_clock::duration took) const {
+  sh_response_key key = {};
+  key.client = relation.client;
+  key.server = relation.server;
+  key.port = relation.port;
+  key.status = static_cast<uint16_t>(status);
+  const auto us = std::chrono::duration_cast<std::chrono::microseconds>(took).count();
+  metrics.add(loaded_.model, tables_, key, policy::one_response(static_cast<uint64_t>(us)));
 }
 
 const std::string& Policies::title(uint32_t identity) const { return tables_.identity(identity)->title; }

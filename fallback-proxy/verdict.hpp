@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <policy/explain.hpp>
+#include <policy/istio_metrics.hpp>
 #include <string>
 #include <unordered_map>
 
@@ -33,6 +34,7 @@ struct Relation {
   };
   uint32_t client = SH_IDENTITY_WORLD;
   uint32_t server = SH_IDENTITY_HOST;
+  uint16_t port = 0;  // where the server listens
   Side egress, ingress;
 };
 
@@ -55,6 +57,10 @@ class Policies {
 
   // `bytes`: those that the reader has read.
   Verdict judge(const Relation& relation, const RequestReader& request, std::string_view bytes) const;
+
+  // A request was answered so, or with the end of the connection (0).
+  void tell(policy::IstioMetrics& metrics, const Relation& relation, int status,
+            std::chrono::steady_clock::duration took) const;
 
   const std::string& title(uint32_t identity) const;
   std::string rule_text(const Verdict& verdict) const;  // empty: no rule decided

@@ -371,6 +371,10 @@ Result<bool> Engine::refresh_policy() { return state_->policy->refresh(); }
 int Engine::policy_settled_fd() const { return state_->policy->settled_fd(); }
 PolicyReport Engine::policy() const { return state_->policy->report(); }
 std::vector<uint64_t> Engine::policy_hits() const { return state_->policy->hits(); }
+Result<std::vector<ResponseRow>> Engine::responses() const { return read_responses(state_->map("sh_responses")); }
+void Engine::forget_responses(uint32_t generation) const {
+  shunt::forget_responses(state_->map("sh_responses"), generation);
+}
 std::unique_ptr<PolicyTables> Engine::policy_tables() const {
   return read_policy_tables([state = state_.get()](const std::string& name) { return state->map(name); });
 }

@@ -15,6 +15,7 @@
 #include <memory>
 #include <optional>
 #include <sockops/probe.hpp>
+#include <sockops/responses.hpp>
 #include <sockops/settings.hpp>
 #include <string>
 #include <vector>
@@ -219,6 +220,9 @@ class Engine {
   // How often the rules of the policy in force decided a request: by the number of an entry's origin in its rows the
   // requests that no single rule decided, and behind it those of each rule. A number beyond is not counted.
   std::vector<uint64_t> policy_hits() const;
+  // How requests were answered; empty where Settings::tell_responses is not set, and was not.
+  Result<std::vector<ResponseRow>> responses() const;
+  void forget_responses(uint32_t generation) const;     // those under policies before this generation
   std::unique_ptr<PolicyTables> policy_tables() const;  // not for longer than the policy is in force
 
   // Both ends of all live connections, in all network namespaces, as the policy in force sees them. This and the next

@@ -131,6 +131,7 @@ sh_config make_config(const ProbeReport& probe, const Settings& settings) {
   config.programs_in = static_cast<uint32_t>(s.programs.include.size());
   config.memory_check = 1;
   config.any_program = settings.any_program;
+  config.tell_responses = settings.tell_responses;
   return config;
 }
 

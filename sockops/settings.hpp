@@ -74,6 +74,8 @@ struct Settings {
   uint32_t policy_blocks = 1024;    // of 8 KiB
   uint32_t policy_results = 65536;  // of 8 bytes
 
+  bool tell_responses = false;  // count how requests are answered, for metrics with Istio's names
+
   bool operator==(const Settings&) const = default;
 };
 

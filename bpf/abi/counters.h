@@ -32,7 +32,8 @@
 	X(PLAINTEXT_REFUSED, "plaintext_refused", "connections from other hosts to strict services that did not come through the gateway") \
 	X(STEERED, "connections_steered", "connections that were steered to the fallback proxy") \
 	X(SERVER_ENDS_TOLD, "server_ends_told", "connections whose server closed before it had answered a request of the proxy: 502") \
-	X(SERVER_ENDS_RESET, "server_ends_reset", "the same, where order could not be proved: reset")
+	X(SERVER_ENDS_RESET, "server_ends_reset", "the same, where order could not be proved: reset") \
+	X(RESPONSES_LOST, "responses_not_told", "responses that are in no metric with Istio's names, for want of room")
 
 enum sh_counter {
 #define SH_COUNTER_ENUM(id, name, help) SH_C_##id,

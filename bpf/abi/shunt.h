@@ -174,6 +174,9 @@ struct sh_sock {
 	sh_u16 l7_zero;
 	sh_u32 l7_begun;      /* client: bytes of a command that TCP has got and nobody could judge yet; they are in sh_begun. 0: none */
 	struct sh_remote remote; /* for whom this end stands (bpf/remote.bpf.h) */
+	sh_u64 l7_asked_ns;   /* client: when its last request was sent, CLOCK_MONOTONIC (bpf/responses.bpf.h); 0: not known */
+	sh_u32 l7_seen;       /* server: responses seen for the metrics, wrapping */
+	sh_u32 l7_zero2;
 #if SH_LAYOUT_VERSION != 1
 	sh_u64 unused; /* a test builds the next layout, to upgrade to it */
 #endif
@@ -324,6 +327,7 @@ struct sh_config {
 	sh_u32 memory_check;      /* 1: look at the memory cgroup before a redirect */
 	sh_u32 any_program;       /* 1: every program is a receiver (tests and the harness) */
 	sh_u32 strict_services;   /* 1: connect() leaves a record, by which they tell local clients */
+	sh_u32 tell_responses;    /* 1: responses are told, for metrics (bpf/responses.bpf.h) */
 };
 
 enum sh_event_kind {

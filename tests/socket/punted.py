@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools/lib"))
 sys.dont_write_bytecode = True
 
-from galaxy import PATIENCE_S, POLICY, Galaxy  # noqa: E402
+from galaxy import PATIENCE_S, POLICY, Galaxy, istio_requests, metrics_at  # noqa: E402
 from scenarios import Scenarios, eventually, expect  # noqa: E402
 
 
@@ -480,6 +480,65 @@ def behind_chunked(galaxy):
     (folder / "over-0").touch()
     expect(result["got"] == response and str(result["error"]).startswith(("closed", RESET)),
            f"{len(result['got'])} of {len(response)} bytes, {result['error']}")
+
+
+ENDS = "tiefighter", "deathstar"
+
+
+def durations_of(metrics, status):
+    """Of istio_request_duration_milliseconds: the values by what stands behind the name (count, sum) or as a bound."""
+    labels = next(series for series in metrics if series.startswith("istio_requests_total{") and f'response_code="{status}"' in series)
+    labels = labels.removeprefix("istio_requests_total{").removesuffix("}")
+    found = {}
+    for series, value in metrics.items():
+        if series.startswith("istio_request_duration_milliseconds_") and labels in series:
+            bound = re.search(r'le="([^"]*)"', series)
+            found[bound[1] if bound else series.split("{")[0].rpartition("_")[2]] = value
+    return labels, found
+
+
+def chunked_recorder(galaxy):
+    """Answers in chunks, behind which the kernel side proves nothing more; a part of a response looks like another one."""
+    plain = 'writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(path) + path)'
+    parts = ('writer.write(b"HTTP/1.1 200 OK\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\nc\\r\\n"); await writer.drain(); '
+             'await asyncio.sleep(0.05); writer.write(b"HTTP/1.1 500\\r\\n0\\r\\n\\r\\n")')
+    expect(plain in galaxy.recorder_code, "the recorder answers in another way")
+    galaxy.recorder_code = galaxy.recorder_code.replace(plain, parts)
+    return galaxy.recorder()
+
+
+@scenario("metrics with Istio's names: each request once, whoever answered it, and over other policies")
+def istio(galaxy):
+    chunked_recorder(galaxy)
+    galaxy.proxy()
+
+    def ask(*requests):
+        result = galaxy.client("tiefighter", *[step for text in requests for step in (["send", text], ["responses", 1])])
+        return statuses_of(result)
+
+    at = galaxy.tell_metrics()
+    galaxy.reload()
+    expect(ask(LANDING) == ["200"] and not istio_requests(metrics_at(at)), "requests are told without being asked for")
+    at = galaxy.tell_metrics(", istio: true")
+    galaxy.reload()
+    denied = EXHAUST, EXHAUST, chunked("a", path="/v1/exhaust-port")  # the last one by the proxy
+    for requests, status in (((LANDING,) * 3, "200"), ((DOTS,) * 4, "200"), (denied, "403")):
+        expect(ask(*requests) == [status] * len(requests), f"not answered with {status}")
+    metrics, by_proxy = metrics_at(at), istio_requests(galaxy.proxy_metrics())
+    expect(istio_requests(metrics) == {(*ENDS, "200"): 7, (*ENDS, "403"): 2}, f"by the kernel side: {istio_requests(metrics)}")
+    expect(by_proxy == {(*ENDS, "403"): 1}, f"by the proxy: {by_proxy}")
+    labels, durations = durations_of(metrics, "200")
+    for label in ('reporter="destination"', 'source_workload_namespace="default"', 'connection_security_policy="none"',
+                  'destination_service="landing.default.svc.cluster.local"', 'request_protocol="http"', 'response_flags="-"'):
+        expect(label in labels, f"no {label} in {labels}")
+    expect(durations["count"] == durations["+Inf"] == 7 and 0 < durations["sum"] < 7 * 60000, f"durations: {durations}")
+    for number in range(3):  # the counters of a policy are forgotten after the next but one
+        more = f"kind: Workload\nmetadata: {{name: w{number}, labels: {{n: w{number}}}}}\nspec: {{match: {{uid: {60000 + number}}}}}\n"
+        galaxy.write_policy(f"{POLICY}---\napiVersion: shunt.dev/v1\n{more}")
+        galaxy.reload()
+        expect(ask(LANDING) == ["200"], "a request after a change of the policy")
+    told = istio_requests(metrics_at(at))
+    expect(told == {(*ENDS, "200"): 10, (*ENDS, "403"): 2}, f"after changes of the policy: {told}")
 
 
 @scenario("ends: a server leaves before it has answered: its answer or a 502, no early end, nothing twice")

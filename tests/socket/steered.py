@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools/lib"))
 sys.dont_write_bytecode = True
 
-from galaxy import PATIENCE_S, POLICY, Galaxy  # noqa: E402
+from galaxy import PATIENCE_S, POLICY, Galaxy, istio_requests, metrics_at  # noqa: E402
 from scenarios import Scenarios, eventually, expect  # noqa: E402
 
 FAR, STRANGE, TRUSTED = "203.0.113.5", "192.0.2.9", "198.51.100.7"  # by rules on requests; by no rule; as a whole
@@ -208,6 +208,8 @@ def strict(elsewhere):
 @scenario("allowed and denied in turns, pipelined, normalised; everybody can see it")
 def requests(elsewhere):
     galaxy = elsewhere.galaxy
+    daemons = galaxy.tell_metrics(", istio: true")
+    galaxy.reload()
     galaxy.recorder()
     elsewhere.proxy()
     monitor = galaxy.lab.serve([galaxy.lab.build / "control/shunt", "-c", galaxy.lab.folder / "shunt.yaml", "-o", "json", "monitor",
@@ -228,6 +230,9 @@ def requests(elsewhere):
     expect(all(row["client"].startswith(FAR + ":") and row["listener"] == "steered" and row["to"] == "default/deathstar"
                and row["from"].startswith("203.0.113.0/24") for row in rows), f"logged: {rows[0]}")
     expect([row["verdict"] for row in rows].count("denied") == 50 + 2 * 3, f"logged: {len(rows)} rows")
+    told = {("unknown", "deathstar", "200"): 50 + 4 * 3, ("unknown", "deathstar", "403"): 50 + 2 * 3}
+    expect(istio_requests(galaxy.proxy_metrics()) == told, f"the proxy told {istio_requests(galaxy.proxy_metrics())}, not {told}")
+    expect(not istio_requests(metrics_at(daemons)), f"and the kernel side told them again: {istio_requests(metrics_at(daemons))}")
     counters = galaxy.counters()
     expect(counters["connections_steered"] == 4 and counters["connections_forbidden"] == 0, f"counted: {counters}")
     galaxy.lab.stop(monitor)

@@ -147,6 +147,8 @@ Result<size_t> Engine::end_connections(std::vector<sh_event> connections) const 
 }
 PolicyReport Engine::policy() const { return fake_kernel().policy; }
 std::vector<uint64_t> Engine::policy_hits() const { return fake_kernel().hits; }
+Result<std::vector<ResponseRow>> Engine::responses() const { return std::vector<ResponseRow>{}; }
+void Engine::forget_responses(uint32_t) const {}
 std::unique_ptr<PolicyTables> Engine::policy_tables() const { return fake_kernel().tables(); }
 
 Result<PolicyEnd> Engine::end_of_process(uint32_t) const { return end_of_cgroup(""); }

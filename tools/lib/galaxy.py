@@ -5,6 +5,7 @@ Of use for a demonstration, and for tests of what a policy lets through: the rec
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -84,8 +85,10 @@ def whole(data):
     n = 0
     while b"\\r\\n\\r\\n" in data:
         head, rest = data.split(b"\\r\\n\\r\\n", 1)
-        length = int(re.search(rb"(?i)content-length: *(\\d+)", head).group(1))
-        if len(rest) < length:
+        found = re.search(rb"(?i)content-length: *(\\d+)", head)
+        last = b"0\\r\\n\\r\\n" # of chunks, in none of which it stands
+        length = int(found.group(1)) if found else rest.find(last) + len(last)
+        if len(rest) < length or not found and last not in rest:
             break
         data, n = rest[length:], n + 1
     return n
@@ -162,6 +165,24 @@ for s in left.values():
         pass
 print(json.dumps({"ended": ended, "answered": answered}))
 """
+
+
+def metrics_at(address):
+    """Values by series."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=PATIENCE_S) as response:
+        lines = response.read().decode().splitlines()
+    return {series: float(value) for series, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+
+
+def istio_requests(metrics):
+    """Of these: how many requests were answered with which status, by the workloads at the two ends."""
+    counted = {}
+    for series, value in metrics.items():
+        if series.startswith("istio_requests_total{"):
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', series))
+            key = labels["source_workload"], labels["destination_workload"], labels["response_code"]
+            counted[key] = counted.get(key, 0) + value
+    return counted
 
 
 class Idlers:
@@ -296,7 +317,7 @@ class Galaxy:
         if access_log:
             more += f"access_log: {{path: {access}, format: json}}\n"
         self.proxy_metrics_at = f"127.0.0.1:{free_port()}"
-        config.write_text(f"user: nobody\nthreads: 2\nmetrics: {{listen: '{self.proxy_metrics_at}'}}\n"
+        config.write_text(f"user: nobody\nthreads: 2\nmetrics: {{listen: '{self.proxy_metrics_at}', istio: true}}\n"
                           f"channels: {{socket: {self.lab.folder}/proxy.sock, count: 64}}\n"
                           f"log: {{target: stderr}}\n{more}")
         proxy = self.lab.serve([self.lab.build / "fallback-proxy/shunt-proxy", "-c", config], log=log, cgroup=cgroup or self.lab.without)
@@ -329,9 +350,14 @@ class Galaxy:
 
     def proxy_metrics(self):
         """What the proxy says of itself: values by series."""
-        with urllib.request.urlopen(f"http://{self.proxy_metrics_at}/metrics", timeout=PATIENCE_S) as response:
-            lines = response.read().decode().splitlines()
-        return {series: float(value) for series, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+        return metrics_at(self.proxy_metrics_at)
+
+    def tell_metrics(self, more=""):
+        """From the next start or reload on the daemon has metrics; `more`: of that section. Where they are."""
+        drop_ins, address = self.lab.folder / "conf.d", f"127.0.0.1:{free_port()}"
+        drop_ins.mkdir(exist_ok=True)
+        (drop_ins / "metrics.yaml").write_text(f"metrics: {{listen: '{address}'{more}}}\n")
+        return address
 
     def read(self):
         return self.log.read_bytes().decode("latin-1") if self.log.exists() else ""

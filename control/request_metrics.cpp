@@ -1,0 +1,43 @@
+#include <control/request_metrics.hpp>
+#include <iterator>
+#include <tuple>
+
+namespace shunt {
+namespace {
+
+constexpr size_t kPoliciesKept = 2;
+
+sh_response_sum difference(const sh_response_sum& now, const sh_response_sum& before) {
+  sh_response_sum more = now;
+  more.requests -= before.requests;
+  more.duration_us -= before.duration_us;
+  for (size_t i = 0; i < std::size(more.within); i++) more.within[i] -= before.within[i];
+  return more;
+}
+
+}  // namespace
+
+bool RequestMetrics::KeyLess::operator()(const sh_response_key& a, const sh_response_key& b) const {
+  return std::tie(a.generation, a.client, a.server, a.port, a.status, a.flags) <
+         std::tie(b.generation, b.client, b.server, b.port, b.status, b.flags);
+}
+
+void RequestMetrics::policy_changed(uint32_t generation, Policy policy) {
+  policies_[generation] = std::move(policy);
+  while (policies_.size() > kPoliciesKept) policies_.erase(policies_.begin());
+  std::erase_if(taken_, [&](const auto& item) { return !policies_.contains(item.first.generation); });
+}
+
+void RequestMetrics::take(const std::vector<ResponseRow>& rows) {
+  for (const ResponseRow& row : rows) {
+    const auto found = policies_.find(row.key.generation);
+    if (found == policies_.end()) continue;
+    sh_response_sum& before = taken_[row.key];
+    const sh_response_sum more = difference(row.sum, before);
+    if (more.requests == 0) continue;
+    metrics_.add(found->second->loaded.model, found->second->tables, row.key, more);
+    before = row.sum;
+  }
+}
+
+}  // namespace shunt

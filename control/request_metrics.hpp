@@ -1,0 +1,36 @@
+// What the kernel side counts of requests, made to metrics with Istio's names.
+#pragma once
+
+#include <control/policy_state.hpp>
+#include <map>
+#include <policy/istio_metrics.hpp>
+#include <sockops/responses.hpp>
+
+namespace shunt {
+
+class RequestMetrics {
+ public:
+  using Policy = std::shared_ptr<const PolicyState::Prepared>;
+
+  // Another policy is in force. The one before is kept, for programs that judge by it still, until the next time.
+  void policy_changed(uint32_t generation, Policy policy);
+  // Of the oldest policy that is kept: what was counted under others may be forgotten.
+  uint32_t oldest() const { return policies_.empty() ? 0 : policies_.begin()->first; }
+
+  // Adds what has been counted since the last time. Under a policy that is not known nothing is added: an earlier
+  // process had put it in force.
+  void take(const std::vector<ResponseRow>& rows);
+
+  std::vector<prometheus::MetricFamily> families() const { return metrics_.families(); }
+
+ private:
+  struct KeyLess {
+    bool operator()(const sh_response_key& a, const sh_response_key& b) const;
+  };
+
+  std::map<uint32_t, Policy> policies_;  // by generation
+  std::map<sh_response_key, sh_response_sum, KeyLess> taken_;
+  policy::IstioMetrics metrics_;
+};
+
+}  // namespace shunt
