@@ -50,29 +50,33 @@ static __always_inline void sh_note_request(struct sh_sock *st, bool to_head)
 		sh_note_head(&st->l7_heads, &st->l7_count, to_head);
 }
 
-/* How many requests the client with this storage and cookie has sent. */
-static __always_inline __u32 sh_requests_of(struct sh_sock *client, __u64 cookie)
+/* Of the client with this storage and cookie. 0: what it has sent is in its storage. */
+static __always_inline struct sh_apart *sh_apart_of(struct sh_sock *client, __u64 cookie)
 {
-	struct sh_apart *apart;
-	__u32 is_apart = 0, count = 0;
+	__u32 is_apart = 0;
 
 	bpf_probe_read_kernel(&is_apart, sizeof(is_apart), &client->l7_apart);
-	apart = is_apart ? bpf_map_lookup_elem(&sh_aparts, &cookie) : 0;
+	return is_apart ? bpf_map_lookup_elem(&sh_aparts, &cookie) : 0;
+}
+
+/* How many requests it has sent. */
+static __always_inline __u32 sh_requests_of(struct sh_sock *client, __u64 cookie)
+{
+	struct sh_apart *apart = sh_apart_of(client, cookie);
+	__u32 count = 0;
+
 	if (apart)
 		return apart->count;
 	bpf_probe_read_kernel(&count, sizeof(count), &client->l7_count);
 	return count;
 }
 
-/* Of the requests of the client with this storage and cookie: which were HEAD. */
+/* Of its requests: which were HEAD. */
 static __always_inline __u64 sh_heads_of(struct sh_sock *client, __u64 cookie)
 {
-	struct sh_apart *apart;
+	struct sh_apart *apart = sh_apart_of(client, cookie);
 	__u64 heads = 0;
-	__u32 is_apart = 0;
 
-	bpf_probe_read_kernel(&is_apart, sizeof(is_apart), &client->l7_apart);
-	apart = is_apart ? bpf_map_lookup_elem(&sh_aparts, &cookie) : 0;
 	if (apart)
 		return apart->heads;
 	bpf_probe_read_kernel(&heads, sizeof(heads), &client->l7_heads);

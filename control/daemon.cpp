@@ -217,7 +217,7 @@ Result<void> Daemon::put_policy(std::shared_ptr<const PolicyState::Prepared> pre
   const PolicyReport report = engine_->policy();
   to_keep_ = prepared;
   take_responses();
-  request_metrics_.policy_changed(report.generation, prepared);
+  request_metrics_.policy_changed(report.generation, prepared, config_.settings.tell_responses);
   if (config_.settings.tell_responses) engine_->forget_responses(request_metrics_.oldest());
   policy_.put_in_force(std::move(prepared), report.generation);
   policy_error_.clear();

@@ -5,8 +5,6 @@
 namespace shunt {
 namespace {
 
-constexpr size_t kPoliciesKept = 2;
-
 sh_response_sum difference(const sh_response_sum& now, const sh_response_sum& before) {
   sh_response_sum more = now;
   more.requests -= before.requests;
@@ -22,9 +20,10 @@ bool RequestMetrics::KeyLess::operator()(const sh_response_key& a, const sh_resp
          std::tie(b.generation, b.client, b.server, b.port, b.status, b.flags);
 }
 
-void RequestMetrics::policy_changed(uint32_t generation, Policy policy) {
+void RequestMetrics::policy_changed(uint32_t generation, Policy policy, bool keeps_before) {
+  const size_t kept = keeps_before ? 2 : 1;
   policies_[generation] = std::move(policy);
-  while (policies_.size() > kPoliciesKept) policies_.erase(policies_.begin());
+  while (policies_.size() > kept) policies_.erase(policies_.begin());
   std::erase_if(taken_, [&](const auto& item) { return !policies_.contains(item.first.generation); });
 }
 

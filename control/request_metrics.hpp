@@ -12,8 +12,9 @@ class RequestMetrics {
  public:
   using Policy = std::shared_ptr<const PolicyState::Prepared>;
 
-  // Another policy is in force. The one before is kept, for programs that judge by it still, until the next time.
-  void policy_changed(uint32_t generation, Policy policy);
+  // Another policy is in force. With `keeps_before` the one before is kept, for programs that still judge by it, until
+  // the next time.
+  void policy_changed(uint32_t generation, Policy policy, bool keeps_before);
   // Of the oldest policy that is kept: what was counted under others may be forgotten.
   uint32_t oldest() const { return policies_.empty() ? 0 : policies_.begin()->first; }
 

@@ -406,7 +406,10 @@ void Channel::look_for_end() {
 void Channel::answer_for_server() {
   const bool reads = state_ == State::head;
   const bool in_hand = (reads && !in_.empty()) || state_ == State::body || (state_ == State::inject && !begun_);
-  if (reads && in_hand) method_ = host_ = path_ = judged_ = {};  // they are still those of the request before
+  if (reads && in_hand) {  // they are still those of the request before
+    method_ = host_ = path_ = judged_ = {};
+    began_ = std::chrono::steady_clock::now();
+  }
   out_.clear();
   out_.append(kServerGone);
   answer_flags_ = SH_PUNT_GONE | (in_hand ? SH_PUNT_IN_HAND : 0);

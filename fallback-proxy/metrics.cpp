@@ -37,7 +37,7 @@ MetricFamily bytes_family(const char* name, const char* help,
 
 }  // namespace
 
-std::vector<MetricFamily> proxy_metrics(const Counters& counters, uint64_t log_lines_lost, bool tells_responses) {
+std::vector<MetricFamily> proxy_metrics(const Counters& counters, uint64_t log_lines_lost) {
   std::vector<MetricFamily> families{
       build_info_metric(),
       single_metric(MetricType::Gauge, "proxy_connections", "Open connections of clients.",
@@ -54,7 +54,7 @@ std::vector<MetricFamily> proxy_metrics(const Counters& counters, uint64_t log_l
       single_metric(MetricType::Counter, "proxy_access_log_lines_lost_total",
                     "Lines that the access log could not be given fast enough.", static_cast<double>(log_lines_lost)),
   };
-  if (tells_responses)
+  if (counters.responses.any())
     for (MetricFamily& family : counters.responses.families()) families.push_back(std::move(family));
   return families;
 }

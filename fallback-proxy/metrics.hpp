@@ -13,8 +13,7 @@
 
 namespace shunt::proxy {
 
-std::vector<prometheus::MetricFamily> proxy_metrics(const Counters& counters, uint64_t log_lines_lost,
-                                                    bool tells_responses);
+std::vector<prometheus::MetricFamily> proxy_metrics(const Counters& counters, uint64_t log_lines_lost);
 
 class MetricsThread {
  public:

@@ -115,9 +115,7 @@ Result<void> run_proxy(const std::string& config_file) {
   const auto link = link_to_shuntd(runtime->config, channel_policies, *workers);
   if (link)
     if (auto linked = link->start(); !linked) return linked;
-  MetricsThread metrics([&, tells = runtime->config.tell_responses] {
-    return metrics_text(proxy_metrics(counters, access_log.lost(), tells));
-  });
+  MetricsThread metrics([&] { return metrics_text(proxy_metrics(counters, access_log.lost())); });
   if (const std::string& address = runtime->config.metrics_listen; !address.empty())
     if (auto serving = metrics.start(address); !serving)
       log_failure("no metrics", serving.error(), "everything else goes on");

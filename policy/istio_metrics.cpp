@@ -146,6 +146,11 @@ void IstioMetrics::add(const Model& model, const Tables& tables, const sh_respon
   for (size_t i = 0; i < std::size(sum.within); i++) all.within[i] += sum.within[i];
 }
 
+bool IstioMetrics::any() const {
+  const std::lock_guard lock(mutex_);
+  return !sums_.empty();
+}
+
 std::vector<MetricFamily> IstioMetrics::families() const {
   MetricFamily requests = family(MetricType::Counter, "istio_requests_total", "Requests that a policy judged.");
   MetricFamily durations = family(MetricType::Histogram, "istio_request_duration_milliseconds",

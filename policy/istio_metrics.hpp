@@ -18,6 +18,7 @@ class IstioMetrics {
   // at. Beyond SH_RESPONSES_MAX combinations of labels only a metric of ours tells how many requests these were.
   void add(const Model& model, const Tables& tables, const sh_response_key& key, const sh_response_sum& sum);
 
+  bool any() const;  // was anything added?
   std::vector<prometheus::MetricFamily> families() const;
 
  private:

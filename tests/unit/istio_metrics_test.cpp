@@ -182,7 +182,7 @@ ResponseRow row(sh_response_key key, uint64_t requests) {
 TEST(RequestMetrics, WhatIsNewIsAddedOnce) {
   const auto policy = prepared();
   RequestMetrics metrics;
-  metrics.policy_changed(7, policy);
+  metrics.policy_changed(7, policy, true);
   const sh_response_key key = front_to_api(*policy, 200);
   metrics.take({row(key, 5)});
   metrics.take({row(key, 5)});
@@ -194,19 +194,21 @@ TEST(RequestMetrics, WhatIsNewIsAddedOnce) {
 TEST(RequestMetrics, ThePolicyBeforeIsStillCounted) {
   const auto policy = prepared();
   RequestMetrics metrics;
-  metrics.policy_changed(7, policy);
+  metrics.policy_changed(7, policy, true);
   sh_response_key before = front_to_api(*policy, 200), now = before, unknown = before;
   now.generation = 8;
   unknown.generation = 6;
   metrics.take({row(before, 5)});
-  metrics.policy_changed(8, policy);
+  metrics.policy_changed(8, policy, true);
   EXPECT_EQ(metrics.oldest(), 7u);
   metrics.take({row(before, 6), row(now, 1), row(unknown, 100)});
   EXPECT_EQ(told(metrics), 7);
-  metrics.policy_changed(9, policy);
+  metrics.policy_changed(9, policy, true);
   EXPECT_EQ(metrics.oldest(), 8u);
   metrics.take({row(before, 50), row(now, 3)});
   EXPECT_EQ(told(metrics), 9);
+  metrics.policy_changed(10, policy, false);
+  EXPECT_EQ(metrics.oldest(), 10u);
 }
 
 }  // namespace
