@@ -1,5 +1,6 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
@@ -21,6 +22,7 @@ namespace {
 
 constexpr auto kSnapshotAgeMax = std::chrono::milliseconds(500);
 constexpr auto kOtherStarts = std::chrono::seconds(30);
+constexpr int kNiceLast = 19;
 constexpr mode_t kSocketMode = 0666;  // everybody may read; SO_PEERCRED says who may do more
 
 std::string joined(const std::vector<ConfigProblem>& problems) {
@@ -75,6 +77,7 @@ Daemon::~Daemon() {
   if (reload_ && reload_->thread.joinable()) reload_->thread.join();
   if (drain_ && drain_->thread.joinable()) drain_->thread.join();
   if (sweep_ && sweep_->thread.joinable()) sweep_->thread.join();
+  if (tidying_ && tidying_->thread.joinable()) tidying_->thread.join();
 }
 
 std::optional<StartFailure> Daemon::start() {
@@ -217,7 +220,8 @@ Result<void> Daemon::put_policy(std::shared_ptr<const PolicyState::Prepared> pre
   const PolicyReport report = engine_->policy();
   to_keep_ = prepared;
   take_responses();
-  request_metrics_.policy_changed(report.generation, prepared, config_.settings.tell_responses);
+  retired_.push_back(policy_.in_force());
+  retired_.push_back(request_metrics_.policy_changed(report.generation, prepared, config_.settings.tell_responses));
   if (config_.settings.tell_responses) engine_->forget_responses(request_metrics_.oldest());
   policy_.put_in_force(std::move(prepared), report.generation);
   policy_error_.clear();
@@ -244,13 +248,37 @@ void Daemon::begin_sweep() {
   sweep_again_ = sweep_ != nullptr;
   if (sweep_) return;
   sweep_ = std::make_unique<Sweep>();
-  sweep_->thread = std::thread(
-      [this, sweep = sweep_.get(), file = config_.daemon.kept_policy(), to_keep = std::exchange(to_keep_, nullptr)] {
-        sweep->report.emplace(sweep_connections(*engine_));
-        if (to_keep) sweep->kept = keep(file, *to_keep);
-        sweep->done = true;
-        wake(sweep_signal_);
+  sweep_->thread = std::thread([this, sweep = sweep_.get()] {
+    sweep->report.emplace(sweep_connections(*engine_));
+    sweep->done = true;
+    wake(sweep_signal_);
+  });
+}
+
+void Daemon::begin_tidying() {
+  if (tidying_ || (!to_keep_ && retired_.empty())) return;
+  tidying_ = std::make_unique<Tidying>();
+  tidying_->thread =
+      std::thread([this, tidying = tidying_.get(), file = config_.daemon.kept_policy(),
+                   to_keep = std::exchange(to_keep_, nullptr), retired = std::exchange(retired_, {})]() mutable {
+        setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNiceLast);  // of this thread alone
+        if (to_keep) tidying->kept = keep(file, *to_keep);
+        retired.clear();
+        tidying->done = true;
+        wake(tidying_signal_);
       });
+}
+
+void Daemon::on_tidying_signal() {
+  uint64_t count = 0;
+  if (::read(tidying_signal_.get(), &count, sizeof(count)) != sizeof(count) || !tidying_ || !tidying_->done) return;
+  end_tidying();
+  begin_tidying();
+}
+
+void Daemon::end_tidying() {
+  tidying_->thread.join();
+  keep_failed(std::exchange(tidying_, nullptr)->kept);
 }
 
 void Daemon::on_sweep_signal() {
@@ -259,13 +287,13 @@ void Daemon::on_sweep_signal() {
   sweep_->thread.join();
   const std::unique_ptr<Sweep> sweep = std::move(sweep_);
   const Result<SweepReport>& report = *sweep->report;
-  keep_failed(sweep->kept);
   if (!report)
     log_failure("cannot end all live connections that the policy forbids", report.error(),
                 "each of them ends when something is sent on it");
   else if (report->ended > 0)
     log_info("ended live connections that the policy forbids",
              {{"ended", std::to_string(report->ended)}, {"looked_at", std::to_string(report->looked_at)}});
+  begin_tidying();
   if (std::exchange(sweep_again_, false) && !draining()) begin_sweep();
 }
 
@@ -381,8 +409,11 @@ Result<void> Daemon::watch_engine() {
   if (!reload_signal_) return unexpected(errno, "eventfd");
   sweep_signal_.reset(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
   if (!sweep_signal_) return unexpected(errno, "eventfd");
+  tidying_signal_.reset(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  if (!tidying_signal_) return unexpected(errno, "eventfd");
   auto watched = loop_->add(drain_signal_.get(), EPOLLIN, [this](uint32_t) { on_drain_signal(); });
   if (watched) watched = loop_->add(sweep_signal_.get(), EPOLLIN, [this](uint32_t) { on_sweep_signal(); });
+  if (watched) watched = loop_->add(tidying_signal_.get(), EPOLLIN, [this](uint32_t) { on_tidying_signal(); });
   if (watched) watched = loop_->add(reload_signal_.get(), EPOLLIN, [this](uint32_t) { on_reload_signal(); });
   if (watched) watched = loop_->add(engine_->policy_settled_fd(), EPOLLIN, [this](uint32_t) { on_policy_settled(); });
   if (!watched) return watched;
@@ -402,6 +433,8 @@ Result<void> Daemon::watch_time() {
 Result<void> Daemon::run() {
   auto ran = loop_->run();
   sd_notify(0, "STOPPING=1");
+  if (tidying_) end_tidying();
+  if (to_keep_) keep_failed(keep(config_.daemon.kept_policy(), *to_keep_));
   if (drain_ && drain_->thread.joinable()) {
     log_info("waiting for the drain to end");
     drain_->thread.join();

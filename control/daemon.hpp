@@ -63,14 +63,19 @@ class Daemon : private ControlBackend {
     std::optional<Result<std::shared_ptr<const PolicyState::Prepared>>> policy;  // of a good configuration
   };
 
-  // What follows a switch to another policy, beside the loop: it goes over the live connections, and keeps the
-  // documents.
+  // What follows a switch to another policy, beside the loop: it goes over the live connections.
   struct Sweep {
     std::thread thread;
     std::atomic<bool> done{false};
-    // Read when it is done.
-    std::optional<Result<SweepReport>> report;
-    Result<void> kept;
+    std::optional<Result<SweepReport>> report;  // read when it is done
+  };
+
+  // And what nobody waits for, so that the next switch does not either: it keeps the documents, and frees the policies
+  // before.
+  struct Tidying {
+    std::thread thread;
+    std::atomic<bool> done{false};
+    Result<void> kept;  // read when it is done
   };
 
   Result<Json> status() override;
@@ -109,6 +114,9 @@ class Daemon : private ControlBackend {
   void refresh_policy();
   void begin_sweep();  // or another one when this one has ended
   void on_sweep_signal();
+  void begin_tidying();  // or again when that has ended
+  void on_tidying_signal();
+  void end_tidying();  // waits for it
   void begin_reload();
   void on_reload_signal();
   void end_reload();  // waits for it; then begins the one that was asked for meanwhile
@@ -150,6 +158,9 @@ class Daemon : private ControlBackend {
   UniqueFd sweep_signal_;  // eventfd: the sweep's thread is done
   std::unique_ptr<Sweep> sweep_;
   bool sweep_again_ = false;
+  UniqueFd tidying_signal_;  // eventfd: its thread is done
+  std::unique_ptr<Tidying> tidying_;
+  std::vector<std::shared_ptr<const PolicyState::Prepared>> retired_;  // to be freed
   uint64_t reloads_begun_ = 0;
   MetricsSource metrics_;
   RequestMetrics request_metrics_;

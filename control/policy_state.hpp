@@ -28,9 +28,8 @@ class PolicyState {
   Result<std::shared_ptr<const Prepared>> prepare(std::vector<TextSource> sources);
 
   void put_in_force(std::shared_ptr<const Prepared> prepared, uint32_t generation);
-  const Prepared* in_force() const {
-    return prepared_.get();
-  }  // what is, or would be if shunt were on; null: not known
+  // What is, or would be if shunt were on; null: not known.
+  const std::shared_ptr<const Prepared>& in_force() const { return prepared_; }
 
   int bundle() const { return prepared_ ? prepared_->bundle.get() : -1; }  // of what is in force; -1: there is none
 

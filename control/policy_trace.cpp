@@ -104,7 +104,7 @@ class Trace {
     if (text == "host") return End{SH_IDENTITY_HOST};
     if (text == "world") return End{SH_IDENTITY_WORLD};
     if (const auto address = parse_address(text)) return End{tables_->identity_of(*address)};
-    const auto* known = state_.in_force();
+    const auto& known = state_.in_force();
     if (known == nullptr) return invalid(in_quotes(text) + " is not known: the documents were not read", kFromRemedy);
     const auto identity = policy::find_identity(known->loaded.model, known->tables, text);
     if (!identity) return invalid(identity.error().message, kFromRemedy);
@@ -112,7 +112,7 @@ class Trace {
   }
 
   Result<End> find_server(const std::string& text) const {
-    const auto* known = state_.in_force();
+    const auto& known = state_.in_force();
     const size_t colon = text.rfind(':');
     if (colon == std::string::npos) return invalid(in_quotes(text) + " has no port", "write TARGET:PORT");
     const std::string target = text.substr(0, colon);

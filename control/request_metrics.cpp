@@ -20,11 +20,13 @@ bool RequestMetrics::KeyLess::operator()(const sh_response_key& a, const sh_resp
          std::tie(b.generation, b.client, b.server, b.port, b.status, b.flags);
 }
 
-void RequestMetrics::policy_changed(uint32_t generation, Policy policy, bool keeps_before) {
+RequestMetrics::Policy RequestMetrics::policy_changed(uint32_t generation, Policy policy, bool keeps_before) {
   const size_t kept = keeps_before ? 2 : 1;
+  Policy gone;
   policies_[generation] = std::move(policy);
-  while (policies_.size() > kept) policies_.erase(policies_.begin());
+  for (; policies_.size() > kept; policies_.erase(policies_.begin())) gone = std::move(policies_.begin()->second);
   std::erase_if(taken_, [&](const auto& item) { return !policies_.contains(item.first.generation); });
+  return gone;
 }
 
 void RequestMetrics::take(const std::vector<ResponseRow>& rows) {

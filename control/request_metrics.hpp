@@ -13,8 +13,8 @@ class RequestMetrics {
   using Policy = std::shared_ptr<const PolicyState::Prepared>;
 
   // Another policy is in force. With `keeps_before` the one before is kept, for programs that still judge by it, until
-  // the next time.
-  void policy_changed(uint32_t generation, Policy policy, bool keeps_before);
+  // the next time. Returns the one that is not kept any more, if there is one.
+  Policy policy_changed(uint32_t generation, Policy policy, bool keeps_before);
   // Of the oldest policy that is kept: what was counted under others may be forgotten.
   uint32_t oldest() const { return policies_.empty() ? 0 : policies_.begin()->first; }
 
