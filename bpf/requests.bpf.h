@@ -409,8 +409,10 @@ static __always_inline enum sh_do sh_request(struct sk_msg_md *msg)
 	if (st->l7_channel) {
 		enum sh_follow follows = sh_follow(msg, st);
 
-		if (follows == SH_FOLLOW_PROXY)
+		if (follows == SH_FOLLOW_PROXY) {
+			sh_see_request(st);
 			return SH_DO_REDIRECT;
+		}
 		if (follows == SH_FOLLOW_BROKEN) {
 			sh_break(st, SH_L7_WHY_PROXY);
 			return SH_DO_DROP;
