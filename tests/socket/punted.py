@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tools/lib"))
 sys.dont_write_bytecode = True
 
 from galaxy import PATIENCE_S, POLICY, Galaxy, istio_requests, metrics_at  # noqa: E402
-from scenarios import Scenarios, eventually, expect  # noqa: E402
+from scenarios import SLOWER, Scenarios, eventually, expect  # noqa: E402
 
 
 
@@ -546,7 +546,7 @@ def server_leaves(galaxy):
     plans = leaving_plans()
     folder = galaxy.lab.folder / "leaving"
     folder.mkdir()
-    galaxy.proxy("timeouts: {exchange: 40s}\n")
+    galaxy.proxy(f"timeouts: {{exchange: {40 * SLOWER}s}}\n")  # the clients begin one after the other
     clients = start_leaving(galaxy, folder, plans)
     whole = sum("in the middle" not in name for name in plans)
     eventually(lambda: len(galaxy.accessed()) == whole and galaxy.counters()["requests_to_proxy"] == len(plans),

@@ -101,6 +101,25 @@ class Connection:
         return head, body
 
 
+class Outcome:
+    """What all connections add to."""
+
+    def __init__(self, *sums):
+        self.lock = threading.Lock()
+        self.sums = {"statuses": {}, "errors": 0, "messages": [], **{name: 0 for name in sums}}
+
+    def answered(self, status, **more):
+        with self.lock:
+            self.sums["statuses"][status] = self.sums["statuses"].get(status, 0) + 1
+            for name, value in more.items():
+                self.sums[name] += value
+
+    def failed(self, message):
+        with self.lock:
+            self.sums["errors"] += 1
+            self.sums["messages"].append(message)
+
+
 def converse(port, number, count, depth, seed, outcome):
     done = 0
     try:
@@ -112,11 +131,10 @@ def converse(port, number, count, depth, seed, outcome):
                 status = connection.response()[0][9:12].decode()
                 if status not in right:
                     raise OSError(f"{status}, not {right}, for {text[:60]!r}")
-                outcome["statuses"][status] = outcome["statuses"].get(status, 0) + 1
+                outcome.answered(status)
                 done += 1
     except (OSError, AttributeError) as error:
-        outcome["errors"] += 1
-        outcome["messages"].append(f"connection {number} after {done}: {type(error).__name__} {error}")
+        outcome.failed(f"connection {number} after {done}: {type(error).__name__} {error}")
 
 
 def batch_of(rng, numbers, depth, large):
@@ -145,19 +163,16 @@ def converse_closing(port, number, count, depth, options, outcome):
             while batch:
                 head, body = connection.response()
                 batch.pop(0).check(head, body)
-                status = head[9:12].decode()
-                outcome["statuses"][status] = outcome["statuses"].get(status, 0) + 1
-                outcome["bytes"] += len(body)
+                closes = bool(CLOSE.search(head))
+                outcome.answered(head[9:12].decode(), bytes=len(body), reconnects=closes)
                 done += 1
-                if CLOSE.search(head):
-                    outcome["reconnects"] += 1
+                if closes:
                     connection.socket.close()
                     connection.connect(port)
                     break
     except (OSError, AttributeError) as error:
-        outcome["errors"] += 1
-        outcome["messages"].append(f"connection {number} after {done}: {type(error).__name__} {error}; {len(connection.got)} bytes of a "
-                                   f"response to {batch[0].text[:150] if batch else b''!r}")
+        outcome.failed(f"connection {number} after {done}: {type(error).__name__} {error}; {len(connection.got)} bytes of a "
+                       f"response to {batch[0].text[:150] if batch else b''!r}")
 
 
 def parse():
@@ -171,9 +186,7 @@ def parse():
 
 def main():
     options = parse()
-    outcome = {"statuses": {}, "errors": 0, "messages": []}
-    if options.large:
-        outcome.update({"bytes": 0, "reconnects": 0})
+    outcome = Outcome(*(("bytes", "reconnects") if options.large else ()))
     began = time.monotonic()
     run, last = (converse_closing, options) if options.large else (converse, options.seed)
     threads = [threading.Thread(target=run, args=(options.port, i, options.requests, options.depth, last, outcome))
@@ -182,7 +195,7 @@ def main():
         thread.start()
     for thread in threads:
         thread.join()
-    print(json.dumps({**outcome, "messages": outcome["messages"][:5], "seconds": round(time.monotonic() - began, 2)}))
+    print(json.dumps({**outcome.sums, "messages": outcome.sums["messages"][:5], "seconds": round(time.monotonic() - began, 2)}))
 
 
 if __name__ == "__main__":
