@@ -12,12 +12,13 @@ FOLDER/one-too-many, if there was one connection more. Its sockets do not block,
 import asyncio
 import contextlib
 import json
+import os
 import pathlib
 import socket
 import struct
 import sys
 
-POLL_S = 0.005
+POLL_S = 0.005 * int(os.environ.get("SHUNT_TESTS_SLOWER", "1"))  # thirty of these look at once
 
 
 async def read(loop, connection, log, size):

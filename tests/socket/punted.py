@@ -458,7 +458,7 @@ def start_leaving(galaxy, folder, plans):
                               cgroup=galaxy.cgroups["deathstar"], log=log)
     galaxy.lab.wait_for(lambda: "ready" in log.read_text(), server, log, "the server that leaves")
     for number, (steps, *_) in enumerate(plans.values()):
-        steps = [["until", [str(folder / f"{value}-{number}"), [["sleep", 0.01]]]] if what == "await" else [what, value]
+        steps = [["until", [str(folder / f"{value}-{number}"), [["sleep", 0.01 * SLOWER]]]] if what == "await" else [what, value]
                  for what, value in steps]
         clients.append(galaxy.lab.serve(galaxy.client_command([*steps, ["recv", 20]]), cgroup=galaxy.cgroups["tiefighter"]))
         eventually((folder / f"read-{number}").exists, f"the server has connection {number}")
