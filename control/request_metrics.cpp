@@ -1,6 +1,5 @@
 #include <control/request_metrics.hpp>
 #include <iterator>
-#include <tuple>
 
 namespace shunt {
 namespace {
@@ -15,16 +14,13 @@ sh_response_sum difference(const sh_response_sum& now, const sh_response_sum& be
 
 }  // namespace
 
-bool RequestMetrics::KeyLess::operator()(const sh_response_key& a, const sh_response_key& b) const {
-  return std::tie(a.generation, a.client, a.server, a.port, a.status, a.flags) <
-         std::tie(b.generation, b.client, b.server, b.port, b.status, b.flags);
-}
-
 RequestMetrics::Policy RequestMetrics::policy_changed(uint32_t generation, Policy policy, bool keeps_before) {
   const size_t kept = keeps_before ? 2 : 1;
   Policy gone;
-  policies_[generation] = std::move(policy);
-  for (; policies_.size() > kept; policies_.erase(policies_.begin())) gone = std::move(policies_.begin()->second);
+  auto reporter = std::make_unique<policy::IstioReporter>(metrics_, policy->loaded.model, policy->tables);
+  policies_[generation] = {std::move(policy), std::move(reporter)};
+  for (; policies_.size() > kept; policies_.erase(policies_.begin()))
+    gone = std::move(policies_.begin()->second.policy);
   std::erase_if(taken_, [&](const auto& item) { return !policies_.contains(item.first.generation); });
   return gone;
 }
@@ -36,7 +32,7 @@ void RequestMetrics::take(const std::vector<ResponseRow>& rows) {
     sh_response_sum& before = taken_[row.key];
     const sh_response_sum more = difference(row.sum, before);
     if (more.requests == 0) continue;
-    metrics_.add(found->second->loaded.model, found->second->tables, row.key, more);
+    found->second.reporter->add(row.key, more);
     before = row.sum;
   }
 }

@@ -25,13 +25,14 @@ class RequestMetrics {
   std::vector<prometheus::MetricFamily> families() const { return metrics_.families(); }
 
  private:
-  struct KeyLess {
-    bool operator()(const sh_response_key& a, const sh_response_key& b) const;
+  struct Known {
+    Policy policy;
+    std::unique_ptr<policy::IstioReporter> reporter;
   };
 
-  std::map<uint32_t, Policy> policies_;  // by generation
-  std::map<sh_response_key, sh_response_sum, KeyLess> taken_;
   policy::IstioMetrics metrics_;
+  std::map<uint32_t, Known> policies_;  // by generation
+  std::map<sh_response_key, sh_response_sum, policy::ResponseKeyLess> taken_;
 };
 
 }  // namespace shunt

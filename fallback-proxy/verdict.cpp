@@ -180,7 +180,8 @@ void Policies::tell(policy::IstioMetrics& metrics, const Relation& relation, int
   key.port = relation.port;
   key.status = static_cast<uint16_t>(status);
   const auto us = std::chrono::duration_cast<std::chrono::microseconds>(took).count();
-  metrics.add(loaded_.model, tables_, key, policy::one_response(static_cast<uint64_t>(us)));
+  std::call_once(told_, [&] { reporter_ = std::make_unique<policy::IstioReporter>(metrics, loaded_.model, tables_); });
+  reporter_->add(key, policy::one_response(static_cast<uint64_t>(us)));
 }
 
 const std::string& Policies::title(uint32_t identity) const { return tables_.identity(identity)->title; }

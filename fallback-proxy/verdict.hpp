@@ -7,6 +7,7 @@
 #include <fallback-proxy/message.hpp>
 #include <fallback-proxy/one_by_one.hpp>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <policy/explain.hpp>
 #include <policy/istio_metrics.hpp>
@@ -58,7 +59,8 @@ class Policies {
   // `bytes`: those that the reader has read.
   Verdict judge(const Relation& relation, const RequestReader& request, std::string_view bytes) const;
 
-  // A request was answered so, or with the end of the connection (0).
+  // A request was answered so, or with the end of the connection (0). The metrics are always the same, and outlive
+  // this.
   void tell(policy::IstioMetrics& metrics, const Relation& relation, int status,
             std::chrono::steady_clock::duration took) const;
 
@@ -87,6 +89,8 @@ class Policies {
   std::unordered_map<uint32_t, uint32_t> identities_;  // by the kernel side's number
   std::string summary_;
   std::unique_ptr<RuleJudge> rules_ = std::make_unique<RuleJudge>();
+  mutable std::once_flag told_;
+  mutable std::unique_ptr<policy::IstioReporter> reporter_;  // once something is told
 };
 
 }  // namespace shunt::proxy

@@ -2,6 +2,8 @@
 #include <iterator>
 #include <limits>
 #include <policy/istio_metrics.hpp>
+#include <tuple>
+#include <unordered_map>
 
 namespace shunt::policy {
 namespace {
@@ -47,14 +49,6 @@ std::string label(const Labels& labels, std::initializer_list<const char*> keys,
   return otherwise;
 }
 
-// Workloads with equal labels are one identity, and go by the name of the first.
-const Workload* workload_of(const Model& model, const Identity* identity) {
-  if (identity == nullptr || identity->cidr || identity->number < SH_IDENTITY_WORKLOADS) return nullptr;
-  const auto found = std::find_if(model.workloads.begin(), model.workloads.end(),
-                                  [&](const Workload& workload) { return workload.title() == identity->title; });
-  return found == model.workloads.end() ? nullptr : &*found;
-}
-
 void add_end(const Workload* workload, bool remote, std::vector<std::string>& values) {
   if (workload == nullptr) {
     values.insert(values.end(), {kUnknown, kUnknown, kUnknown, kUnknown, kUnknown, kUnknown, "latest", kUnknown});
@@ -69,38 +63,6 @@ void add_end(const Workload* workload, bool remote, std::vector<std::string>& va
        label(labels, {"service.istio.io/canonical-name", "app.kubernetes.io/name", "app"}, workload->name),
        label(labels, {"service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"}, "latest"),
        kUnknown});
-}
-
-const Service* service_of(const Model& model, const Workload* server, uint16_t port) {
-  if (server == nullptr) return nullptr;
-  for (const Service& service : model.services) {
-    const bool has_port = std::any_of(service.ports.begin(), service.ports.end(),
-                                      [&](const ServicePort& one) { return one.target_port == port; });
-    if (has_port && service.name_space == server->name_space && service.workloads.matches(server->labels))
-      return &service;
-  }
-  return nullptr;
-}
-
-std::vector<std::string> values_of(const Model& model, const Tables& tables, const sh_response_key& key) {
-  const bool from_remote = (key.flags & SH_RESPONSE_FROM_REMOTE) != 0,
-             to_remote = (key.flags & SH_RESPONSE_TO_REMOTE) != 0;
-  const Workload* const client = workload_of(model, tables.identity(key.client));
-  const Workload* const server = workload_of(model, tables.identity(key.server));
-  const Service* const service = service_of(model, server, key.port);
-  std::vector<std::string> values{to_remote ? "source" : "destination"};
-  add_end(client, from_remote, values);
-  add_end(server, to_remote, values);
-  if (service == nullptr)
-    values.insert(values.end(), {kUnknown, kUnknown, kUnknown});
-  else
-    values.insert(values.end(), {service->name + "." + service->name_space + ".svc.cluster.local", service->name,
-                                 service->name_space});
-  values.insert(values.end(), {"http", std::to_string(key.status), key.status == 0 ? "DC" : "-",
-                               to_remote     ? kUnknown
-                               : from_remote ? "mutual_tls"
-                                             : "none"});  // to the reporter "source", as in Istio
-  return values;
 }
 
 // Istio's own names have no prefix of ours.
@@ -132,18 +94,92 @@ ClientMetric::Histogram histogram_of(const sh_response_sum& sum) {
 
 }  // namespace
 
-void IstioMetrics::add(const Model& model, const Tables& tables, const sh_response_key& key,
-                       const sh_response_sum& sum) {
-  std::vector<std::string> values = values_of(model, tables, key);
-  const std::lock_guard lock(mutex_);
-  if (sums_.size() >= SH_RESPONSES_MAX && !sums_.contains(values)) {
-    not_told_ += sum.requests;
+bool ResponseKeyLess::operator()(const sh_response_key& a, const sh_response_key& b) const {
+  return std::tie(a.generation, a.client, a.server, a.port, a.status, a.flags) <
+         std::tie(b.generation, b.client, b.server, b.port, b.status, b.flags);
+}
+
+// What the identities and services of one policy are called.
+class IstioReporter::Names {
+ public:
+  Names(const Model& model, const Tables& tables) : tables_(tables) {
+    for (const Workload& workload : model.workloads) workloads_.emplace(workload.title(), &workload);
+    for (const Service& service : model.services)
+      for (const ServicePort& port : service.ports)
+        services_[{service.name_space, port.target_port}].push_back(&service);
+  }
+
+  // In the order of kLabels.
+  std::vector<std::string> values(const sh_response_key& key) const {
+    const bool from_remote = (key.flags & SH_RESPONSE_FROM_REMOTE) != 0,
+               to_remote = (key.flags & SH_RESPONSE_TO_REMOTE) != 0;
+    const Workload* const client = workload(key.client);
+    const Workload* const server = workload(key.server);
+    const Service* const service = this->service(server, key.port);
+    std::vector<std::string> values{to_remote ? "source" : "destination"};
+    add_end(client, from_remote, values);
+    add_end(server, to_remote, values);
+    if (service == nullptr)
+      values.insert(values.end(), {kUnknown, kUnknown, kUnknown});
+    else
+      values.insert(values.end(), {service->name + "." + service->name_space + ".svc.cluster.local", service->name,
+                                   service->name_space});
+    values.insert(values.end(), {"http", std::to_string(key.status), key.status == 0 ? "DC" : "-",
+                                 to_remote     ? kUnknown
+                                 : from_remote ? "mutual_tls"
+                                               : "none"});  // to the reporter "source", as in Istio
+    return values;
+  }
+
+ private:
+  // Workloads with equal labels are one identity, and go by the name of the first.
+  const Workload* workload(uint32_t number) const {
+    const Identity* const identity = tables_.identity(number);
+    if (identity == nullptr || identity->cidr || number < SH_IDENTITY_WORKLOADS) return nullptr;
+    const auto found = workloads_.find(identity->title);
+    return found == workloads_.end() ? nullptr : found->second;
+  }
+
+  const Service* service(const Workload* server, uint16_t port) const {
+    if (server == nullptr) return nullptr;
+    const auto found = services_.find({server->name_space, port});
+    if (found == services_.end()) return nullptr;
+    const auto its = std::find_if(found->second.begin(), found->second.end(),
+                                  [&](const Service* service) { return service->workloads.matches(server->labels); });
+    return its == found->second.end() ? nullptr : *its;
+  }
+
+  const Tables& tables_;
+  std::unordered_map<std::string, const Workload*> workloads_;                        // by title
+  std::map<std::pair<std::string, uint16_t>, std::vector<const Service*>> services_;  // by namespace and target port
+};
+
+IstioReporter::IstioReporter(IstioMetrics& metrics, const Model& model, const Tables& tables)
+    : metrics_(metrics), model_(model), tables_(tables) {}
+
+IstioReporter::~IstioReporter() = default;
+
+void IstioReporter::add(sh_response_key key, const sh_response_sum& sum) {
+  key.generation = 0;
+  const std::lock_guard lock(metrics_.mutex_);
+  auto found = sums_.find(key);
+  if (found == sums_.end() && sums_.size() < SH_RESPONSES_MAX) {
+    if (!names_) names_ = std::make_unique<const Names>(model_, tables_);
+    found = sums_.emplace(key, metrics_.sum_of(names_->values(key))).first;
+  }
+  if (found == sums_.end() || found->second == nullptr) {
+    metrics_.not_told_ += sum.requests;
     return;
   }
-  sh_response_sum& all = sums_[std::move(values)];
+  sh_response_sum& all = *found->second;
   all.requests += sum.requests;
   all.duration_us += sum.duration_us;
   for (size_t i = 0; i < std::size(sum.within); i++) all.within[i] += sum.within[i];
+}
+
+sh_response_sum* IstioMetrics::sum_of(std::vector<std::string> values) {
+  if (sums_.size() >= SH_RESPONSES_MAX && !sums_.contains(values)) return nullptr;
+  return &sums_[std::move(values)];
 }
 
 bool IstioMetrics::any() const {

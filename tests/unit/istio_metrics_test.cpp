@@ -61,6 +61,10 @@ sh_response_key front_to_api(const PolicyState::Prepared& policy, uint16_t statu
   return key;
 }
 
+policy::IstioReporter reporter(policy::IstioMetrics& metrics, const PolicyState::Prepared& policy) {
+  return {metrics, policy.loaded.model, policy.tables};
+}
+
 std::string text_of(const std::vector<prometheus::MetricFamily>& families) { return metrics_text(families); }
 
 bool has_all(const std::string& line, std::initializer_list<const char*> labels) {
@@ -81,7 +85,7 @@ std::string requests_line(const policy::IstioMetrics& metrics) {
 TEST(IstioMetrics, BothEndsAreNamed) {
   const auto policy = prepared();
   policy::IstioMetrics metrics;
-  metrics.add(policy->loaded.model, policy->tables, front_to_api(*policy, 200), policy::one_response(10));
+  reporter(metrics, *policy).add(front_to_api(*policy, 200), policy::one_response(10));
   EXPECT_TRUE(has_all(requests_line(metrics), {R"(reporter="destination")",
                                                R"(source_workload="front-1")",
                                                R"(source_workload_namespace="shop")",
@@ -110,12 +114,12 @@ TEST(IstioMetrics, OtherHostsAreKnownByTheirCertificate) {
   policy::IstioMetrics from, to;
   sh_response_key key = front_to_api(*policy, 200);
   key.flags = SH_RESPONSE_FROM_REMOTE;
-  from.add(policy->loaded.model, policy->tables, key, policy::one_response(10));
+  reporter(from, *policy).add(key, policy::one_response(10));
   EXPECT_TRUE(has_all(requests_line(from),
                       {R"(reporter="destination")", R"(source_principal="spiffe://example.org/front")",
                        R"(destination_principal="unknown")", R"(connection_security_policy="mutual_tls")"}));
   key.flags = SH_RESPONSE_TO_REMOTE;
-  to.add(policy->loaded.model, policy->tables, key, policy::one_response(10));
+  reporter(to, *policy).add(key, policy::one_response(10));
   EXPECT_TRUE(has_all(requests_line(to), {R"(reporter="source")", R"(source_principal="unknown")",
                                           R"(destination_principal="spiffe://example.org/api")",
                                           R"(connection_security_policy="unknown")"}));
@@ -127,7 +131,7 @@ TEST(IstioMetrics, WhoIsNoWorkloadIsUnknown) {
   sh_response_key key = front_to_api(*policy, 0);
   key.client = SH_IDENTITY_WORLD;
   key.port = 9;
-  metrics.add(policy->loaded.model, policy->tables, key, policy::one_response(10));
+  reporter(metrics, *policy).add(key, policy::one_response(10));
   EXPECT_TRUE(
       has_all(requests_line(metrics), {R"(source_workload="unknown")", R"(source_workload_namespace="unknown")",
                                        R"(source_canonical_revision="latest")", R"(destination_service="unknown")",
@@ -138,7 +142,7 @@ TEST(IstioMetrics, DurationsAreInIstiosBuckets) {
   const auto policy = prepared();
   policy::IstioMetrics metrics;
   for (const uint64_t us : {1ul, 500ul, 501ul, 3'600'000'000ul, 3'600'000'001ul})
-    metrics.add(policy->loaded.model, policy->tables, front_to_api(*policy, 200), policy::one_response(us));
+    reporter(metrics, *policy).add(front_to_api(*policy, 200), policy::one_response(us));
   const prometheus::MetricFamily durations = metrics.families()[1];
   ASSERT_EQ(durations.metric.size(), 1u);
   const prometheus::ClientMetric::Histogram& histogram = durations.metric[0].histogram;
@@ -156,13 +160,16 @@ TEST(IstioMetrics, DurationsAreInIstiosBuckets) {
 TEST(IstioMetrics, CombinationsOfLabelsAreBounded) {
   const auto policy = prepared();
   policy::IstioMetrics metrics;
+  policy::IstioReporter one(metrics, policy->loaded.model, policy->tables);
   for (uint32_t i = 0; i < SH_RESPONSES_MAX + 3; i++)
-    metrics.add(policy->loaded.model, policy->tables, front_to_api(*policy, static_cast<uint16_t>(i)),
-                policy::one_response(1));
-  metrics.add(policy->loaded.model, policy->tables, front_to_api(*policy, 1), policy::one_response(1));
+    one.add(front_to_api(*policy, static_cast<uint16_t>(i)), policy::one_response(1));
+  one.add(front_to_api(*policy, 1), policy::one_response(1));
+  // The next policy's.
+  reporter(metrics, *policy).add(front_to_api(*policy, SH_RESPONSES_MAX + 1), policy::one_response(1));
+  reporter(metrics, *policy).add(front_to_api(*policy, 1), policy::one_response(1));
   const auto families = metrics.families();
   EXPECT_EQ(families[0].metric.size(), size_t{SH_RESPONSES_MAX});
-  EXPECT_EQ(families[2].metric[0].counter.value, 3);
+  EXPECT_EQ(families[2].metric[0].counter.value, 4);
 }
 
 double told(const RequestMetrics& metrics) {

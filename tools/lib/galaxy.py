@@ -320,7 +320,9 @@ class Galaxy:
         config.write_text(f"user: nobody\nthreads: 2\nmetrics: {{listen: '{self.proxy_metrics_at}', istio: true}}\n"
                           f"channels: {{socket: {self.lab.folder}/proxy.sock, count: 64}}\n"
                           f"log: {{target: stderr}}\n{more}")
-        proxy = self.lab.serve([self.lab.build / "fallback-proxy/shunt-proxy", "-c", config], log=log, cgroup=cgroup or self.lab.without)
+        # Scheduled as by its unit.
+        proxy = self.lab.serve([self.lab.build / "fallback-proxy/shunt-proxy", "-c", config], log=log, cgroup=cgroup or self.lab.without,
+                               scheduler=os.SCHED_BATCH)
         self.lab.wait_for(lambda: "channels are here" in log.read_text(), proxy, log, "shunt-proxy")
         return proxy
 

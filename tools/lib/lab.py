@@ -104,7 +104,7 @@ class Lab:
         path.rmdir()
 
     @staticmethod
-    def start(command, cgroup=None, log=None, cpu=None, stdin=subprocess.DEVNULL):
+    def start(command, cgroup=None, log=None, cpu=None, stdin=subprocess.DEVNULL, scheduler=os.SCHED_OTHER):
         """A process that ends with this one, in a cgroup and on a CPU; without `log` its output comes through a pipe."""
         def prepare():
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -112,6 +112,8 @@ class Lab:
                 (cgroup / "cgroup.procs").write_text("0")
             if cpu is not None:
                 os.sched_setaffinity(0, {cpu})
+            if scheduler != os.SCHED_OTHER:
+                os.sched_setscheduler(0, scheduler, os.sched_param(0))
 
         output = open(log, "wb") if log else subprocess.PIPE
         process = subprocess.Popen([str(c) for c in command], stdin=stdin, stdout=output,
