@@ -93,6 +93,7 @@ struct sh_ends {
 	__u64 server_cookie;
 	__u32 requests; /* that the server got */
 	__u32 quiet;
+	__u32 counts_refs; /* 1: the caller is inside the client's send(), so sh_other_refs() may be asked */
 };
 
 /* The server's messages as TCP took them: of the last one perhaps only a part, and then more without a run, because a PASS that failed
@@ -115,11 +116,43 @@ static __always_inline void sh_settle_server(struct tcp_sock *tp, struct sh_sock
 	}
 }
 
-/* All responses are complete, and nobody is inside a call on the server's socket who could be about to queue a part of one. */
-static long sh_silence_step(__u32 index, struct sh_ends *ends)
+/* References to a socket in a map beside those of its file, of its psock and of timers that run. A redirect that is on its way to it holds
+ * one from its verdict until it is queued (tcp_bpf_send_verdict()). The caller holds the socket's lock: then only a timer's function, which
+ * has a reference itself, starts a timer; and as timers are looked at last, none is counted that was not referred to before. */
+static __always_inline __s32 sh_other_refs(struct tcp_sock *tp)
+{
+	struct inet_connection_sock *icsk = &tp->inet_conn;
+	__s32 refs = BPF_CORE_READ(icsk, icsk_inet.sk.__sk_common.skc_refcnt.refs.counter) - 2;
+
+	refs -= BPF_CORE_READ(icsk, icsk_inet.sk.sk_timer.entry.pprev) != 0;
+	refs -= BPF_CORE_READ(icsk, icsk_delack_timer.entry.pprev) != 0;
+	if (bpf_core_field_exists(icsk->icsk_retransmit_timer))
+		refs -= BPF_CORE_READ(icsk, icsk_retransmit_timer.entry.pprev) != 0;
+	return refs;
+}
+
+/* Can nobody be about to queue a part of a response? Nobody is inside a call on the server's socket; or whoever is waits in recv(), or has
+ * left the verdict, which is under the socket's lock, and queued the message: where the two share a CPU, the client wakes, and sends, before
+ * the server's send() has ended. A message that lies in one piece of memory is queued as a whole. */
+static __always_inline bool sh_none_is_queued(struct sh_ends *ends)
 {
 	struct tcp_sock *server = ends->server;
 	struct sk_psock *psock = sh_psock((void *)server);
+	__u32 proof = 0;
+
+	if (!psock)
+		return false;
+	if (BPF_CORE_READ(psock, refcnt.refs.counter) == 1)
+		return true;
+	bpf_probe_read_kernel(&proof, sizeof(proof), &ends->server_storage->l7_proof);
+	return ends->counts_refs && !(proof & SH_L7_IN_PIECES) &&
+	       !BPF_CORE_READ(server, inet_conn.icsk_inet.sk.sk_lock.owned) && !sh_other_refs(ends->client);
+}
+
+/* All responses are complete, and queued. */
+static long sh_silence_step(__u32 index, struct sh_ends *ends)
+{
+	struct tcp_sock *server = ends->server;
 	__u32 count = 0, seq = 0, left = 0;
 
 	bpf_probe_read_kernel(&count, sizeof(count), &ends->server_storage->l7_count);
@@ -128,7 +161,7 @@ static long sh_silence_step(__u32 index, struct sh_ends *ends)
 		bpf_probe_read_kernel(&seq, sizeof(seq), &ends->server_storage->l7_seq);
 		count += BPF_CORE_READ(server, write_seq) - seq == left;
 	}
-	ends->quiet = count == ends->requests && psock && BPF_CORE_READ(psock, refcnt.refs.counter) == 1;
+	ends->quiet = count == ends->requests && sh_none_is_queued(ends);
 	return ends->quiet;
 }
 

@@ -97,6 +97,17 @@ static __always_inline bool sh_await_server(struct tcp_sock *tp, struct sh_sock 
 	return wait.ready && sh_adopt_answer(st);
 }
 
+/* While nothing can be on its way to the client: is its socket referred to as we think? */
+static __always_inline void sh_know_refs(struct tcp_sock *tp, struct sh_sock *st)
+{
+	struct sh_sock *server = (void *)st->peer_storage;
+	__u32 sent = 1;
+
+	bpf_probe_read_kernel(&sent, sizeof(sent), &server->shared.tx_msgs);
+	if (!sent && !sh_other_refs(tp))
+		st->l7_proof |= SH_L7_REFS_KNOWN;
+}
+
 /* The client asks what its requests must pass. Without a server's end nothing is known: what is sent then goes through TCP, where the
  * gate ends the connection if requests are judged there (sh_is_judged()); so does the next message, when it asks. Not inlined, as
  * sh_identify(). */
@@ -141,6 +152,7 @@ static __noinline int sh_ask_client(struct sh_policy_head *policy, struct tcp_so
 		st->l7_seq = tp->write_seq; /* before the state: the gate may look */
 		st->l7_left = 0;
 		st->l7_begun = 0;
+		sh_know_refs(tp, st);
 		st->l7_state = SH_L7_JUDGED;
 	}
 	return 0;
@@ -213,6 +225,7 @@ static __always_inline bool sh_is_answered(struct tcp_sock *tp, struct sh_sock *
 		.server_storage = (void *)st->peer_storage,
 		.server_cookie = st->peer_cookie,
 		.requests = sh_requests_sent(st),
+		.counts_refs = (st->l7_proof & SH_L7_REFS_KNOWN) != 0,
 	};
 
 	return !st->l7_lost && sh_all_answered(&ends);
@@ -352,6 +365,7 @@ static __always_inline void sh_server_message(struct sk_msg_md *msg, struct tcp_
 					      enum sh_l7_protocol protocol)
 {
 	st->l7_via_tcp = 0;
+	st->l7_proof = msg->data_end - msg->data == msg->size ? 0 : SH_L7_IN_PIECES; /* before it is counted */
 	sh_settle_server(tp, st, protocol);
 	if (st->l7_lost)
 		return;

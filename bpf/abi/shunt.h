@@ -103,6 +103,12 @@ enum sh_l7_state {
 	SH_L7_BROKEN, /* nothing more is sent */
 };
 
+/* How it can be proved that all responses are in the client's queue (sh_none_is_queued() in bpf/channel.bpf.h). */
+enum sh_l7_proof {
+	SH_L7_IN_PIECES = 1 << 0,  /* server: its last message lies in several pieces of memory, or its memory cannot be looked at */
+	SH_L7_REFS_KNOWN = 1 << 1, /* client: as long as nothing was on its way to it, its socket had the references that are expected */
+};
+
 enum sh_sock_flags {
 	SH_SOCK_ACTIVE = 1 << 0,
 	SH_SOCK_IN_MAP = 1 << 1,
@@ -176,7 +182,7 @@ struct sh_sock {
 	struct sh_remote remote; /* for whom this end stands (bpf/remote.bpf.h) */
 	sh_u64 l7_asked_ns;   /* client: when its last request was sent, CLOCK_MONOTONIC (bpf/responses.bpf.h); 0: not known */
 	sh_u32 l7_seen;       /* server: responses seen for the metrics, wrapping */
-	sh_u32 l7_zero2;
+	sh_u32 l7_proof;      /* enum sh_l7_proof */
 #if SH_LAYOUT_VERSION != 1
 	sh_u64 unused; /* a test builds the next layout, to upgrade to it */
 #endif

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "tools/lib"))
 sys.dont_write_bytecode = True
 
 from galaxy import PATIENCE_S, POLICY, Galaxy, Idlers  # noqa: E402
-from scenarios import Scenarios, eventually, expect  # noqa: E402
+from scenarios import SLOWER, Scenarios, eventually, expect  # noqa: E402
 
 CURL_CANNOT_CONNECT = 7
 USAGE = 2  # exit code of shuntd
@@ -254,6 +254,60 @@ def racing(galaxy):
     expect(len(lines) > 100, f"the server read {len(lines)} requests")
     denied = [line for line in lines if "exhaust" in line]
     expect(not denied, f"of {len(lines)} requests that the server read {len(denied)} had been denied")
+
+
+@scenario("a denied request behind one whose response is under way: the answer does not overtake it")
+def chasing(galaxy):
+    galaxy.recorder()
+    chaser = galaxy.lab.serve([pathlib.Path(__file__).with_name("request_chase.py"), galaxy.port, galaxy.options.race],
+                              cgroup=galaxy.cgroups["tiefighter"])
+    text = chaser.communicate(timeout=galaxy.options.race + PATIENCE_S)[0].decode()
+    expect(chaser.returncode == 0, f"{chaser.returncode}, {text}")
+    told = json.loads(text)
+    print(text.strip(), file=sys.stderr)
+    # How often the order can be proved is the machine's affair, but for those that come behind the response.
+    expect(told["overtaken"] == 0 and told["ordered"] > 100, f"answers: {told}")
+
+
+# A thread for each connection waits for the next request inside recv(). Known by its listener, which does not block, as a receiver: one
+# that blocks there is none.
+BLOCKING = """
+import select, socket, sys, threading
+def serve(connection):
+    connection.setblocking(True)
+    data = b""
+    while True:
+        try:
+            more = connection.recv(65536)
+        except BlockingIOError:
+            continue
+        if not more:
+            return
+        data += more
+        while b"\\r\\n\\r\\n" in data:
+            data = data.split(b"\\r\\n\\r\\n", 1)[1]
+            connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok")
+listener = socket.socket()
+listener.setblocking(False)
+listener.bind(("127.0.0.1", int(sys.argv[1])))
+listener.listen()
+print("ready", flush=True)
+while True:
+    select.select([listener], [], [])
+    threading.Thread(target=serve, args=listener.accept()[:1], daemon=True).start()
+"""
+
+
+@scenario("a denied request to a server that waits inside recv(): answered in its place")
+def blocked(galaxy):
+    log = galaxy.lab.folder / "blocking.log"
+    server = galaxy.lab.serve([sys.executable, "-c", BLOCKING, galaxy.port], cgroup=galaxy.cgroups["deathstar"], log=log)
+    galaxy.lab.wait_for(lambda: "ready" in log.read_text(), server, log, "the server that blocks")
+    pause = ["sleep", 0.05 * SLOWER]  # the server is in recv() again
+    steps = [step for text in (EXHAUST, LANDING, EXHAUST, EXHAUST, LANDING) for step in (pause, ["send", text], ["responses", 1])]
+    result = galaxy.client("tiefighter", *steps)
+    expect(statuses_of(result) == ["403", "200", "403", "403", "200"] and result["error"] is None, f"answers: {result}")
+    expect(galaxy.counters()["redirected_messages"] >= 4, "what is allowed is redirected")
 
 
 @scenario("TCP takes a head in two parts")
