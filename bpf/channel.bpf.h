@@ -131,6 +131,19 @@ static __always_inline __s32 sh_other_refs(struct tcp_sock *tp)
 	return refs;
 }
 
+/* While nothing can be on its way to the client, because nobody is inside a call on the server's socket, or none has sent: is the client's
+ * socket referred to as we think? A packet that is being processed refers to it, too; then the next request asks again. */
+static __always_inline void sh_know_refs(struct tcp_sock *tp, struct sh_sock *st)
+{
+	struct sk_psock *psock = sh_psock((void *)st->peer_sock);
+	struct sh_sock *server = (void *)st->peer_storage;
+	__u32 sent = 1;
+
+	bpf_probe_read_kernel(&sent, sizeof(sent), &server->shared.tx_msgs);
+	if (psock && (!sent || BPF_CORE_READ(psock, refcnt.refs.counter) == 1) && !sh_other_refs(tp))
+		st->l7_proof |= SH_L7_REFS_KNOWN;
+}
+
 /* Can nobody be about to queue a part of a response? Nobody is inside a call on the server's socket; or whoever is waits in recv(), or has
  * left the verdict, which is under the socket's lock, and queued the message: where the two share a CPU, the client wakes, and sends, before
  * the server's send() has ended. A message that lies in one piece of memory is queued as a whole. */

@@ -97,17 +97,6 @@ static __always_inline bool sh_await_server(struct tcp_sock *tp, struct sh_sock 
 	return wait.ready && sh_adopt_answer(st);
 }
 
-/* While nothing can be on its way to the client: is its socket referred to as we think? */
-static __always_inline void sh_know_refs(struct tcp_sock *tp, struct sh_sock *st)
-{
-	struct sh_sock *server = (void *)st->peer_storage;
-	__u32 sent = 1;
-
-	bpf_probe_read_kernel(&sent, sizeof(sent), &server->shared.tx_msgs);
-	if (!sent && !sh_other_refs(tp))
-		st->l7_proof |= SH_L7_REFS_KNOWN;
-}
-
 /* The client asks what its requests must pass. Without a server's end nothing is known: what is sent then goes through TCP, where the
  * gate ends the connection if requests are judged there (sh_is_judged()); so does the next message, when it asks. Not inlined, as
  * sh_identify(). */
@@ -152,7 +141,6 @@ static __noinline int sh_ask_client(struct sh_policy_head *policy, struct tcp_so
 		st->l7_seq = tp->write_seq; /* before the state: the gate may look */
 		st->l7_left = 0;
 		st->l7_begun = 0;
-		sh_know_refs(tp, st);
 		st->l7_state = SH_L7_JUDGED;
 	}
 	return 0;
@@ -327,6 +315,8 @@ static __always_inline enum sh_do sh_client_message(struct sk_msg_md *msg, struc
 	}
 	if (protocol == SH_L7_HTTP1)
 		sh_see_request(st);
+	if (!(st->l7_proof & SH_L7_REFS_KNOWN))
+		sh_know_refs(tp, st);
 	scratch = sh_claim_scratch();
 	if (!scratch || !sh_copy(msg, st, scratch, protocol)) {
 		if (scratch)

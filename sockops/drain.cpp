@@ -6,6 +6,7 @@
 #include <sockops/engine.hpp>
 #include <sockops/guards.hpp>
 #include <sockops/install_settings.hpp>
+#include <sockops/map_walk.hpp>
 #include <sockops/namespaces.hpp>
 #include <sockops/owners.hpp>
 #include <sockops/pins.hpp>
@@ -77,13 +78,7 @@ Result<uint32_t> closed_in_map(const Paths& paths, const std::vector<Row>& live)
   if (!sockets && sockets.error().code == ENOENT) return 0;
   if (!sockets) return unexpected(sockets.error());
   uint32_t closed = 0;
-  uint64_t cookie = 0, next = 0;
-  int more = bpf_map_get_next_key(sockets->get(), nullptr, &next);
-  for (uint32_t n = 0; more == 0 && n < SH_SOCKETS_MAX; n++) {
-    cookie = next;
-    closed += known.insert(cookie).second;  // once: the walk begins anew where a key has gone meanwhile
-    more = bpf_map_get_next_key(sockets->get(), &cookie, &next);
-  }
+  for_each_key<uint64_t>(sockets->get(), [&](uint64_t cookie) { closed += known.insert(cookie).second; });
   return closed;
 }
 

@@ -14,6 +14,7 @@
 #include <sockops/guards.hpp>
 #include <sockops/install_settings.hpp>
 #include <sockops/links.hpp>
+#include <sockops/map_walk.hpp>
 #include <sockops/namespaces.hpp>
 #include <sockops/outbound.hpp>
 #include <sockops/owners.hpp>
@@ -419,14 +420,11 @@ Result<Counters> Engine::counters() const { return pinned_counters(state_->paths
 Result<std::vector<ProfileRow>> Engine::profiles() const {
   std::vector<ProfileRow> rows;
   int map = state_->map("sh_profiles");
-  uint64_t key = 0, next = 0;
-  for (int more = bpf_map_get_next_key(map, nullptr, &next); more == 0; more = bpf_map_get_next_key(map, &key, &next)) {
-    key = next;
+  for_each_key<uint64_t>(map, [&](uint64_t key) {
     ProfileRow row;
     row.id = key;
     if (bpf_map_lookup_elem(map, &key, &row.value) == 0) rows.push_back(row);
-    if (rows.size() >= SH_PROFILES_MAX) break;  // the map changes under the walk
-  }
+  });
   return rows;
 }
 
@@ -519,15 +517,13 @@ Result<void> Engine::verify_process(uint32_t tgid) {
   int map = state_->map("sh_processes");
   sh_process verdict = {};
   verdict.reason = inspect_process(tgid);
-  sh_process_key key = {}, next = {};
-  for (int more = bpf_map_get_next_key(map, nullptr, &next); more == 0; more = bpf_map_get_next_key(map, &key, &next)) {
-    key = next;
+  int failed = 0;
+  for_each_key<sh_process_key>(map, [&](const sh_process_key& key) {
     sh_process now = {};
-    if (key.tgid != tgid || bpf_map_lookup_elem(map, &key, &now) != 0 || now.reason != SH_R_PROGRAM_UNVERIFIED)
-      continue;
-    if (bpf_map_update_elem(map, &key, &verdict, BPF_ANY) != 0)
-      return unexpected(errno, fmt::format("cannot record the verdict on process {}", tgid));
-  }
+    if (key.tgid != tgid || bpf_map_lookup_elem(map, &key, &now) != 0 || now.reason != SH_R_PROGRAM_UNVERIFIED) return;
+    if (bpf_map_update_elem(map, &key, &verdict, BPF_ANY) != 0) failed = errno;
+  });
+  if (failed != 0) return unexpected(failed, fmt::format("cannot record the verdict on process {}", tgid));
   return {};
 }
 

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include <cstring>
+#include <sockops/map_walk.hpp>
 #include <vector>
 
 namespace shunt {
@@ -76,13 +77,10 @@ void forget(const GuardContext& context, uint64_t cgroup) {
 
 std::vector<uint64_t> guarded_cgroups(int map) {
   std::vector<uint64_t> found;
-  uint64_t key = 0, next = 0;
-  for (int more = bpf_map_get_next_key(map, nullptr, &next); more == 0; more = bpf_map_get_next_key(map, &key, &next)) {
-    key = next;
+  for_each_key<uint64_t>(map, [&](uint64_t key) {
     sh_guard guard = {};
     if (bpf_map_lookup_elem(map, &key, &guard) == 0 && guard.guarded) found.push_back(key);
-    if (found.size() >= SH_GUARDS_MAX) break;  // the map changes under the walk
-  }
+  });
   return found;
 }
 

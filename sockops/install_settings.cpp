@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstring>
 #include <map>
+#include <sockops/map_walk.hpp>
 
 namespace shunt {
 namespace {
@@ -42,11 +43,9 @@ Result<void> replace_entries(int map, const Wanted<K, V>& wanted, const char* wh
     if (bpf_map_update_elem(map, &key, &value, BPF_ANY) != 0)
       return unexpected(errno, std::string("cannot write ") + what);
   std::vector<K> stale;
-  K key = {}, next = {};
-  for (int more = bpf_map_get_next_key(map, nullptr, &next); more == 0; more = bpf_map_get_next_key(map, &key, &next)) {
-    key = next;
+  for_each_key<K>(map, [&](const K& key) {
     if (!wanted.contains(key)) stale.push_back(key);
-  }
+  });
   for (const auto& gone : stale) bpf_map_delete_elem(map, &gone);
   return {};
 }

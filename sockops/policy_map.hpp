@@ -6,17 +6,11 @@
 #include <algorithm>
 #include <base/result.hpp>
 #include <cstdint>
+#include <sockops/map_walk.hpp>
 #include <string>
 #include <vector>
 
 namespace shunt {
-
-// How many entries a map has room for.
-inline uint32_t capacity(int map) {
-  bpf_map_info info = {};
-  uint32_t bytes = sizeof(info);
-  return bpf_obj_get_info_by_fd(map, &info, &bytes) == 0 ? info.max_entries : 0;
-}
 
 // A number of the compiler's in a half: those of two halves never meet.
 inline uint32_t in_half(uint32_t number, uint32_t half) { return number << 1 | half; }
@@ -44,13 +38,9 @@ Result<void> write_rows(int map, const std::vector<uint32_t>& keys, const V* val
 template <typename K, typename Stale>
 void remove_if(int map, Stale stale) {
   std::vector<K> gone;
-  K key = {}, next = {};
-  uint64_t left = 2ULL * capacity(map);
-  for (int more = bpf_map_get_next_key(map, nullptr, &next); more == 0 && left > 0; left--) {
-    key = next;
+  for_each_key<K>(map, [&](const K& key) {
     if (stale(key)) gone.push_back(key);
-    more = bpf_map_get_next_key(map, &key, &next);
-  }
+  });
   for (const K& one : gone) bpf_map_delete_elem(map, &one);
 }
 

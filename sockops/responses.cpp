@@ -3,20 +3,18 @@
 #include <bpf/bpf.h>
 
 #include <algorithm>
+#include <sockops/map_walk.hpp>
 
 namespace shunt {
 
 Result<std::vector<ResponseRow>> read_responses(int map) {
   std::vector<ResponseRow> rows;
-  sh_response_key key = {}, next = {};
-  for (int more = bpf_map_get_next_key(map, nullptr, &next); more == 0; more = bpf_map_get_next_key(map, &key, &next)) {
-    key = next;
+  const int error = for_each_key<sh_response_key>(map, [&](const sh_response_key& key) {
     ResponseRow row;
     row.key = key;
     if (bpf_map_lookup_elem(map, &key, &row.sum) == 0) rows.push_back(row);
-    if (rows.size() >= SH_RESPONSES_MAX) break;  // the map changes under the walk
-  }
-  if (rows.empty() && errno != ENOENT) return unexpected(errno, "cannot read how requests were answered");
+  });
+  if (error != 0) return unexpected(error, "cannot read how requests were answered");
   return rows;
 }
 
