@@ -131,7 +131,7 @@ static __always_inline __s32 sh_other_refs(struct tcp_sock *tp)
 	return refs;
 }
 
-/* While nothing can be on its way to the client, because nobody is inside a call on the server's socket, or none has sent: is the client's
+/* While nothing can be on its way to the client, as nobody is inside a call on the server's socket, or it has sent nothing: is the client's
  * socket referred to as we think? A packet that is being processed refers to it, too; then the next request asks again. */
 static __always_inline void sh_know_refs(struct tcp_sock *tp, struct sh_sock *st)
 {
@@ -145,7 +145,7 @@ static __always_inline void sh_know_refs(struct tcp_sock *tp, struct sh_sock *st
 }
 
 /* Can nobody be about to queue a part of a response? Nobody is inside a call on the server's socket; or whoever is waits in recv(), or has
- * left the verdict, which is under the socket's lock, and queued the message: where the two share a CPU, the client wakes, and sends, before
+ * left the verdict, which is under the socket's lock, and queued the message: where the two share a CPU, the client wakes, and sends before
  * the server's send() has ended. A message that lies in one piece of memory is queued as a whole. */
 static __always_inline bool sh_none_is_queued(struct sh_ends *ends)
 {
