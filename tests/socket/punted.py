@@ -546,7 +546,7 @@ def server_leaves(galaxy):
     plans = leaving_plans()
     folder = galaxy.lab.folder / "leaving"
     folder.mkdir()
-    galaxy.proxy(f"timeouts: {{exchange: {40 * SLOWER}s}}\n")  # the clients begin one after the other
+    galaxy.proxy(f"timeouts: {{head: {40 * SLOWER}s, exchange: {40 * SLOWER}s}}\n")  # the clients begin one after the other
     clients = start_leaving(galaxy, folder, plans)
     whole = sum("in the middle" not in name for name in plans)
     eventually(lambda: len(galaxy.accessed()) == whole and galaxy.counters()["requests_to_proxy"] == len(plans),
