@@ -360,7 +360,8 @@ def daemon_ends(elsewhere):
     galaxy = elsewhere.galaxy
     server = galaxy.recorder()
     elsewhere.proxy()
-    waiting = elsewhere.start(*TURNS, ["sleep", 12], *TURNS)
+    changed = galaxy.lab.folder / "changed"
+    waiting = elsewhere.start(*TURNS, ["until", [str(changed), [["sleep", 0.05]]]], *TURNS)
     eventually(lambda: len(galaxy.accessed()) == 2, "the first requests")
     galaxy.daemon.kill()
     galaxy.daemon.wait()
@@ -374,6 +375,7 @@ def daemon_ends(elsewhere):
     galaxy.reload()
     result = elsewhere.client(*TURNS)
     expect(statuses_of(result) == ["403", "200"], f"with the next policy: {result}")
+    changed.touch()
     result = outcome_of(waiting)
     expect(statuses_of(result) == ["200", "403", "403", "200"], f"a connection that is older than both: {result}")
     galaxy.lab.stop(server)
