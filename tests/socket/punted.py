@@ -460,7 +460,7 @@ def start_leaving(galaxy, folder, plans):
     for number, (steps, *_) in enumerate(plans.values()):
         steps = [["until", [str(folder / f"{value}-{number}"), [["sleep", 0.01 * SLOWER]]]] if what == "await" else [what, value]
                  for what, value in steps]
-        clients.append(galaxy.lab.serve(galaxy.client_command([*steps, ["recv", 20]]), cgroup=galaxy.cgroups["tiefighter"]))
+        clients.append(galaxy.lab.serve(galaxy.client_command([*steps, ["recv", 20 * SLOWER]]), cgroup=galaxy.cgroups["tiefighter"]))
         eventually((folder / f"read-{number}").exists, f"the server has connection {number}")
     return clients
 
