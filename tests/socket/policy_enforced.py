@@ -8,6 +8,7 @@ recorder is a server that writes down every byte it reads: what it never read wa
 """
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -319,9 +320,13 @@ def in_parts(galaxy):
     code, text = galaxy.run("tiefighter", [program, "whole", galaxy.port, requests])
     expect(code == 0, f"who waits in the middle of a head: {code}, {text}")
     eventually(lambda: galaxy.read().count("\r\n\r\n") == requests, lambda: f"{requests} requests arrive: {len(galaxy.read())} bytes")
+    # Before 6.5 TCP takes a piece of memory whole or not at all (do_tcp_sendpages()), and a head lies in two pieces only where a page ends:
+    # who does not block sees none there.
+    whole_pieces = tuple(map(int, os.uname().release.split(".")[:2])) < (6, 5)
     for way in ("again", "between"):
         code, text = galaxy.run("tiefighter", [program, way, galaxy.port, galaxy.options.race])
-        expect(code == 0 and json.loads(text)["parts"] > 0, f"{way}: {code}, {text}")
+        parts = code == 0 and json.loads(text)["parts"]
+        expect(code == 0 and (parts or way == "again" and whole_pieces), f"{way}: {code}, {text}")
         print(f"{way}: {text.strip()}", file=sys.stderr)
     eventually(lambda: galaxy.read().endswith("\n"), "the last connection ends")
     data = galaxy.read()
