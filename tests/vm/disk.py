@@ -21,13 +21,14 @@ def base_system(packages):
     """The folder of a minimal Debian with `packages`, made by debootstrap; from the cache if it was made before."""
     archive, _ = kernels.mirrors()
     base = kernels.cache_dir() / f"rootfs-{SUITE}-{'-'.join(packages)}"
-    if not base.exists():
-        print("vm: making a minimal Debian with debootstrap", flush=True)
-        partial = base.with_name("rootfs.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        call("debootstrap", "--variant=minbase", f"--keyring={kernels.KEYRING}", f"--include={','.join(packages)}", SUITE,
-             partial, archive)
-        partial.rename(base)
+    with kernels.cache_lock():
+        if not base.exists():
+            print("vm: making a minimal Debian with debootstrap", flush=True)
+            partial = base.with_name("rootfs.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            call("debootstrap", "--variant=minbase", f"--keyring={kernels.KEYRING}", f"--include={','.join(packages)}", SUITE,
+                 partial, archive)
+            partial.rename(base)
     return base
 
 

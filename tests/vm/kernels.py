@@ -4,6 +4,7 @@ The packages come from the mirror that the machine already uses, whatever its na
 package state are neither changed nor needed to hold the other suites.
 """
 
+import contextlib
 import fcntl
 import functools
 import os
@@ -37,6 +38,14 @@ def cache_dir():
     path = pathlib.Path(os.environ.get("SHUNT_CACHE", default)) / "vm"
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def cache_lock():
+    """Of the programs that put something into the cache, one at a time."""
+    with open(cache_dir() / "lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def run(command, **options):
@@ -143,8 +152,7 @@ def fetch(kernel, refresh=False):
     link = cache / f"kernel-{kernel}"
     if link.exists() and not refresh:
         return link.resolve()
-    with open(cache / "lock", "w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with cache_lock():
         if link.exists() and not refresh:
             return link.resolve()
         apt = Apt(cache / "apt", SUITES)

@@ -1,6 +1,5 @@
 """The program openssl of a newer Debian, with libraries and a loader of its own in one folder, so that it runs beside the machine's."""
 
-import fcntl
 import pathlib
 import re
 import shutil
@@ -21,8 +20,7 @@ def fetch(version):
     """The folder, in which `openssl` is the program; from the cache if it is there."""
     cache = kernels.cache_dir()
     folder = cache / f"openssl-{version}"
-    with open(cache / "lock", "w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with kernels.cache_lock():
         if not folder.exists():
             print(f"vm: fetching OpenSSL {version}", file=sys.stderr, flush=True)
             suite = VERSIONS[version]
